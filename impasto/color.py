@@ -1,0 +1,86 @@
+"""Keep the content's colours: luma transfer, histogram matching, and mean and covariance matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def luma(image: Tensor) -> Tensor:
+    """Luma Y' of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B: (B, 3, H, W) -> (B, 1, H, W)."""
+    return 0.299 * image[:, 0:1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:3]
+
+
+def keep_luma(content: Tensor, result: Tensor) -> Tensor:
+    """Luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer", section 4).
+
+    Both (B, 3, H, W) in [0, 1] -> result's luma with content's chroma, clamped to [0, 1].
+    Raises ValueError where the shapes differ.
+    """
+    if content.shape != result.shape:
+        raise ValueError(f"content {tuple(content.shape)} and result {tuple(result.shape)} must have one shape")
+    # In YUV, to exchange Y and keep U and V is to add the difference of Y to R, G and B alike.
+    return (content + luma(result) - luma(content)).clamp(0, 1)
+
+
+def match_luma(style: Tensor, content: Tensor) -> Tensor:
+    """The style's luma at the content's mean and standard deviation (Gatys et al. 2016, the same section).
+
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W) grey, clamped to [0, 1].
+    """
+    ours, theirs = luma(style), luma(content)
+    axes = (1, 2, 3)
+    spread = _spread(ours)
+    scale = torch.where(spread > 1e-5, _spread(theirs) / spread.clamp_min(1e-5), 0)  # a constant has nothing to scale
+    matched = (ours - ours.mean(axes, keepdim=True)) * scale + theirs.mean(axes, keepdim=True)
+    return matched.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+
+
+def match_histogram(image: Tensor, reference: Tensor) -> Tensor:
+    """Histogram matching of each channel through its cumulative distribution (skimage.exposure.match_histograms).
+
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), without a gradient.
+    """
+    from skimage.exposure import match_histograms  # late: it loads scipy
+
+    references = reference.expand(len(image), -1, -1, -1)
+    pairs = [[_array(picture) for picture in pair] for pair in zip(image, references, strict=True)]
+    matched = [torch.from_numpy(match_histograms(ours, theirs, channel_axis=0)) for ours, theirs in pairs]
+    return torch.stack(matched).to(image)
+
+
+def match_color(image: Tensor, reference: Tensor) -> Tensor:
+    """Match mean and covariance by a linear map, A = S_ref^1/2 S_img^-1/2 with symmetric roots.
+
+    Gatys et al. 2017, "Controlling perceptual factors in neural style transfer", section 5 (the image analogies root).
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), clamped to [0, 1].
+    """
+    ours = image.to(torch.promote_types(image.dtype, torch.float32)).flatten(2)  # (B, 3, H*W)
+    theirs = reference.to(ours).flatten(2)
+    mean, goal = ours.mean(2, keepdim=True), theirs.mean(2, keepdim=True)
+    matrix = _power(_covariance(theirs - goal), 0.5) @ _power(_covariance(ours - mean), -0.5)  # (B, 3, 3)
+    matched = matrix.to(ours) @ (ours - mean) + goal
+    return matched.clamp(0, 1).reshape(image.shape).to(image.dtype)
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    """(B, 3, N) -> (B, 3, 3) float64 on the CPU, since MPS has neither float64 nor eigh."""
+    return (centred @ centred.mT / centred.shape[2]).cpu().double()
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of a symmetric matrix, the variances of a grey or constant image lifted from zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    powers = values.clamp_min(1e-7) ** exponent  # below the rounding of 8 bits, 1.3e-6
+    return torch.matmul(vectors * powers[..., None, :], vectors.mT)
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.std((1, 2, 3), correction=0, keepdim=True)
+
+
+def _array(picture: Tensor) -> NDArray[Any]:
+    return picture.detach().cpu().to(torch.promote_types(picture.dtype, torch.float32)).numpy()

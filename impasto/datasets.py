@@ -1,0 +1,113 @@
+"""Folders of pictures, and random crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+def pictures(folder: str | Path) -> list[Path]:
+    """Every picture below ``folder``, by suffix, in the order of their paths."""
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures held in memory, each in the top left corner of a square canvas.
+
+    Attributes:
+        canvas: (N, 3, S, S) uint8.
+        sizes: (N, 2) height and width of each picture on its canvas.
+        skipped: the files that could not be read.
+    """
+
+    canvas: Tensor
+    sizes: Tensor
+    skipped: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.canvas)
+
+    def to(self, device: torch.device | str) -> Pool:
+        return Pool(self.canvas.to(device), self.sizes.to(device), self.skipped)
+
+
+def load(paths: Sequence[Path], *, side: int = 384, short: int = 256) -> Pool:
+    """Read pictures into a `Pool`, none enlarged; broken files are skipped and listed.
+
+    Args:
+        paths: picture files.
+        side: pixels of the canvas; what a picture has beyond it is cut off evenly.
+        short: the longest that a picture's short side may be, in pixels; longer ones are reduced.
+    """
+
+    def read(path: Path) -> np.ndarray | None:
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+        scale = min(1.0, short / min(picture.size))
+        if scale < 1:
+            width, height = (max(1, round(scale * length)) for length in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        left, top = (max(0, (length - side) // 2) for length in picture.size)
+        return np.array(picture)[top : top + side, left : left + side]
+
+    with ThreadPoolExecutor() as threads:
+        arrays = list(threads.map(read, paths))
+    kept = [array for array in arrays if array is not None]
+    canvas = torch.zeros(len(kept), 3, side, side, dtype=torch.uint8)
+    for row, array in zip(canvas, kept, strict=True):
+        row[:, : array.shape[0], : array.shape[1]] = torch.from_numpy(array).permute(2, 0, 1)
+    sizes = torch.tensor([array.shape[:2] for array in kept]).reshape(-1, 2)
+    return Pool(canvas, sizes, tuple(path for path, array in zip(paths, arrays, strict=True) if array is None))
+
+
+def random_crops(
+    pool: Pool, batch: int, size: int, generator: torch.Generator, *, zoom: tuple[float, float] = (0.7, 2.0)
+) -> Tensor:
+    """Square crops at random places, zooms and reflections.
+
+    Args:
+        pool: where they are taken from.
+        batch: how many.
+        size: pixels of their side.
+        generator: the randomness, on the pool's device.
+        zoom: the range of enlargement, even in its logarithm; more where a picture is smaller than the crop.
+
+    Returns:
+        (batch, 3, size, size) float32 sRGB in [0, 1].
+    """
+    device = pool.canvas.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    rows = torch.randint(len(pool), (batch,), generator=generator, device=device)
+    height_width = pool.sizes[rows].float()  # (B, 2)
+    least = torch.maximum(size / height_width.amin(1), torch.tensor(zoom[0], device=device))  # (B,)
+    most = torch.maximum(1.25 * least, torch.tensor(zoom[1], device=device))
+    window = size / (least * (most / least) ** uniform(batch))  # (B,) side of the crop on the picture
+    corner = uniform(batch, 2) * (height_width - window[:, None]).clamp_min(0)  # (B, 2)
+    offsets = (torch.arange(size, device=device) + 0.5) / size  # (S,)
+    side = pool.canvas.shape[-1]
+    down, across = (
+        2 * (corner[:, axis, None] + offsets * window[:, None]) / side - 1 for axis in (0, 1)
+    )  # (B, S) each, in grid_sample's [-1, 1]
+    across = torch.where(uniform(batch, 1) < 0.5, across.flip(1), across)
+    grid = torch.stack(
+        [across[:, None, :].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], dim=-1
+    )  # (B, S, S, 2)
+    crops = F.grid_sample(pool.canvas[rows].float() / 255, grid, mode="bilinear", align_corners=False)
+    return crops.clamp(0, 1)

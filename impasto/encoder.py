@@ -1,0 +1,155 @@
+"""Perceptual encoders: an image in, the activations of named layers out.
+
+Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", 2015:
+sixteen 3x3 convolutions in five blocks with 2x2 max pooling between the blocks. The layers are named
+by block and place, ``relu4_2`` being the rectified output of the second convolution of block four.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impasto import weights
+from impasto.recipes import RecipeError
+from impasto.weights import WeightsError
+
+DEPTHS = (2, 2, 4, 4, 4)
+CONVOLUTIONS = tuple(f"{block}_{place}" for block, depth in enumerate(DEPTHS, 1) for place in range(1, depth + 1))
+LAYERS = tuple(f"relu{place}" for place in CONVOLUTIONS)
+
+VGG19_WIDTHS = (64, 128, 256, 512, 512)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+
+# torchvision numbers convolutions, rectifiers and pools together: features.0 is conv1_1, features.19 conv4_1.
+TORCHVISION = {place: f"features.{2 * index + int(place[0]) - 1}" for index, place in enumerate(CONVOLUTIONS)}
+
+
+class VGG(nn.Module):
+    """VGG-19's convolutions, of any widths, as far as they are wanted.
+
+    Args:
+        widths: channels of the five blocks.
+        mean, std: what an sRGB value in [0, 1] is normalised with, one number a channel.
+        places: the convolutions that there are, a beginning of ``CONVOLUTIONS``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        widths: Sequence[int] = VGG19_WIDTHS,
+        *,
+        mean: Sequence[float] = IMAGENET[0],
+        std: Sequence[float] = IMAGENET[1],
+        places: Sequence[str] = CONVOLUTIONS,
+    ) -> None:
+        super().__init__()
+        self.places = tuple(places)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        channels = 3
+        for place in self.places:
+            width = widths[int(place[0]) - 1]
+            self.add_module(f"conv{place}", nn.Conv2d(channels, width, 3, padding=1))
+            channels = width
+
+    def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The activations of ``layers``; nothing beyond the deepest of them is computed.
+
+        Args:
+            image: (B, 3, H, W) sRGB in [0, 1]; values outside are allowed.
+            layers: names such as ``relu4_2``.
+
+        Returns:
+            layer -> (B, C, H / 2^(block - 1), W / 2^(block - 1)), sizes rounded down but never under 1.
+
+        Raises:
+            RecipeError: a layer that no VGG-19 has, or that this file's convolutions do not reach.
+        """
+        wanted = check_layers(layers, self.places)
+        x = (image - self.mean) / self.std
+        features: dict[str, Tensor] = {}
+        for place in self.places[: self.places.index(wanted[-1][4:]) + 1]:
+            if place.endswith("_1") and place != "1_1":
+                x = F.max_pool2d(x, 2, ceil_mode=min(x.shape[-2:]) < 2)
+            x = F.relu(getattr(self, f"conv{place}")(x))
+            features[f"relu{place}"] = x
+        return {layer: features[layer] for layer in wanted}
+
+
+def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) -> list[str]:
+    """``layers`` without repetition, the shallowest first.
+
+    Raises:
+        RecipeError: none at all, an unknown name, or one that is not among ``places``.
+    """
+    wanted = set(layers)
+    for layer in sorted(wanted):
+        if layer not in LAYERS:
+            raise RecipeError(f"unknown layer {layer!r}: the layers are relu1_1, relu1_2, relu2_1, ... relu5_4")
+        if layer[4:] not in places:
+            raise RecipeError(f"this encoder ends at relu{places[-1]} and has no {layer}")
+    if not wanted:
+        raise RecipeError("no layer was asked for")
+    return sorted(wanted, key=LAYERS.index)
+
+
+def load(name: str) -> VGG:
+    """An encoder by name (`compact`, `vgg19`) or from a file of VGG weights, frozen and ready.
+
+    Read are our own safetensors; torchvision's layout (``features.0.weight``), taken as torchvision's training
+    unless the file's metadata says ``preprocessing: caffe`` or its name has "caffe" in it; and the original Caffe
+    layout (``conv1_1.weight``, ``conv1_1.bias``). A partial file gives an encoder that ends where the file ends.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds no VGG.
+    """
+    path = file(name)
+    state, metadata = weights.load(path)
+    return from_state(state, metadata, path)
+
+
+def file(name: str) -> Path:
+    """The file of an encoder: of a name in `weights.WEIGHTS`, or else the name itself as a path."""
+    return weights.path(name) if name in weights.WEIGHTS else Path(name)
+
+
+def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> VGG:
+    """The encoder that a state dict holds; ``file`` is for the messages, and its name for "caffe"."""
+    torchvision = f"{TORCHVISION['1_1']}.weight" in state
+    prefixes = TORCHVISION if torchvision else {place: f"conv{place}" for place in CONVOLUTIONS}
+    places: list[str] = []
+    for place in CONVOLUTIONS:
+        if f"{prefixes[place]}.weight" not in state:
+            break
+        places.append(place)
+    if not places:
+        raise WeightsError(f"{file}: no VGG weights in it (neither features.0.weight nor conv1_1.weight)")
+    if "mean" in metadata:
+        mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
+        caffe = False
+    else:
+        caffe = not torchvision or metadata.get("preprocessing") == "caffe" or "caffe" in file.name.lower()
+        mean, std = CAFFE if caffe else IMAGENET
+    widths = [state[f"{prefixes[f'{block}_1']}.weight"].shape[0] for block in range(1, int(places[-1][0]) + 1)]
+    encoder = VGG(widths, mean=mean, std=std, places=places)
+    for place in places:
+        convolution = getattr(encoder, f"conv{place}")
+        for part, parameter in convolution.named_parameters():
+            key = f"{prefixes[place]}.{part}"
+            if key not in state or state[key].shape != parameter.shape:
+                found = tuple(state[key].shape) if key in state else "missing"
+                raise WeightsError(f"{file}: {key} should be {tuple(parameter.shape)}, is {found}")
+            tensor = state[key]
+            if caffe and place == "1_1" and part == "weight":
+                tensor = tensor.flip(1)  # the original reads BGR
+            parameter.data.copy_(tensor)
+    return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[no-any-return]

@@ -1,0 +1,400 @@
+"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with the file's turn, profile, alpha and receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from PIL import ImageCms
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_PIXELS = 178_956_970  # Pillow's own hard limit, which also holds where a caller asks for more
+ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
+FLIPS = {
+    2: (-1,),
+    3: (-2, -1),
+    4: (-2,),
+    6: (-1,),
+    7: (-2, -1),
+    8: (-2,),
+}  # after the transposition that 5 to 8 ask for
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
+    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
+}
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read or written; the message is one line that names the file and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)  # tensors do not compare to a bool
+class Picture:
+    """A picture as ``read`` gives it; only the first frame of an animation.
+
+    Attributes:
+        image: (1, 3, H, W) float32 sRGB in [0, 1].
+        alpha: (1, 1, H, W) float32 in [0, 1]; None without transparency.
+        profile: the file's ICC profile, for ``write``; None without one, and where it is broken or CMYK.
+        name: the path as given, or "<array>", "<tensor>", "<image>".
+        sha256: of the file's bytes, or of the pixels of what came from memory.
+        note: one line that the user should know, or None.
+    """
+
+    image: Tensor
+    alpha: Tensor | None
+    profile: bytes | None
+    name: str
+    sha256: str
+    note: str | None
+
+
+Source = str | Path | PIL.Image.Image | NDArray[Any] | Tensor | Picture
+
+
+def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
+    """Read a file, a Pillow image, an array or a tensor, turned upright and converted to sRGB.
+
+    Arrays are (H, W) or (H, W, 1 to 4), tensors (1 or 3, H, W) or (1, 1 or 3, H, W): integers without a sign
+    over their full range, floats in [0, 1]. ``pixels`` limits the size that a file may declare.
+    Raises ImageError for what is missing, damaged, too large or not a picture, TypeError for another kind of source.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, str | Path):
+        return _from_file(source, pixels)
+    profile = None
+    if isinstance(source, Tensor):
+        name, alpha = "<tensor>", None
+        image = _unit(_planes(source, name), name).expand(3, -1, -1)[None]
+    elif isinstance(source, PIL.Image.Image):
+        name = "<image>"
+        try:
+            image, alpha, profile = _assemble(*_pixels(source, name), name)
+        except (OSError, SyntaxError) as error:  # Pillow decodes late: the file behind it may be damaged
+            raise _error(name, f"cannot be decoded ({error}); the file may be damaged, get it again") from error
+    elif isinstance(source, np.ndarray):
+        name = "<array>"
+        image, alpha = _from_array(source, name)
+    else:
+        raise TypeError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(source).__name__}")
+    values = image if alpha is None else torch.cat([image, alpha], 1)
+    digest = hashlib.sha256(str(tuple(values.shape)).encode() + values.cpu().numpy().tobytes())
+    return Picture(image, alpha, profile, name, digest.hexdigest(), None)
+
+
+def to_tensor(source: Source) -> Tensor:
+    """Read a source's colours alone: (1, 3, H, W) float32 sRGB in [0, 1]; raises what ``read`` does."""
+    return read(source).image
+
+
+def to_pil(image: Tensor) -> PIL.Image.Image:
+    """Turn a (1, 3, H, W) or (3, H, W) tensor into an RGB image, clamped to [0, 1] and rounded to 8 bits.
+
+    One channel is repeated. Raises ImageError for another shape and for NaN.
+    """
+    planes = _planes(image, "<tensor>").float()
+    if planes.isnan().any():
+        raise _error("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
+    values = planes.clamp(0, 1).mul(255).round().to(torch.uint8).expand(3, -1, -1)
+    return PIL.Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def fit(height: int, width: int, size: int) -> tuple[int, int]:
+    """Give the (height, width) whose long edge is ``size`` pixels, the aspect ratio kept to the nearest pixel."""
+    if min(height, width, size) < 1:
+        raise ValueError(f"sizes must be at least 1 pixel, not {height} x {width} to {size}")
+    long = max(height, width)
+    return max(1, (2 * height * size + long) // (2 * long)), max(1, (2 * width * size + long) // (2 * long))
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize (B, C, H, W) in [0, 1] by antialiased bicubic interpolation, clamped to [0, 1]; as is at its own size."""
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def write(
+    path: str | Path,
+    image: Tensor,
+    *,
+    alpha: Tensor | None = None,
+    profile: bytes | None = None,
+    receipt: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an sRGB picture as PNG, JPEG, WebP or TIFF by its extension, whole or not at all.
+
+    ``image`` is (1, 3, H, W) or (3, H, W) in [0, 1]; ``alpha`` (1, 1, h, w) is brought to its size, and in a JPEG,
+    which has none, laid on white. An RGB ``profile`` is converted to and embedded, any other is left out.
+    ``receipt`` is kept as JSON in the EXIF ImageDescription. Raises ImageError.
+    """
+    path = check_output(path)
+    kind, options = FORMATS[path.suffix.lower()]
+    planes = _planes(image, str(path))
+    if alpha is not None:
+        alpha = resize(_planes(alpha, str(path))[None].to(planes).clamp(0, 1), planes.shape[-2], planes.shape[-1])[0]
+        if kind == "JPEG":
+            planes, alpha = planes.clamp(0, 1) * alpha + (1 - alpha), None
+    picture = to_pil(planes)
+    converted = _convert(picture, ImageCms.createProfile("sRGB"), io.BytesIO(profile)) if profile else None
+    if converted is not None:
+        picture, options = converted, {**options, "icc_profile": profile}
+    if alpha is not None:
+        picture.putalpha(to_pil(alpha).convert("L"))
+    exif = PIL.Image.Exif()
+    if receipt is not None:
+        exif[DESCRIPTION] = json.dumps(dict(receipt))  # ASCII, so that no reader's idea of text matters
+        options = {**options, "exif": exif}
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, kind, **options)
+    except (OSError, ValueError) as error:  # WebP and JPEG limit the size, JPEG the receipt
+        raise _error(path, f"cannot be saved as {kind} ({error}); use .png") from error
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise _error(path, f"cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def check_output(path: str | Path) -> Path:
+    """Give the path back if ``write`` can write there, before long work; raises ImageError."""
+    path = Path(path)
+    if path.is_dir():
+        raise _error(path, "is a folder; name a picture inside it, such as result.png")
+    if path.suffix.lower() not in FORMATS:
+        raise _error(path, f"cannot write {path.suffix or 'a file without extension'}; use {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise _error(path, f"the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _error(path, f"the folder {path.parent} cannot be written to; choose another")
+    return path
+
+
+def read_receipt(path: str | Path) -> dict[str, Any]:
+    """Read the receipt that ``write`` put into a picture; raises ImageError if it has none or cannot be read."""
+    name = str(path)
+    with _opened(name) as file, PIL.Image.open(file) as picture:
+        receipt = None
+        with suppress(TypeError, ValueError):
+            receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
+        if not isinstance(receipt, dict):
+            raise _error(name, "has no receipt; name a picture that impasto wrote and no other program saved again")
+        return receipt
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` that takes its place on success; on any exception it is removed.
+
+    The suffix is kept. Raises OSError.
+    """
+    path = Path(path).resolve()  # through a symbolic link, as an ordinary write
+    temporary = path.with_name(f".impasto-{secrets.token_hex(8)}{path.suffix}")  # not mkstemp: its mode is 0600
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[io.BufferedReader]:
+    """Open a file, and turn whatever goes wrong with it into one clear line."""
+    if re.match("https?:/", name, re.IGNORECASE):
+        raise _error(name, "is a web address; download it first and name the file")
+    if Path(name).is_dir():
+        raise _error(name, "is a folder; name a picture inside it")
+    head = b""
+    try:
+        with Path(name).open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = file.read(1024)
+            if not head:
+                raise _error(name, "is empty (0 bytes); get the file again")
+            file.seek(0)
+            yield file
+    except (ImageError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise _error(name, "does not exist; check the path") from error
+    except PermissionError as error:
+        raise _error(name, "may not be read; give yourself permission to read it") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise _error(name, f"declares more than {MAX_PIXELS} pixels; make it smaller first") from error
+    except PIL.UnidentifiedImageError as error:
+        raise _error(name, _hint(head)) from error
+    except Exception as error:  # Pillow's decoders raise nearly every kind on damaged files
+        raise _error(name, f"cannot be decoded ({error}); it may be damaged, get it or save it again") from error
+
+
+def _error(name: object, problem: str) -> ImageError:
+    return ImageError(" ".join(f"{name}: {problem}".splitlines()))
+
+
+def _hint(head: bytes) -> str:
+    text = head.lower()
+    if b"<svg" in text:
+        return "is an SVG drawing, not pixels; export it as PNG first"
+    if b"<html" in text or b"<!doctype html" in text:
+        return "is a web page, not a picture; open it in a browser and save the picture itself"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "is a HEIC photograph; export it as JPEG first"
+    return "is not a picture, or of an unknown kind; save it as PNG or JPEG"
+
+
+def _from_file(path: str | Path, pixels: int) -> Picture:
+    name, note = str(path), None
+    with _opened(name) as file:
+        raw = _deep_tiff(file, name, pixels)
+        if raw is None:
+            file.seek(0)
+            picture = PIL.Image.open(file)
+            _check_size(name, picture.width, picture.height, pixels)
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format not in ("MPO", "PSD"):  # a phone's extra views, layers
+                note = f"{name}: the first of {frames} frames is used"
+            raw = _pixels(picture, name)
+        image, alpha, profile = _assemble(*raw, name)
+        file.seek(0)
+        return Picture(image, alpha, profile, name, hashlib.file_digest(file, "sha256").hexdigest(), note)
+
+
+def _check_size(name: str, width: int, height: int, pixels: int) -> None:
+    if width * height > pixels:
+        raise _error(name, f"declares {width} x {height} pixels, more than {pixels}; make it smaller first")
+
+
+def _pixels(picture: PIL.Image.Image, name: str) -> tuple[NDArray[Any], bytes | None, int]:
+    """A Pillow image's (H, W) or (H, W, 2 to 4) array, ICC profile and EXIF orientation."""
+    picture.load()
+    profile, orientation = picture.info.get("icc_profile"), 1
+    with suppress(Exception):  # broken EXIF; and exif_transpose would write all of it again only to turn the pixels
+        orientation = picture.getexif().get(ORIENTATION, 1)
+    if picture.mode == "CMYK":
+        srgb = _convert(picture, io.BytesIO(profile), ImageCms.createProfile("sRGB")) if profile else None
+        return np.asarray(srgb or picture.convert("RGB")), None, orientation
+    if picture.mode[0] in "IF":  # I: 16 bits in 32, and what is beyond them is refused with the floats
+        array = np.asarray(picture)
+        return array / 65535 if picture.mode == "I" else array, profile, orientation
+    clear, grey = picture.has_transparency_data, picture.mode in ("1", "L", "LA")
+    try:
+        array = np.asarray(picture.convert("RGBA" if clear else "L" if grey else "RGB"))
+        return array[..., ::3] if clear and grey else array, profile, orientation
+    except ValueError as error:
+        raise _error(name, f"has the mode {picture.mode}, which is unsupported; save it as an RGB PNG") from error
+
+
+def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray[Any], bytes | None, int] | None:
+    """What ``_pixels`` gives, for a TIFF of 16 bits and more, where Pillow lacks floats and misreads planes."""
+    if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    import tifffile  # late: few pictures need it
+
+    page, planar = None, False
+    file.seek(0)
+    with suppress(Exception):  # Pillow has the next word
+        page = tifffile.TiffFile(file).pages.first
+        planar = page.planarconfig == 2 and page.samplesperpixel > 1
+    if not isinstance(page, tifffile.TiffPage) or page.bitspersample not in (16, 32, 64) or page.photometric > 2:
+        return None
+    if page.extrasamples[:1] == (1,) and not planar:
+        return None  # premultiplied alpha, which Pillow undoes
+    _check_size(name, page.imagewidth, page.imagelength, pixels)
+    try:
+        array = page.asarray()
+    except Exception:
+        if planar:
+            raise
+        return None  # most likely a codec that Pillow has; then 8 bits do
+    array = np.moveaxis(array, 0, -1) if planar else array
+    if page.photometric == 0:  # white is zero
+        array = np.iinfo(array.dtype).max - array
+    profile, orientation = (page.tags.valueof(code) for code in (34675, ORIENTATION))
+    return array, profile, int(orientation or 1)
+
+
+def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) -> tuple[Tensor, Tensor | None, Any]:
+    """Image and alpha, upright and in sRGB, and the profile if it was of use."""
+    image, alpha = _from_array(array, name)
+    if profile:  # 8 bits, as Pillow's colour management has no more
+        grey, rgb, target = array.ndim == 2 or array.shape[2] < 3, to_pil(image), ImageCms.createProfile("sRGB")
+        srgb = _convert(rgb.convert("L"), io.BytesIO(profile), target) if grey else None
+        srgb = srgb or _convert(rgb, io.BytesIO(profile), target)
+        image, profile = (_from_array(np.asarray(srgb), name)[0], profile) if srgb else (image, None)
+    return _upright(image, turn), None if alpha is None else _upright(alpha, turn), profile
+
+
+def _upright(image: Tensor, orientation: int) -> Tensor:
+    image = image.transpose(-2, -1) if orientation in (5, 6, 7, 8) else image
+    return image.flip(FLIPS.get(orientation, ())).contiguous()
+
+
+def _convert(picture: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Image | None:
+    """The picture in the target profile, None where a profile is broken or of another colour space."""
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    try:
+        return ImageCms.profileToProfile(picture, source, target, intent, "RGB", flags=flags)
+    except ImageCms.PyCMSError:
+        return None
+
+
+def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
+    """(H, W) or (H, W, 1 to 4) -> image and alpha, None if it is opaque."""
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise _error(name, f"has the shape {array.shape}; an array is (H, W) or (H, W, 1 to 4)")
+    try:
+        values = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")).copy())
+    except TypeError as error:
+        raise _error(name, f"holds {array.dtype}; use uint8, uint16 or float in [0, 1]") from error
+    planes = _unit(values.permute(2, 0, 1), name)
+    colours = 3 if len(planes) > 2 else 1
+    alpha = planes[None, colours:] if len(planes) > colours and planes[colours:].min() < 1 else None
+    return planes[:colours].expand(3, -1, -1)[None].contiguous(), alpha
+
+
+def _planes(image: Tensor, name: str) -> Tensor:
+    """(1, C, H, W) or (C, H, W) -> (C, H, W), C 1 or 3."""
+    planes = image.detach()[0] if image.ndim == 4 and len(image) == 1 else image.detach()
+    if planes.ndim != 3 or len(planes) not in (1, 3) or planes.numel() == 0:
+        raise _error(name, f"has the shape {tuple(image.shape)}; a tensor is (1, 3, H, W) or (3, H, W)")
+    return planes
+
+
+def _unit(values: Tensor, name: str) -> Tensor:
+    """Any values -> float32 in [0, 1]."""
+    if values.numel() == 0:
+        raise _error(name, "has no pixels; give it at least one")
+    full = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
+    if full is not None:
+        return values.float() / full
+    if not values.is_floating_point():
+        raise _error(name, f"holds {values.dtype}; use uint8, uint16 or float in [0, 1]")
+    if not values.isfinite().all():
+        raise _error(name, "holds NaN or infinite values; replace them first")
+    if values.min() < -1e-3 or values.max() > 1 + 1e-3:
+        raise _error(name, "holds values outside [0, 1]; divide 8-bit values by 255, or clamp")
+    return values.float().clamp(0, 1)

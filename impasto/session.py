@@ -1,0 +1,317 @@
+"""A run with everything around it: progress, checkpoints, films, receipts, resuming, Ctrl-C.
+
+The engines only yield; what a person at a terminal expects is added here, in `paint`'s one loop.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+import impasto
+from impasto import encoder, images, pictures, recipes, sheets, stylize, study, video, weights
+from impasto.images import Picture
+from impasto.recipes import RecipeError, Transfer
+
+STDERR = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is repainted, and with what."""
+
+    content: Picture
+    styles: Sequence[Picture] = ()
+    content_masks: Sequence[Picture] = ()
+    style_masks: Sequence[Picture] = ()
+
+
+@dataclass
+class Watch:
+    """What is wanted beside the picture itself."""
+
+    out: Path
+    command: str = "transfer"
+    film: Path | None = None
+    device: str = "auto"
+    quiet: bool = False
+    state: Mapping[str, Any] | None = None
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """Ctrl-C: what there was has been written."""
+
+
+def read_inputs(
+    content: str, styles: Sequence[str] = (), content_masks: Sequence[str] = (), style_masks: Sequence[str] = ()
+) -> Inputs:
+    """Read every input before any work starts; notes about them go to the standard error."""
+    read = [
+        [images.read(pictures.locate(name)) for name in names]
+        for names in ([content], styles, content_masks, style_masks)
+    ]
+    for picture in sum(read, []):
+        if picture.note:
+            STDERR.print(f"note: {picture.note}", highlight=False, soft_wrap=True)
+    return Inputs(read[0][0], *read[1:])
+
+
+def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
+    """All that decides the picture: version, recipe with its seed, and the sha256 of the encoder and inputs."""
+
+    def about(picture: Picture) -> dict[str, str]:
+        return {"name": Path(picture.name).name, "sha256": picture.sha256}
+
+    return {
+        "impasto": impasto.__version__,
+        "command": command,
+        "recipe": recipes.to_json(recipe),
+        "encoder": weights.sha256(encoder.file(recipe.encoder)),
+        "content": about(inputs.content),
+        "styles": [about(picture) for picture in inputs.styles],
+        "content_masks": [about(picture) for picture in inputs.content_masks],
+        "style_masks": [about(picture) for picture in inputs.style_masks],
+    }
+
+
+def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
+    """Run a transfer or a reconstruction, with all that `watch` wants, and write the picture.
+
+    Raises:
+        Stopped: after Ctrl-C; the picture so far has been written.
+        whatever `stylize.steps` raises: also after the picture so far, if there is one, has been written.
+    """
+    images.check_output(watch.out)
+    recipes.check(recipe)
+    fetch_encoder(recipe.encoder, quiet=watch.quiet)
+    watch.receipt = receipt(watch.command, recipe, inputs)
+    if watch.state is not None:
+        check_resumable(json.loads(watch.state["receipt"]), watch.receipt)
+    content = inputs.content
+    shape = (content.image.shape[-2], content.image.shape[-1])
+    height, width = images.fit(*shape, recipe.size) if recipe.size else shape
+    every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
+    image: Tensor | None = watch.state["inner"]["image"].clamp(0, 1) if watch.state is not None else None
+    with ExitStack() as stack:
+        film = stack.enter_context(video.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
+        report = stack.enter_context(progress(recipe.steps, quiet=watch.quiet))
+        interrupted = stack.enter_context(interruption())
+        try:
+            for step in stylize.steps(
+                content,
+                list(inputs.styles),
+                recipe,
+                content_masks=inputs.content_masks,
+                style_masks=inputs.style_masks,
+                device=watch.device,
+                state=watch.state,
+            ):
+                image = step.image
+                report(step.index, step.loss, image.shape[-1])
+                if film is not None and step.index % every == 0:
+                    film(image)
+                if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
+                    save_checkpoint(watch, recipe, inputs, step)
+                if interrupted():
+                    raise Stopped(f"stopped at step {step.index} of {step.total}")
+        except BaseException:
+            if image is not None:
+                save(watch, inputs, images.resize(image.cpu(), height, width))
+            raise
+    if image is None:
+        raise RecipeError("a recipe of 0 steps paints nothing: --steps must be 1 or more")
+    image = images.resize(image.cpu(), height, width)
+    save(watch, inputs, image)
+    resume_file(watch.out).unlink(missing_ok=True)
+    return image
+
+
+def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
+    """Write a picture with the content's transparency and colour profile, and the receipt."""
+    alpha = inputs.content.alpha
+    if alpha is not None:
+        alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
+    images.write(path or watch.out, image, alpha=alpha, profile=inputs.content.profile, receipt=watch.receipt)
+
+
+def numbered(out: Path, label: str) -> Path:
+    """OUT.png and 0050 -> OUT_0050.png."""
+    return out.with_name(f"{out.stem}_{label}{out.suffix}")
+
+
+def resume_file(out: Path) -> Path:
+    return out.with_suffix(".resume")
+
+
+def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: stylize.Step) -> None:
+    """OUT_0050.png, what is needed to resume from it, and, if the recipe wants it, the figure of three."""
+    image = step.image.cpu()
+    label = f"{step.index:04d}"
+    save(watch, inputs, image, numbered(watch.out, label))
+    if recipe.figure:
+        panels = [("content", inputs.content.image), (f"step {step.index}", image)]
+        panels += [("style", style.image) for style in inputs.styles]
+        panels = [(name, _at_height(panel, image.shape[-2])) for name, panel in panels]
+        images.write(numbered(watch.out, f"{label}_figure"), sheets.sheet(panels), receipt=watch.receipt)
+    with images.atomic(resume_file(watch.out)) as part:
+        torch.save({**step.state(), "receipt": json.dumps(watch.receipt)}, part)
+
+
+def _at_height(image: Tensor, height: int) -> Tensor:
+    return images.resize(image, height, max(1, round(image.shape[-1] * height / image.shape[-2])))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A file to resume from.
+
+    Raises:
+        RecipeError: it is missing, damaged or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        json.loads(state["receipt"]), int(state["done"]), state["inner"]["image"].shape
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file to resume from") from None
+    except Exception:
+        raise RecipeError(f"{path}: not a file to resume from: give the OUT.resume beside the checkpoints") from None
+    return dict(state)
+
+
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on only with what it began with.
+
+    Raises:
+        RecipeError: names what differs.
+    """
+    settings = {
+        f"--{name.replace('_', '-')}"
+        for name, value in now["recipe"].items()
+        if before["recipe"].get(name) != value
+    }
+    others = {
+        name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
+    }
+    if settings or others:
+        raise RecipeError(f"cannot resume with another {', '.join(sorted(settings | others))}")
+
+
+def fetch_encoder(name: str, *, quiet: bool) -> None:
+    """Download an encoder that is not here yet, with a bar."""
+    if name not in weights.WEIGHTS or weights.find(name) is not None:
+        return
+    with Progress(
+        TextColumn(f"downloading {weights.WEIGHTS[name].file}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(), console=STDERR, disable=quiet,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=weights.WEIGHTS[name].size)
+        for done, total in weights.download(name):
+            bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress(total: int, *, quiet: bool, label: str = "painting") -> Iterator[Callable[[int, float, int], None]]:
+    """A bar on the standard error; gives the function that is told steps done, loss and width in pixels."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=STDERR, disable=quiet) as bar:
+        task = bar.add_task(label, total=total, detail="")
+
+        def report(done: int, loss: float, width: int) -> None:
+            bar.update(task, completed=done, detail=f"loss {loss:.4g} at {width} px")
+
+        yield report
+
+
+@contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks to stop after the iteration in hand; a second one stops at once."""
+    asked = threading.Event()
+
+    def handler(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def say(path: Path) -> None:
+    """The last line of every command: what it wrote."""
+    print(path, file=sys.stdout, flush=True)
+
+
+def draw(
+    inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, quiet: bool
+) -> tuple[Tensor, bool]:
+    """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
+    height, width = inputs.content.image.shape[-2:]
+    size = panels[0].recipe.size
+    drawn = [
+        ("content", images.resize(inputs.content.image, *images.fit(height, width, size))),
+        *(("style", images.resize(p.image, *images.fit(*p.image.shape[-2:], size))) for p in inputs.styles),
+    ]
+    drawn = [(label, _at_height(image, drawn[0][1].shape[-2])) for label, image in drawn]
+    stopped = False
+    total = sum(panel.recipe.steps for panel in panels)
+    with progress(total, quiet=quiet, label="drawing") as report, interruption() as interrupted:
+        done = 0
+        for panel in panels:
+            image = None
+            for step in stylize.steps(inputs.content, list(inputs.styles), panel.recipe, device=device):
+                done, image = done + 1, step.image
+                report(done, step.loss, image.shape[-1])
+                if interrupted():
+                    stopped = True
+                    break
+            if image is not None:
+                drawn.append((panel.label, image.cpu()))
+            if stopped:
+                break
+    return sheets.sheet(drawn, columns=4 if len(drawn) > 7 else 0, title=title), stopped
+
+
+def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[Transfer, Inputs]:
+    """The recipe of a receipt and its inputs, found by name and sha256 in folders or among what ships.
+
+    Raises:
+        RecipeError: an input is not there, or is another than it was, or the encoder is another.
+    """
+    recipe = recipes.from_json(receipt["recipe"])
+    shipped = [pictures.locate(name) for name in (*pictures.STYLES, *pictures.CONTENTS)]
+
+    def locate(entry: Mapping[str, str]) -> Picture:
+        candidates = [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]
+        for path in candidates:
+            if path.is_file() and weights.sha256(path) == entry["sha256"]:
+                return images.read(path)
+        raise RecipeError(
+            f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with --inputs"
+        )
+
+    groups = [[receipt["content"]], receipt["styles"], receipt["content_masks"], receipt["style_masks"]]
+    inputs = Inputs(*(lambda content, *rest: (content[0], *rest))(*[[locate(e) for e in group] for group in groups]))
+    if receipt["encoder"] != weights.sha256(encoder.file(recipe.encoder)):
+        raise RecipeError(f"encoder {recipe.encoder} is another file than the one that made this picture")
+    return recipe, inputs

@@ -1,0 +1,53 @@
+"""Labelled contact sheets: pictures side by side, as the sources draw their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from impasto import images
+
+GAP = 8
+PAPER = (250, 248, 244)
+INK = (40, 38, 36)
+
+
+def sheet(panels: Sequence[tuple[str, Tensor]], *, columns: int = 0, title: str = "") -> Tensor:
+    """Pictures in a grid, each with its label below.
+
+    Args:
+        panels: (label, (1, 3, H, W) sRGB in [0, 1]); each is fitted to the height of the first.
+        columns: pictures in a row; 0: all in one.
+        title: a line above them.
+
+    Returns:
+        (1, 3, H', W') sRGB in [0, 1].
+    """
+    height = panels[0][1].shape[-2]
+    fitted = [
+        (label, images.resize(image, height, max(1, round(image.shape[-1] * height / image.shape[-2]))))
+        for label, image in panels
+    ]
+    cell = max(image.shape[-1] for _, image in fitted)
+    columns = min(columns or len(panels), len(panels))
+    rows = -(-len(panels) // columns)
+    size = max(12, min(28, height // 16))
+    font = ImageFont.load_default(size)
+    line = round(1.6 * size)
+    top = GAP + (line if title else 0)
+    paper = Image.new(
+        "RGB", (columns * (cell + GAP) + GAP, top + rows * (height + line + GAP)), PAPER
+    )
+    draw = ImageDraw.Draw(paper)
+    if title:
+        draw.text((GAP, GAP), title, INK, font)
+    for index, (label, image) in enumerate(fitted):
+        x = GAP + (index % columns) * (cell + GAP)
+        y = top + (index // columns) * (height + line + GAP)
+        paper.paste(images.to_pil(image), (x + (cell - image.shape[-1]) // 2, y))
+        draw.text((x + cell // 2, y + height + line // 2), label, INK, font, anchor="mm")
+    return torch.from_numpy(np.array(paper)).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,52 @@
+"""The sources' figures: which panels a study draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from impasto import recipes
+from impasto.recipes import FIVE, RecipeError, Transfer
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet: its label, and the recipe that paints it."""
+
+    label: str
+    recipe: Transfer
+
+
+# Source 001's layers; its block5_conv4 is beyond the compact encoder, which ends with relu5_1.
+DESCENT = ("relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4")
+
+
+def panels(
+    over: Literal["content", "style", "descent", "strengths"], *, strengths: Sequence[float] = (), **settings: Any
+) -> list[Panel]:
+    """The panels of a study, each with ``settings`` (fields of `Transfer`) in its recipe.
+
+    ``content``: source 004's figure 3, one layer each. ``style``: its figure 5, the first layer, the first two, ...
+    all five. ``descent``: source 001's films, one layer each. ``strengths``: transfers.
+
+    Raises:
+        RecipeError: no strengths are given where they are needed.
+    """
+    if over == "content":
+        base = replace(recipes.reconstruct_content, **settings)
+        return [Panel(layer, replace(base, content_layers=(layer,))) for layer in FIVE]
+    if over == "style":
+        base = replace(recipes.reconstruct_style, **settings)
+        return [
+            Panel(FIVE[0] if count == 1 else f"{FIVE[0]} to {FIVE[count - 1][4:]}", replace(base, style_layers=FIVE[:count]))
+            for count in range(1, 6)
+        ]
+    if over == "descent":
+        base = replace(recipes.keras_descent, **({"steps": 300} | settings))
+        layers = DESCENT[:-1] if base.encoder == "compact" else DESCENT
+        return [Panel(layer, replace(base, style_layers=(layer,))) for layer in layers]
+    if not strengths:
+        raise RecipeError("--over strengths needs --strengths")
+    base = replace(recipes.impasto, **settings)
+    return [Panel(f"strength {strength:g}", replace(base, strength=strength)) for strength in strengths]

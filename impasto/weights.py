@@ -1,0 +1,259 @@
+"""Pretrained weights: one table of files, where they lie, how they are fetched, and how they are read safely."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODELS = Path(__file__).parent / "models"  # the embedded files
+CHUNK = 1 << 18  # bytes between two yields
+TIMEOUT = 30.0  # seconds without a byte
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, damaged or of another shape; one line that names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One pretrained file; an embedded one has no `url`, and its `sha256` of "" or `size` of 0 is not checked."""
+
+    name: str
+    file: str
+    url: str | None
+    sha256: str
+    size: int
+    """Bytes."""
+    licence: str
+    source: str
+    """Who made it, in one line."""
+
+
+WEIGHTS: dict[str, Weights] = {
+    "compact": Weights(
+        name="compact",
+        file="compact.safetensors",
+        url=None,
+        sha256="",
+        size=0,
+        licence="MIT",
+        source="distilled for impasto from VGG-19 (Simonyan and Zisserman) "
+        "and a pruned VGG-19 (Wang et al. 2020); see compact.md",
+    ),
+    "vgg19": Weights(
+        name="vgg19",
+        file="vgg19-dcbb9e9d.pth",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        size=574673361,
+        licence="BSD-3-Clause (torchvision); trained on ImageNet",
+        source="torchvision, VGG19_Weights.IMAGENET1K_V1",
+    ),
+}
+
+
+def cache() -> Path:
+    """The folder of downloaded weights: $IMPASTO_CACHE, else `impasto` in the user's cache; it is not created here."""
+    try:
+        if chosen := os.environ.get("IMPASTO_CACHE"):
+            return Path(chosen).expanduser().absolute()
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+            base = xdg if xdg.is_absolute() else Path.home() / ".cache"  # XDG: a relative path is ignored
+    except RuntimeError as error:  # a user without a home
+        raise WeightsError(f"no cache folder for weights ({error}); set IMPASTO_CACHE to a folder") from error
+    return base / "impasto"
+
+
+def find(name: str) -> Path | None:
+    """The file of these weights, embedded, downloaded or placed in `cache()` by hand, or None where there is none.
+
+    Raises WeightsError for an unknown name and for a file that is not the one in the table.
+    """
+    weights = _entry(name)
+    file = (cache() if weights.url else MODELS) / weights.file
+    try:
+        if not file.is_file():
+            return None
+        # Hashed each time: 570 MB take about a second, and a note of a good check could outlive the file it was about.
+        if weights.size and (size := file.stat().st_size) != weights.size:
+            raise _wrong(file, f"it has {size} bytes, not {weights.size}")
+        if weights.sha256 and (found := _sha256(file)) != weights.sha256:
+            raise _wrong(file, f"its sha256 is {found}, not {weights.sha256}")
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({_brief(error)}); mend its permissions or delete it") from error
+    return file
+
+
+def download(name: str) -> Iterator[tuple[int, int]]:
+    """Fetch a file into `cache()`, yielding (bytes done, bytes in all); what was cut off or abandoned is resumed.
+
+    Raises WeightsError, whose line says how to place the file by hand; a file that is already there stays as it was.
+    """
+    weights = _entry(name)
+    if weights.url is None:
+        raise WeightsError(f"{MODELS / weights.file}: embedded, so not downloaded; if it is missing, reinstall impasto")
+    target = cache() / weights.file
+    part = target.with_name(weights.file + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as out:  # append only: what is on the disk is always a true beginning
+            _lock(out, part)
+            if part.stat().st_size > weights.size:
+                out.truncate(0)
+            yield from _fetch(weights, weights.url, out)
+            out.flush()
+            found = _sha256(part)
+        if found != weights.sha256:
+            part.unlink(missing_ok=True)
+            raise _failed(weights, f"the file sent has another sha256, {found}, and was removed")
+        os.replace(part, target)
+    except OSError as error:  # of the disk: _fetch turns the network's into WeightsError
+        remedy = "make room or set IMPASTO_CACHE to another folder, and try again: it resumes what it has"
+        raise WeightsError(f"{part}: cannot be written ({_brief(error)}); {remedy}") from error
+
+
+def path(name: str) -> Path:
+    """The file of these weights, downloaded first where need be; raises WeightsError as `find` and `download` do."""
+    if (file := find(name)) is None:
+        for _ in download(name):
+            pass
+        file = cache() / WEIGHTS[name].file
+    return file
+
+
+def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict and the metadata of a .safetensors, .pth or .pt file, on the CPU; no code in it is ever run.
+
+    A nested {"state_dict": ...} is unwrapped; floats below 32 bits come out as float32. Metadata is empty for a pickle.
+    Raises WeightsError for a file that is missing, unreadable, not a dict of tensors, or holds NaN or infinity.
+    """
+    import torch
+    from safetensors import safe_open
+
+    file = Path(file)
+    metadata: dict[str, str] = {}
+    state: Any
+    try:
+        if not file.is_file():
+            what = "a folder" if file.is_dir() else "missing"
+            raise WeightsError(f"{file}: {what}, not a file of weights; name a .safetensors, .pth or .pt file")
+        if (suffix := file.suffix.lower()) == ".safetensors":
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                metadata = dict(opened.metadata() or {})
+                state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 -- it is no dict
+        elif suffix in (".pth", ".pt"):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            raise WeightsError(f"{file}: not a kind of file that is read; give a .safetensors, .pth or .pt file")
+        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            state = state["state_dict"]
+        if not (isinstance(state, dict) and state and all(isinstance(each, torch.Tensor) for each in state.values())):
+            raise WeightsError(f"{file}: not a dict of tensors; save the state_dict alone, best as .safetensors")
+        tensors: dict[str, Tensor] = {}
+        for key, value in state.items():
+            tensor = value.detach()
+            if tensor.is_floating_point():
+                tensor = tensor.float() if tensor.element_size() < 4 else tensor
+                # the extremes tell: NaN and infinity pass into them, and no copy is made
+                if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
+                    raise WeightsError(f"{file}: tensor {key} holds NaN or infinity; fetch or train it again")
+            tensors[str(key)] = tensor
+    except WeightsError:
+        raise
+    except Exception as error:  # damage shows as any of a dozen types
+        remedy = "fetch it again, or save plain tensors as .safetensors"
+        raise WeightsError(f"{file}: damaged, or more than plain tensors ({_brief(error)}); {remedy}") from error
+    return tensors, metadata
+
+
+def _fetch(weights: Weights, url: str, out: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Append to `out` what it lacks."""
+    done, size = os.fstat(out.fileno()).st_size, weights.size
+    if done == size:
+        yield done, size
+        return
+    headers = {"User-Agent": "impasto"} | ({"Range": f"bytes={done}-"} if done else {})
+    try:
+        response: HTTPResponse = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise _failed(weights, _brief(error)) from error
+    with response:
+        begin, total = 0, response.headers.get("Content-Length")
+        sent = re.match(r"bytes (\d+)-\d+/(.+)", response.headers.get("Content-Range", ""))
+        if response.status == 206 and sent:
+            begin, total = int(sent[1]), sent[2]
+        if total not in (None, "*", str(size)) or begin not in (0, done):  # a login page, say: keep what we have
+            raise _failed(weights, f"the server offers byte {begin} on of {total}, not {done} of {size}")
+        if begin != done:  # the server ignores Range: start over
+            out.truncate(0)
+            done = 0
+        yield done, size
+        while done < size:
+            try:
+                chunk = response.read(min(CHUNK, size - done))
+            except (OSError, HTTPException) as error:
+                raise _failed(weights, _brief(error)) from error
+            if not chunk:
+                raise _failed(weights, f"the connection ended at byte {done} of {size}")
+            out.write(chunk)
+            done += len(chunk)
+            yield done, size
+
+
+def _lock(out: IO[bytes], part: Path) -> None:
+    """Two writers would spoil one file; on Windows the sha256 finds out."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WeightsError(f"{part}: another process is downloading it; wait for it and try again") from error
+
+
+def _entry(name: str) -> Weights:
+    if name not in WEIGHTS:
+        raise WeightsError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _brief(error: BaseException) -> str:
+    """The error's reason in one short line."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(reason.removeprefix("<urlopen error ").removesuffix(">").split())[:120]
+
+
+def _wrong(file: Path, why: str) -> WeightsError:
+    return WeightsError(f"{file}: not the file that is expected, {why}; delete it and try again")
+
+
+def _failed(weights: Weights, why: str) -> WeightsError:
+    by_hand = f"fetch {weights.url} (sha256 {weights.sha256}) and put it at {cache() / weights.file}"
+    return WeightsError(f"{weights.file}: download failed ({why}); try again, which resumes a kept part, or {by_hand}")

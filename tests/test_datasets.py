@@ -1,0 +1,150 @@
+"""Folders of pictures, and crops of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impasto import datasets
+from impasto.datasets import Pool
+
+
+def paint(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
+    """Red counts the columns, green the rows."""
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([columns, rows, np.full_like(rows, 7)], axis=-1).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def constant(value: int, sizes: list[tuple[int, int]], side: int) -> Pool:
+    canvas = torch.zeros(len(sizes), 3, side, side, dtype=torch.uint8)
+    for row, (height, width) in zip(canvas, sizes, strict=True):
+        row[:, :height, :width] = value
+    return Pool(canvas, torch.tensor(sizes))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_pictures_are_found_at_every_depth_and_sorted(tmp_path: Path) -> None:
+    names = ["b.png", "a/z.JPG", "a/b/c.webp", "a.jpeg", "B.tif"]
+    for name in [*names, "notes.txt", "a/picture.psd", "png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = datasets.pictures(tmp_path)
+    assert found == sorted(tmp_path / name for name in names)
+    assert datasets.pictures(str(tmp_path)) == found
+
+
+def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").mkdir()
+    (tmp_path / "holiday.jpg" / "beach.jpg").touch()
+    assert datasets.pictures(tmp_path) == [tmp_path / "holiday.jpg" / "beach.jpg"]
+
+
+def test_load_skips_and_lists_broken_files(tmp_path: Path) -> None:
+    good = paint(tmp_path / "a.png", 20, 10)
+    empty, text, cut = tmp_path / "b.png", tmp_path / "c.jpg", tmp_path / "d.png"
+    empty.touch()
+    text.write_text("no picture")
+    cut.write_bytes(good.read_bytes()[:60])
+    last = paint(tmp_path / "e.jpg", 12, 14)
+    pool = datasets.load([good, empty, text, cut, tmp_path / "missing.png", last], side=32, short=16)
+    assert len(pool) == 2
+    assert pool.skipped == (empty, text, cut, tmp_path / "missing.png")
+    assert pool.sizes.tolist() == [[10, 20], [14, 12]]
+
+
+def test_load_of_nothing() -> None:
+    pool = datasets.load([], side=32)
+    assert len(pool) == 0
+    assert pool.canvas.shape == (0, 3, 32, 32)
+    assert pool.sizes.shape == (0, 2)
+
+
+def test_load_never_enlarges_and_lays_top_left(tmp_path: Path) -> None:
+    pool = datasets.load([paint(tmp_path / "a.png", 20, 10)], side=32, short=16)
+    assert pool.canvas.shape == (1, 3, 32, 32)
+    assert pool.canvas.dtype == torch.uint8
+    assert pool.canvas[0, 0, 3, :20].tolist() == list(range(20))
+    assert pool.canvas[0, 1, :10, 5].tolist() == list(range(10))
+    assert not pool.canvas[:, :, 10:].any()
+    assert not pool.canvas[..., 20:].any()
+
+
+def test_load_reduces_to_the_short_side(tmp_path: Path) -> None:
+    pool = datasets.load([paint(tmp_path / "a.png", 60, 40), paint(tmp_path / "b.png", 40, 60)], side=40, short=20)
+    assert pool.sizes.tolist() == [[20, 30], [30, 20]]
+    # Half the size: pixel 10 covers columns 20 and 21, whose mean is 20.5.
+    assert pool.canvas[0, 0, 10, 10].item() in (20, 21)
+
+
+def test_load_cuts_evenly_to_the_canvas(tmp_path: Path) -> None:
+    pool = datasets.load([paint(tmp_path / "a.png", 100, 40)], side=32, short=64)
+    assert pool.sizes.tolist() == [[32, 32]]
+    assert pool.canvas[0, 0, 0].tolist() == list(range(34, 66))  # (100 - 32) / 2 = 34 off each end
+    assert pool.canvas[0, 1, :, 0].tolist() == list(range(4, 36))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_load_takes_every_mode(tmp_path: Path, mode: str) -> None:
+    path = paint(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), 20, 10, mode)
+    pool = datasets.load([path], side=32, short=16)
+    assert pool.skipped == ()
+    assert pool.sizes.tolist() == [[10, 20]]
+
+
+def test_a_pool_moves() -> None:
+    pool = constant(9, [(4, 4)], 8)
+    assert torch.equal(pool.to("cpu").canvas, pool.canvas)
+    assert pool.to("meta").sizes.device.type == "meta"
+
+
+def test_crops_shapes_and_range() -> None:
+    noise = torch.randint(0, 256, (3, 3, 40, 40), generator=generator(0), dtype=torch.uint8)
+    pool = Pool(noise, torch.tensor([[40, 40], [30, 40], [12, 9]]))
+    crops = datasets.random_crops(pool, 16, 24, generator(1))
+    assert crops.shape == (16, 3, 24, 24)
+    assert crops.dtype == torch.float32
+    assert 0 <= float(crops.min()) < 0.2
+    assert 0.8 < float(crops.max()) <= 1
+
+
+def test_crops_depend_on_the_generator_alone() -> None:
+    pool = Pool(torch.randint(0, 256, (3, 3, 40, 40), generator=generator(0), dtype=torch.uint8), torch.full((3, 2), 40))
+    one, same, other = (datasets.random_crops(pool, 8, 24, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+    stream = generator(1)
+    assert torch.equal(datasets.random_crops(pool, 8, 24, stream), one)
+    assert not torch.allclose(datasets.random_crops(pool, 8, 24, stream), one)
+    torch.manual_seed(5)  # the global randomness does not matter
+    assert torch.equal(datasets.random_crops(pool, 8, 24, generator(1)), one)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [([(40, 40)], 24), ([(40, 24), (24, 40)], 24), ([(10, 30), (9, 9), (40, 5)], 24), ([(1, 1)], 8)],
+)
+def test_crops_of_a_constant_picture_have_no_borders(sizes: list[tuple[int, int]], size: int) -> None:
+    crops = datasets.random_crops(constant(204, sizes, 40), 64, size, generator(3))
+    torch.testing.assert_close(crops, torch.full_like(crops, 0.8), rtol=0, atol=1e-4)
+
+
+def test_crops_lie_at_many_places_zooms_and_both_ways() -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 64, 64).contiguous()  # the value is the column
+    crops = datasets.random_crops(Pool(ramp, torch.tensor([[64, 64]])), 64, 16, generator(4), zoom=(0.5, 2.0))
+    slopes = 255 * (crops[:, 0, 8, 12] - crops[:, 0, 8, 4]) / 8  # columns of the picture per pixel: 1 / zoom
+    assert (slopes > 0).any()
+    assert (slopes < 0).any()
+    zooms = 1 / slopes.abs()
+    assert 0.49 < float(zooms.min()) < 0.65
+    assert 1.5 < float(zooms.max()) < 2.05
+    middles = 255 * crops[:, 0, 8, 8]
+    assert float(middles.min()) < 16
+    assert float(middles.max()) > 48

@@ -1,0 +1,62 @@
+"""The house of docs/architecture.md: imports point down only, and the front door loads no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "impasto"
+FLOORS = {
+    "facts": {"recipes", "images", "weights", "pictures"},
+    "parts": {"color", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
+    "methods": {"stylize", "study", "video"},
+    "apps": {"session", "cli", "__main__"},
+}
+ORDER = list(FLOORS)
+
+
+def floor(module: str) -> str:
+    return next(name for name, modules in FLOORS.items() if module in modules)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of impasto that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "impasto":
+            found |= {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("impasto."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("impasto.")}
+    return found
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    here = ORDER.index(floor(module))
+    for other in imports(PACKAGE / f"{module}.py"):
+        there = ORDER.index(floor(other))
+        assert there < here or floor(module) == "apps", f"{module} ({floor(module)}) imports {other} ({floor(other)})"
+
+
+def test_every_module_has_its_tests() -> None:
+    missing = [name for name in MODULES if name != "__main__" and not (Path(__file__).parent / f"test_{name}.py").exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", [["-c", "import impasto"], ["-m", "impasto", "--help"]])
+def test_the_front_door_loads_no_torch(command: list[str]) -> None:
+    code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    if command[0] == "-c":
+        code += command[1]
+    else:
+        code += "sys.argv = ['impasto', '--help']\ntry:\n    runpy.run_module('impasto', run_name='__main__')\n"
+        code += "except SystemExit as end:\n    assert end.code == 0"
+    code += "\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "impasto"], check=True, capture_output=True)

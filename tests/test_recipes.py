@@ -1,0 +1,265 @@
+"""Every preset's numbers against the table in docs/architecture.md, and the way to JSON and back."""
+
+import ast
+import dataclasses
+import inspect
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from impasto import recipes
+from impasto.recipes import TRANSFERS, RecipeError, Transfer, check, from_json, to_json
+
+FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+# The design's table of the five sources, field by field; what a row leaves open is not here.
+TABLE: dict[str, dict[str, Any]] = {
+    "gatys-2016": {
+        "content_layers": ("relu4_2",),
+        "content_term": "half-sum",
+        "style_layers": FIVE,
+        "layer_weights": (1 / 5,) * 5,
+        "style_term": "gatys",
+        "optimizer": "lbfgs",
+        "init": "noise",
+        "scales": (1.0,),
+        "steps": 500,
+        "smoothness": 0.0,
+    },
+    "pytorch-blog": {
+        "content_layers": ("relu4_2",),
+        "content_term": "mean",
+        "style_layers": FIVE,
+        "layer_weights": (0.2,) * 5,
+        "style_term": "blog",
+        "content_weight": 1.0,
+        "style_weight": 100.0,
+        "optimizer": "adam",
+        "init": "content",
+        "scales": (1.0,),
+        "steps": 3000,
+        "size": 768,
+        "checkpoint_every": 500,
+        "figure": True,
+        "clip": False,
+    },
+    "keras-descent": {
+        "content_layers": (),
+        "style_term": "mean",
+        "content_weight": 0.0,
+        "style_weight": 1.0,
+        "layer_weights": (),
+        "optimizer": "descent",
+        "rate": 100 / 255,
+        "init": "content",
+        "scales": (1.0,),
+        "steps": 2000,
+        "frame_every": 10,
+        "fps": 10,
+        "clip": False,
+    },
+    "tensorflow-course": {
+        "content_term": "quarter-mean",
+        "style_term": "gatys",
+        "content_weight": 20.0,
+        "style_weight": 40.0,
+        "optimizer": "adam",
+        "rate": 0.03,
+        "clip": True,
+        "init": "noise",
+        "scales": (1.0,),
+    },
+    "pytorch-five": {
+        "content_layers": FIVE,
+        "content_term": "mean",
+        "style_layers": FIVE,
+        "style_term": "five",
+        "content_weight": 1.0,
+        "sweep": (0.1, 100.0, 100000.0),
+        "optimizer": "adam",
+        "init": "content",
+        "scales": (1.0,),
+    },
+    "owl": {
+        "content_layers": ("relu4_2",),
+        "content_term": "mean",
+        "style_layers": FIVE,
+        "layer_weights": (),
+        "style_term": "owl",
+        "content_weight": 1.0,
+        "style_weight": 20.0,
+        "optimizer": "adam",
+        "init": "content",
+        "scales": (1.0,),
+        "steps": 250,
+        "checkpoint_every": 50,
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name, row in TABLE.items() for field in row])
+def test_the_design_s_table(name: str, field: str) -> None:
+    assert getattr(TRANSFERS[name], field) == pytest.approx(TABLE[name][field], rel=1e-12)
+
+
+def test_the_numbers_that_are_made_of_two() -> None:
+    gatys = TRANSFERS["gatys-2016"]
+    assert gatys.content_weight / gatys.style_weight == pytest.approx(1e-3)  # alpha / beta
+    # 0.005 on normalised pixels, whose unit is torchvision's standard deviation: 0.229, 0.224 and 0.225
+    assert TRANSFERS["pytorch-blog"].rate == pytest.approx(0.005 * (0.229 + 0.224 + 0.225) / 3, rel=1e-3)
+    assert TRANSFERS["owl"].noise == pytest.approx(0.256 / 255)  # on Caffe's scale of 0 to 255
+    course = TRANSFERS["tensorflow-course"]
+    assert course.content_layers == course.style_layers[-1:]  # the last output
+
+
+def test_ours() -> None:
+    ours = TRANSFERS["impasto"]
+    assert ours == Transfer()
+    assert ours.content_term == ours.style_term == "relative"
+    assert len(ours.scales) > 1
+    assert TRANSFERS["reconstruct-content"].style_layers == ()
+    assert TRANSFERS["reconstruct-style"].content_layers == ()
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_every_preset(name: str) -> None:
+    assert check(TRANSFERS[name]) is TRANSFERS[name]
+    assert len(recipes.ABOUT[name]) > 20
+    assert "\n" not in recipes.ABOUT[name]
+    assert getattr(recipes, name.replace("-", "_")) is TRANSFERS[name]
+
+
+def test_about_names_presets_only() -> None:
+    assert list(recipes.ABOUT) == list(TRANSFERS)
+
+
+def test_presets_differ() -> None:
+    assert len(set(TRANSFERS.values())) == len(TRANSFERS)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_to_json_and_back(name: str) -> None:
+    fields = json.loads(json.dumps(to_json(TRANSFERS[name])))
+    back = from_json(fields)
+    assert back == TRANSFERS[name]
+    for field in dataclasses.fields(Transfer):
+        assert type(getattr(back, field.name)) is type(getattr(TRANSFERS[name], field.name))
+    assert hash(back) == hash(TRANSFERS[name])  # no list has been left
+
+
+def test_from_json_restores_what_json_lost() -> None:
+    recipe = from_json({"scales": [0.5, 1], "style_layers": ["relu1_1"], "strength": 2, "layer_weights": [3]})
+    assert recipe.scales == (0.5, 1.0)
+    assert recipe.style_layers == ("relu1_1",)
+    assert type(recipe.strength) is float
+    assert type(recipe.scales[1]) is float
+    assert recipe.steps == Transfer().steps
+    assert from_json({}) == Transfer()
+
+
+def test_unknown_field() -> None:
+    with pytest.raises(RecipeError, match="strenght"):
+        from_json({"strenght": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", "512"),
+        ("size", 512.0),
+        ("size", True),
+        ("steps", None),
+        ("strength", "1"),
+        ("strength", False),
+        ("clip", 1),
+        ("encoder", 19),
+        ("scales", 1.0),
+        ("scales", ["1"]),
+        ("style_layers", "relu1_1"),
+        ("style_layers", [1]),
+        ("layer_weights", {"relu1_1": 1.0}),
+        ("optimizer", "sgd"),
+        ("style_term", ["gatys"]),
+        ("keep_colors", None),
+    ],
+)
+def test_wrong_types(field: str, value: Any) -> None:
+    with pytest.raises(RecipeError, match=field):
+        from_json({field: value})
+
+
+NUMBERS = (
+    *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale"),
+    *("style_scale", "noise", "rate", "checkpoint_every", "frame_every", "fps"),
+)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("field", NUMBERS)
+def test_numbers_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"--{field.replace('_', '-')} must be"):
+        check(replace(Transfer(), **{field: value}))
+
+
+@pytest.mark.parametrize("field", ["noise", "rate", "style_scale", "fps"])
+def test_numbers_that_may_not_be_nothing(field: str) -> None:
+    with pytest.raises(RecipeError, match="more than 0"):
+        check(replace(Transfer(), **{field: 0}))
+
+
+@pytest.mark.parametrize("field", sorted(set(NUMBERS) - {"noise", "rate", "style_scale", "fps"}))
+def test_numbers_that_may_be_nothing(field: str) -> None:
+    assert getattr(check(replace(Transfer(), **{field: 0})), field) == 0
+
+
+def test_the_numbers_are_all_of_them() -> None:
+    numeric = {field.name for field in dataclasses.fields(Transfer) if field.type in ("int", "float")}
+    assert numeric == {*NUMBERS, "seed"}
+
+
+@pytest.mark.parametrize("scales", [(), (0.5,), (1.0, 0.5), (0.0, 1.0), (-0.5, 1.0), (2.0, 1.0), (float("nan"), 1.0)])
+def test_scales(scales: tuple[float, ...]) -> None:
+    with pytest.raises(RecipeError, match="--scales"):
+        check(replace(Transfer(), scales=scales))
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0,) * 4, (1.0,) * 6])
+def test_as_many_layer_weights_as_layers(weights: tuple[float, ...]) -> None:
+    with pytest.raises(RecipeError, match=f"{len(weights)} layer weights for 5 style layers"):
+        check(replace(Transfer(), layer_weights=weights))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("field", ["layer_weights", "style_weights", "sweep"])
+def test_weights_out_of_range(field: str, weight: float) -> None:
+    with pytest.raises(RecipeError, match=f"--{field.replace('_', '-')} must be 0 or more"):
+        check(replace(Transfer(), **{field: (1.0, 1.0, weight, 1.0, 1.0)}))
+
+
+def test_from_json_checks() -> None:
+    with pytest.raises(RecipeError, match="--rate"):
+        from_json({"rate": -1.0})
+
+
+def test_every_field_has_its_help() -> None:
+    tree = ast.parse(inspect.getsource(recipes))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Transfer").body
+    described = {}
+    for node, following in zip(body, body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(node.target, ast.Name)
+            described[node.target.id] = ast.literal_eval(following.value)
+    assert list(described) == [field.name for field in dataclasses.fields(Transfer)]
+    for name, text in described.items():
+        assert isinstance(text, str)
+        assert len(text) > 10, name
+        assert text.rstrip().endswith("."), name
+
+
+def test_errors_are_one_line() -> None:
+    with pytest.raises(RecipeError) as caught:
+        check(replace(Transfer(), size=-3))
+    assert "\n" not in str(caught.value)
+    assert "-3" in str(caught.value)

@@ -1,0 +1,135 @@
+"""The engine for networks, on a small regression."""
+
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from impasto import training
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def objective(network: nn.Module) -> Any:
+    def terms(index: int) -> dict[str, Tensor]:
+        x = torch.randn(16, 3, generator=torch.Generator().manual_seed(index))
+        y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+        error = network(x) - y
+        return {"square": error.square().mean(), "bias": 0.1 * error.mean().abs()}
+
+    return terms
+
+
+def fit(network: nn.Module, **options: Any) -> Iterator[training.Step]:
+    return training.fit(network, objective(network), **({"steps": 12, "rate": 0.02, "warmup": 3} | options))
+
+
+def test_cosine_by_hand() -> None:
+    # two steps of warm-up to 1, then half a cosine over eight steps
+    rates = [training.cosine(step, 10, warmup=2) for step in range(10)]
+    assert rates[:3] == pytest.approx([1 / 2, 1.0, 1.0])
+    assert rates[4] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))  # cos 45 degrees
+    assert rates[6] == pytest.approx(0.5)
+    assert rates[8] == pytest.approx(0.5 * (1 - math.sqrt(0.5)))
+    assert rates[9] == pytest.approx(0.0380602, abs=1e-6)  # (1 + cos 157.5 degrees) / 2
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_cosine_without_warm_up() -> None:
+    assert [training.cosine(step, 4, warmup=0) for step in (0, 2)] == pytest.approx([1.0, 0.5])
+    assert training.cosine(4, 5, warmup=5) == 1.0  # all of it warm-up
+
+
+def test_the_loss_falls() -> None:
+    network = model()
+    losses = [step.loss for step in fit(network, steps=150)]
+    assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
+
+
+def test_what_a_step_tells() -> None:
+    network = model()
+    before = objective(network)(0)
+    steps = list(fit(network))
+    assert [step.index for step in steps] == list(range(1, 13))
+    assert {step.total for step in steps} == {12}
+    assert [step.rate for step in steps] == pytest.approx([0.02 * training.cosine(i, 12, warmup=3) for i in range(12)])
+    assert set(steps[0].terms) == {"square", "bias"}
+    assert steps[0].loss == pytest.approx(sum(float(term) for term in before.values()))
+    assert not any(term.requires_grad for step in steps for term in step.terms.values())
+
+
+def test_the_first_step_by_hand() -> None:
+    """Adam's first step is the rate, against the sign of the gradient; AdamW shrinks by rate * decay besides."""
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(2.0)
+    next(training.fit(network, lambda _: {"w": network.weight.sum()}, steps=1, rate=0.1, weight_decay=0.5))
+    assert float(network.weight) == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+
+
+def test_frozen_parameters_stay() -> None:
+    network = model()
+    network[0].requires_grad_(False)
+    before = [parameter.clone() for parameter in network.parameters()]
+    for _ in fit(network):
+        pass
+    same = [torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("at", [1, 5, 11])
+def test_resume_is_exact_to_the_bit(at: int) -> None:
+    whole = model()
+    rates = [step.rate for step in fit(whole, weight_decay=0.1)]
+    first = model()
+    for step in fit(first, weight_decay=0.1):
+        if step.index == at:
+            break
+    file = io.BytesIO()
+    torch.save(step.state(), file)
+    file.seek(0)
+    second = model()
+    nn.init.zeros_(second[0].weight)  # the state sets it right
+    rest = list(fit(second, weight_decay=0.1, state=torch.load(file, weights_only=True)))
+    assert [step.index for step in rest] == list(range(at + 1, 13))
+    assert [step.rate for step in rest] == rates[at:]
+    for one, other in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(whole[0].weight, first[0].weight)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number(bad: float) -> None:
+    network = model()
+    terms = objective(network)
+    spoilt = lambda index: {"square": terms(index)["square"] * (bad if index == 4 else 1.0)}  # noqa: E731
+    steps = training.fit(network, spoilt, steps=9, rate=0.01, check_every=1)
+    assert [next(steps).index for _ in range(4)] == [1, 2, 3, 4]
+    kept = [parameter.clone() for parameter in network.parameters()]
+    with pytest.raises(FloatingPointError, match="step 5 of 9"):
+        next(steps)
+    for before, after in zip(kept, network.parameters(), strict=True):
+        assert torch.equal(before, after)  # the last good network is kept
+
+
+def test_a_check_now_and_then_finds_it_too() -> None:
+    network = model()
+    terms = objective(network)
+    spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 3 else 1.0)}  # noqa: E731
+    with pytest.raises(FloatingPointError, match="step 9 of 20"):  # looked at: steps 1, 5, 9
+        list(training.fit(network, spoilt, steps=20, rate=0.01, check_every=4))
+
+
+def test_the_last_step_is_always_looked_at() -> None:
+    """Nobody should be handed a network of NaN by a training that says that it went well."""
+    network = model()
+    terms = objective(network)
+    spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 5 else 1.0)}  # noqa: E731
+    with pytest.raises(FloatingPointError, match="of 8"):
+        list(training.fit(network, spoilt, steps=8, rate=0.01, check_every=50))

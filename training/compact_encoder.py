@@ -1,0 +1,341 @@
+"""Distil the embedded compact encoder from its teachers, and measure it.
+
+    python training/compact_encoder.py train --assets DIR --out WORK
+    python training/compact_encoder.py export --assets DIR --out WORK
+
+`train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` folds the batch norms,
+calibrates the channels and writes WORK/compact.safetensors with the table of the model card beside it.
+
+The student has VGG-19's shape at a fraction of its width and starts from random weights. Targets are the
+real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang et al. 2020),
+each channel brought to zero mean and unit variance and read from the student through a 1x1 head that is
+thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from impasto import datasets, training
+from impasto.encoder import CAFFE, CONVOLUTIONS, IMAGENET, VGG
+
+WIDTHS = (32, 64, 96, 160, 160)
+PLACES = CONVOLUTIONS[: CONVOLUTIONS.index("5_1") + 1]
+VGG_LAYERS = ("relu1_1", "relu2_1", "relu3_1")
+PRUNED_LAYERS = ("relu4_1", "relu4_2", "relu5_1")
+LAYERS = VGG_LAYERS + PRUNED_LAYERS
+HELD_OUT = 75
+CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
+
+
+class Pruned(nn.Module):
+    """The 16x pruned VGG-19 of Wang et al. 2020: reflection padding, a 1x1 convolution before the first."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        for name, tensor in load_file(file).items():
+            self.register_buffer(name.replace(".", "_"), tensor)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = F.conv2d(image, self.conv0_weight, self.conv0_bias)
+        features = {}
+        for place in PLACES:
+            if place.endswith("_1") and place != "1_1":
+                x = F.max_pool2d(x, 2)
+            name = f"conv{place.replace('_', '')}"
+            x = F.relu(
+                F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
+            )
+            features[f"relu{place}"] = x
+        return {layer: features[layer] for layer in PRUNED_LAYERS}
+
+
+class Teachers(nn.Module):
+    """Both teachers: sRGB in [0, 1] -> the six target layers, raw."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.vgg = VGG(mean=CAFFE[0], std=CAFFE[1], places=CONVOLUTIONS[:5])
+        state = load_file(folder / "vgg19_conv1_1_to_conv3_4_caffe.safetensors")
+        for place, index in zip(self.vgg.places, (0, 2, 5, 7, 10), strict=True):
+            convolution = getattr(self.vgg, f"conv{place}")
+            kernel = state[f"features.{index}.weight"]
+            convolution.weight.data = kernel.flip(1).contiguous() if index == 0 else kernel  # BGR -> RGB
+            convolution.bias.data = state[f"features.{index}.bias"]
+        self.pruned = Pruned(folder / "vgg19_pruned16x_to_conv5_1.safetensors")
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.vgg(image, VGG_LAYERS) | self.pruned(image)
+
+
+class Student(nn.Module):
+    """The encoder with batch norms while it learns, and a 1x1 head on each layer that has a teacher."""
+
+    def __init__(self, targets: dict[str, int]) -> None:
+        super().__init__()
+        self.encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
+        for place in PLACES:
+            convolution = getattr(self.encoder, f"conv{place}")
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            batch_norm = nn.BatchNorm2d(convolution.out_channels, momentum=0.02)
+            setattr(self.encoder, f"conv{place}", nn.Sequential(convolution, batch_norm))
+        self.heads = nn.ModuleDict(
+            {layer: nn.Conv2d(WIDTHS[int(layer[4]) - 1], width, 1) for layer, width in targets.items()}
+        )
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """The teachers' normalised features, as the student predicts them."""
+        return {layer: self.heads[layer](x) for layer, x in self.encoder(image, LAYERS).items()}
+
+
+def split(assets: Path) -> tuple[list[Path], list[Path]]:
+    """Every picture of the photographs and paintings: those to train on and the 75 held out."""
+    paths = datasets.pictures(assets / "photos") + datasets.pictures(assets / "paintings")
+    held_out = [paths[index * len(paths) // HELD_OUT] for index in range(HELD_OUT)]
+    return [path for path in paths if path not in set(held_out)], held_out
+
+
+def held_out_pictures(paths: list[Path], size: int = 224) -> Tensor:
+    """(75, 3, size, size): each picture's short side brought to ``size``, its middle kept."""
+    pool = datasets.load(paths)
+    rows = []
+    for canvas, (height, width) in zip(pool.canvas, pool.sizes.tolist(), strict=True):
+        scale = size / min(height, width)
+        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        picture = F.interpolate(
+            canvas[None, :, :height, :width].float() / 255, shape, mode="bicubic", antialias=True
+        ).clamp(0, 1)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        rows.append(picture[..., top : top + size, left : left + size])
+    return torch.cat(rows)
+
+
+def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Colour, contrast and noise: optimisation shows an encoder pictures that no camera would."""
+    batch = len(crops)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, 1, 1, generator=generator, device=crops.device)
+
+    def chance(probability: float) -> Tensor:
+        return uniform(0, 1, 1) < probability
+
+    grey = crops.mean(1, keepdim=True)
+    x = grey + uniform(0.3, 1.5, 1) * (crops - grey)
+    x = x.clamp(0, 1) ** torch.exp(uniform(-0.4, 0.4, 1))
+    x = (x - 0.5) * uniform(0.6, 1.3, 3) + 0.5 + uniform(-0.12, 0.12, 3)
+    x = torch.where(chance(0.4), x, crops)
+    x = torch.where(chance(0.06), 1 - x, x)
+    x = torch.where(chance(0.08), (x + x.roll(1, 0)) / 2, x)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    x = torch.where(chance(0.15), x + uniform(0, 0.15, 1) * noise, x)
+    return x.clamp(0, 1)
+
+
+def covariance(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, C), the Gram matrix of mean-centred features over positions."""
+    flat = x.flatten(2)
+    flat = flat - flat.mean(2, keepdim=True)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+@torch.no_grad()
+def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of each teacher channel, (1, C, 1, 1), over 640 crops."""
+    sums: dict[str, list[Tensor]] = {}
+    generator = torch.Generator(device).manual_seed(1)
+    for _ in range(40):
+        for layer, x in teachers(datasets.random_crops(pool, 16, 192, generator)).items():
+            moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
+            sums.setdefault(layer, []).append(moments)
+    result = {}
+    for layer, moments in sums.items():
+        mean, square = torch.stack(moments).mean(0)
+        deviation = (square - mean**2).clamp_min(0).sqrt()
+        # A channel that never fires has nothing to teach: a large divisor silences it.
+        deviation = torch.where(deviation < 1e-3 * deviation.max(), deviation.max(), deviation)
+        result[layer] = (mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
+    return result
+
+
+def amp(device: str) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def train(args: argparse.Namespace) -> None:
+    device = args.device
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(args.seed)
+    teachers = Teachers(args.assets / "teachers").to(device, memory_format=torch.channels_last).eval()
+    training_paths, held_out = split(args.assets)
+    pool = datasets.load(training_paths)
+    print(f"{len(pool)} pictures, {len(held_out)} held out, {len(pool.skipped)} broken", flush=True)
+    pool = pool.to(device)
+    stats = statistics(teachers, pool, device)
+    student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()})
+    student = student.to(device, memory_format=torch.channels_last)
+
+    def distil(crops: Tensor) -> dict[str, Tensor]:
+        with amp(device):
+            targets = teachers(crops)
+            features = student.encoder(crops, LAYERS)
+            terms = {}
+            for layer, x in features.items():
+                target, (mean, deviation) = targets[layer], stats[layer]
+                if layer == "relu1_1":  # a quarter of its positions says as much, at a quarter of the cost
+                    x, target = x[:, :, ::2, ::2], target[:, :, ::2, ::2]
+                wanted = (target.float() - mean) / deviation
+                error = (student.heads[layer](x).float() - wanted).square().mean((1, 2, 3))
+                # Noise excites the shallow layers tenfold: such crops shall not outweigh the clean ones.
+                terms[layer] = (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
+        return terms
+
+    compiled = torch.compile(distil, dynamic=False) if args.compile else distil
+
+    def objective(index: int) -> dict[str, Tensor]:
+        generator = torch.Generator(device).manual_seed(args.seed * 1_000_003 + index)
+        side, batch = CROPS[index % len(CROPS)]
+        crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
+        return compiled(crops.contiguous(memory_format=torch.channels_last))
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+    state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else None
+    held_out_images = held_out_pictures(held_out).to(device)
+    start = saved = time.monotonic()
+    average: dict[str, float] = {}
+    for step in training.fit(
+        student, objective, steps=args.steps, rate=args.rate, warmup=500, weight_decay=1e-4, state=state
+    ):
+        last = step.index == step.total
+        out_of_time = args.seconds and time.monotonic() - start > args.seconds
+        if step.index % 200 == 0 or last:
+            average = {name: round(float(term), 4) for name, term in step.terms.items()}
+            print(step.index, f"{time.monotonic() - start:.0f}s", f"{step.rate:.2e}", average, flush=True)
+        if step.index % 4000 == 0 or last or out_of_time:
+            print(step.index, measure(student, teachers, stats, held_out_images), flush=True)
+        if time.monotonic() - saved > 60 or last or out_of_time:
+            torch.save({**step.state(), "stats": stats}, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+            saved = time.monotonic()
+        if out_of_time:
+            break
+
+
+@torch.no_grad()
+def measure(
+    student: nn.Module, teachers: Teachers, stats: dict[str, tuple[Tensor, Tensor]], images: Tensor
+) -> dict[str, tuple[float, float]]:
+    """layer -> (unexplained variance, cosine of mean-centred Gram matrices) on held-out pictures, float32.
+
+    Unexplained variance: squared error over the variance of the teacher's channel on these pictures, mean
+    over the channels that fire. Cosine: of the covariance matrices of normalised features, mean over pictures.
+    """
+    was_training = student.training
+    student.eval()
+    errors: dict[str, Tensor] = {}
+    sums: dict[str, list[Tensor]] = {}
+    cosines: dict[str, list[Tensor]] = {}
+    count: dict[str, int] = {}
+    for image in images.split(5):
+        targets, outputs = teachers(image), student(image)
+        for layer, output in outputs.items():
+            mean, deviation = stats[layer]
+            target = (targets[layer] - mean) / deviation
+            moments = torch.stack([target.sum((0, 2, 3)), target.square().sum((0, 2, 3))]).double()
+            sums.setdefault(layer, []).append(moments)
+            errors[layer] = errors.get(layer, 0) + (output - target).square().sum((0, 2, 3)).double()
+            count[layer] = count.get(layer, 0) + target[:, 0].numel()
+            pair = covariance(output).flatten(1), covariance(target).flatten(1)
+            cosines.setdefault(layer, []).append(F.cosine_similarity(*pair))
+    student.train(was_training)
+    table = {}
+    for layer, moments in sums.items():
+        total, square = torch.stack(moments).sum(0)
+        variance = square / count[layer] - (total / count[layer]) ** 2
+        fires = variance > 1e-4
+        unexplained = (errors[layer] / count[layer] / variance)[fires].mean()
+        table[layer] = (round(float(unexplained), 4), round(float(torch.cat(cosines[layer]).mean()), 4))
+    return table
+
+
+@torch.no_grad()
+def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
+    """The encoder alone: batch norms folded in, channels calibrated.
+
+    A rectified channel can be scaled freely when the next convolution divides by as much. Each is scaled by
+    the norm of its column in the head, in the teacher's own units, so that distances between the student's
+    features, and between their Gram matrices, weigh the channels as the teacher's do.
+    """
+    student.eval()
+    encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
+    scale = None
+    for place in PLACES:
+        folded = fuse_conv_bn_eval(*getattr(student.encoder, f"conv{place}"))
+        kernel, bias = folded.weight.float().cpu(), folded.bias.float().cpu()
+        if scale is not None:
+            kernel = kernel / scale.view(1, -1, 1, 1)
+        if (layer := f"relu{place}") in LAYERS:
+            head = student.heads[layer].weight.float().cpu()[:, :, 0, 0] * stats[layer][1].cpu().view(-1, 1)
+            scale = head.norm(dim=0)
+            scale = scale.clamp_min(1e-3 * scale.max())
+        else:
+            scale = torch.ones(len(bias))
+        convolution = getattr(encoder, f"conv{place}")
+        convolution.weight.copy_(kernel * scale.view(-1, 1, 1, 1))
+        convolution.bias.copy_(bias * scale)
+    return encoder
+
+
+def export(args: argparse.Namespace) -> None:
+    device = args.device
+    checkpoint = torch.load(args.out / "checkpoint.pt", map_location=device, weights_only=True)
+    stats = checkpoint["stats"]
+    student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()}).to(device)
+    student.load_state_dict(checkpoint["model"])
+    teachers = Teachers(args.assets / "teachers").to(device).eval()
+    table = measure(student, teachers, stats, held_out_pictures(split(args.assets)[1]).to(device))
+    encoder = fold(student, stats)
+    state = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}
+    metadata = {
+        "name": "compact",
+        "mean": json.dumps(IMAGENET[0]),
+        "std": json.dumps(IMAGENET[1]),
+        "steps": str(checkpoint["step"]),
+        "held_out": json.dumps(table),
+    }
+    save_file(state, args.out / "compact.safetensors", metadata)
+    print("layer     unexplained variance   Gram cosine")
+    for layer, (unexplained, cosine) in table.items():
+        print(f"{layer}   {unexplained:.4f}                 {cosine:.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["train", "export"])
+    parser.add_argument("--assets", type=Path, required=True, help="holds photos/, paintings/ and teachers/")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for checkpoints and the result")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=24_000)
+    parser.add_argument("--rate", type=float, default=2.5e-3)
+    parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
+    args = parser.parse_args()
+    {"train": train, "export": export}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
