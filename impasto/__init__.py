@@ -1,4 +1,4 @@
-"""impasto repaints photographs: neural style transfer as a library, a command line and a web studio.
+"""impasto repaints photographs: neural style transfer as a library and a command line.
 
     import impasto
 
@@ -11,40 +11,50 @@ Names are resolved when they are first used, so that `import impasto` costs noth
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "stylize": "impasto.stylize",
-    "steps": "impasto.stylize",
-    "Step": "impasto.stylize",
-    "read": "impasto.images",
-    "write": "impasto.images",
-    "to_pil": "impasto.images",
-    "Picture": "impasto.images",
-    "ImageError": "impasto.images",
-    "WeightsError": "impasto.weights",
-    "RecipeError": "impasto.recipes",
-    "Transfer": "impasto.recipes",
-    "DivergedError": "impasto.optimize",
-}
-_MODULES = {"color", "encoder", "images", "losses", "masks", "optimize", "pictures", "recipes", "weights"}
-
-__all__ = sorted([*_HOMES, *_MODULES])  # noqa: PLE0605
-
 if TYPE_CHECKING:
-    from impasto import color, encoder, images, losses, masks, optimize, pictures, recipes, weights
+    from impasto import recipes as recipes
+    from impasto.encoder import load as load_encoder
     from impasto.images import ImageError, Picture, read, to_pil, write
     from impasto.optimize import DivergedError
     from impasto.recipes import RecipeError, Transfer
-    from impasto.stylize import Step, steps, stylize
+    from impasto.transfer import Step, steps, stylize
     from impasto.weights import WeightsError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DivergedError",
+    "ImageError",
+    "Picture",
+    "RecipeError",
+    "Step",
+    "Transfer",
+    "WeightsError",
+    "load_encoder",
+    "read",
+    "recipes",
+    "steps",
+    "stylize",
+    "to_pil",
+    "write",
+]
+
+_HOMES = {
+    "encoder": ["load_encoder"],
+    "images": ["ImageError", "Picture", "read", "to_pil", "write"],
+    "optimize": ["DivergedError"],
+    "recipes": ["RecipeError", "Transfer"],
+    "transfer": ["Step", "steps", "stylize"],
+    "weights": ["WeightsError"],
+}
 
 
 def __getattr__(name: str) -> Any:  # PEP 562
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return import_module(f"impasto.{name}")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"impasto.{module}"), name.removesuffix("_encoder"))
+    if name == "recipes":
+        return import_module("impasto.recipes")
     raise AttributeError(f"module 'impasto' has no attribute {name!r}")
 
 

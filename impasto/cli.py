@@ -216,9 +216,7 @@ class ReconstructCommand:
 
         recipe = reconstruction(self.settings, self.of, self.layers)
         inputs = session.read_inputs(self.image, [self.image] if self.of == "style" else [])
-        watch = session.Watch(
-            self.out, command="reconstruct", film=self.video, device=self.device, quiet=self.quiet
-        )
+        watch = session.Watch(self.out, command="reconstruct", film=self.video, device=self.device, quiet=self.quiet)
         paint_and_say(inputs, recipe, watch)
 
 
@@ -264,7 +262,9 @@ class StudyCommand:
             {"steps": self.steps} if self.steps else {}
         )
         panels = study.panels(self.over, strengths=self.strengths, **chosen)
-        sheet, stopped = session.draw(inputs, panels, title=f"study over {self.over}", device=self.device, quiet=self.quiet)
+        sheet, stopped = session.draw(
+            inputs, panels, title=f"study over {self.over}", device=self.device, quiet=self.quiet
+        )
         images.write(self.out, sheet)
         session.say(self.out)
         if stopped:
@@ -331,17 +331,16 @@ def reconstruction(recipe: Transfer, of: str, layers: tuple[str, ...]) -> Transf
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
-    from impasto import images, session
+    from impasto import images, session, sheets, transfer
 
     try:
         if recipe.sweep:
-            panels = [(f"{weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]
             images.check_output(watch.out)
             results = []
-            for label, each in panels:
-                out = session.numbered(watch.out, label)
-                results.append((f"style weight {label}", session.paint(inputs, each, replace(watch, out=out))))
-            sheet = session.sheets.sheet(results)
+            for label, each in transfer.sweep(recipe):
+                out = session.numbered(watch.out, f"{each.style_weight:g}")
+                results.append((label, session.paint(inputs, each, replace(watch, out=out))))
+            sheet = sheets.sheet(results)
             images.write(watch.out, sheet, receipt=session.receipt(watch.command, recipe, inputs))
         else:
             session.paint(inputs, recipe, watch)

@@ -18,7 +18,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 def pictures(folder: str | Path) -> list[Path]:
     """Every picture below ``folder``, by suffix, in the order of their paths."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def random_crops(
     corner = uniform(batch, 2) * (height_width - window[:, None]).clamp_min(0)  # (B, 2)
     offsets = (torch.arange(size, device=device) + 0.5) / size  # (S,)
     side = pool.canvas.shape[-1]
-    down, across = (
-        2 * (corner[:, axis, None] + offsets * window[:, None]) / side - 1 for axis in (0, 1)
-    )  # (B, S) each, in grid_sample's [-1, 1]
+    # Half a pixel inside the picture, for what lies beyond it is black.
+    places = (corner[..., None] + offsets * window[:, None, None]).clamp_min(0.5).minimum(height_width[..., None] - 0.5)
+    down, across = (2 * places / side - 1).unbind(1)  # (B, S) each, in grid_sample's [-1, 1]
     across = torch.where(uniform(batch, 1) < 0.5, across.flip(1), across)
     grid = torch.stack(
         [across[:, None, :].expand(-1, size, -1), down[:, :, None].expand(-1, -1, size)], dim=-1

@@ -79,7 +79,7 @@ class VGG(nn.Module):
         features: dict[str, Tensor] = {}
         for place in self.places[: self.places.index(wanted[-1][4:]) + 1]:
             if place.endswith("_1") and place != "1_1":
-                x = F.max_pool2d(x, 2, ceil_mode=min(x.shape[-2:]) < 2)
+                x = F.max_pool2d(x, [min(2, side) for side in x.shape[-2:]])
             x = F.relu(getattr(self, f"conv{place}")(x))
             features[f"relu{place}"] = x
         return {layer: features[layer] for layer in wanted}
@@ -140,7 +140,8 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
         caffe = not torchvision or metadata.get("preprocessing") == "caffe" or "caffe" in file.name.lower()
         mean, std = CAFFE if caffe else IMAGENET
     widths = [state[f"{prefixes[f'{block}_1']}.weight"].shape[0] for block in range(1, int(places[-1][0]) + 1)]
-    encoder = VGG(widths, mean=mean, std=std, places=places)
+    with torch.random.fork_rng(devices=()):  # the weights that PyTorch draws are overwritten: spare the caller's seed
+        encoder = VGG(widths, mean=mean, std=std, places=places)
     for place in places:
         convolution = getattr(encoder, f"conv{place}")
         for part, parameter in convolution.named_parameters():
@@ -152,4 +153,5 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
             if caffe and place == "1_1" and part == "weight":
                 tensor = tensor.flip(1)  # the original reads BGR
             parameter.data.copy_(tensor)
-    return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder.requires_grad_(False).eval()

@@ -134,6 +134,11 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
+def to_size(image: Tensor, size: int) -> Tensor:
+    """Resize (B, C, H, W) so that its long edge is ``size`` pixels: `fit`, then `resize`."""
+    return resize(image, *fit(image.shape[-2], image.shape[-1], size))
+
+
 def write(
     path: str | Path,
     image: Tensor,

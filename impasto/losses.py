@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from impasto.recipes import ContentTerm, StyleTerm
@@ -61,11 +60,11 @@ def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
     Args:
         features, target: (B, C, H, W).
     """
-    error = (features - target).square().sum()
+    error = (features - target).square().flatten(1).sum(1)  # (B,)
     if term == "relative":
-        return error / target.square().sum().clamp_min(1e-12)
-    batch, channels, height, width = features.shape
-    return error * (CONTENT_TERMS[term](channels, height * width) / batch)
+        return (error / target.square().flatten(1).sum(1).clamp_min(1e-12)).mean()
+    channels, height, width = features.shape[1:]
+    return error.mean() * CONTENT_TERMS[term](channels, height * width)
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:
@@ -97,4 +96,4 @@ def total_variation(image: Tensor) -> Tensor:
 
 def root_mean_square(features: Tensor) -> Tensor:
     """The scale of activations of any shape, a scalar."""
-    return torch.linalg.vector_norm(features) / features.numel() ** 0.5
+    return features.square().mean().sqrt()

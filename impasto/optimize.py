@@ -25,7 +25,7 @@ class Step:
         loss: of the picture that this iteration started from.
         terms: the parts that the loss is the sum of.
         image: (1, 3, H, W), the picture after this iteration; a copy.
-        state: gives what `minimize` needs to go on from here.
+        state: gives what `minimize` needs to go on from here; to be called before the next iteration.
     """
 
     index: int
@@ -76,13 +76,15 @@ def minimize(
         state: what an earlier ``Step.state()`` gave; the same run goes on, to the bit.
 
     Raises:
-        DivergedError: a loss that is not finite; what was yielded last is the last good picture.
+        DivergedError: a loss that is not finite. What was yielded last is finite; its loss may be the bad one.
     """
     x = image.detach().clone().requires_grad_()
     solver: torch.optim.Optimizer
     if optimizer == "lbfgs":
-        solver = torch.optim.LBFGS([x], lr=rate, max_iter=1, max_eval=25, history_size=20, line_search_fn="strong_wolfe",
-                                   tolerance_grad=0, tolerance_change=0)  # fmt: skip
+        solver = torch.optim.LBFGS(
+            [x], lr=rate, max_iter=1, max_eval=25, history_size=20, line_search_fn="strong_wolfe",
+            tolerance_grad=0, tolerance_change=0,
+        )  # fmt: skip
     elif optimizer == "adam":
         solver = torch.optim.Adam([x], lr=rate)
     else:
@@ -102,7 +104,7 @@ def minimize(
             x.grad = None
             terms = objective(x)
             loss = torch.stack([*terms.values()]).sum()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             evaluated.update(
                 x=x.detach().clone(),
                 gradient=x.grad,
@@ -121,7 +123,7 @@ def minimize(
                 terms.update(evaluated["terms"])
                 if loss != loss or abs(loss) == float("inf"):
                     raise DivergedError(f"the loss is {loss} at step {index} of {steps}: try a lower rate or strength")
-            return loss
+            return loss if loss == loss else float("inf")  # a line search comes back from infinity, not from NaN
 
         solver.step(closure)
         if clip:

@@ -235,8 +235,11 @@ def check(recipe: Transfer) -> Transfer:
     """The recipe itself, if it can be followed.
 
     Raises:
-        RecipeError: a number out of its range, or weights whose count is not that of their layers.
+        RecipeError: a value of another type, a number out of its range, or weights whose count is not that of their
+            layers.
     """
+    for name, kind in typing.get_type_hints(Transfer).items():
+        _typed(name, kind, getattr(recipe, name))
     positive = ("noise", "rate", "style_scale", "fps")
     not_negative = (
         *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale"),
@@ -246,14 +249,14 @@ def check(recipe: Transfer) -> Transfer:
         value = getattr(recipe, field)
         if not (value >= 0 and value < float("inf")) or (field in positive and value == 0):
             kind = "more than 0" if field in positive else "0 or more"
-            raise RecipeError(f"--{field.replace('_', '-')} must be {kind}, not {value}")
+            raise RecipeError(f"{_flag(field)} must be {kind}, not {value}")
     if not recipe.scales or not all(0 < scale <= 1 for scale in recipe.scales) or recipe.scales[-1] != 1:
         raise RecipeError(f"--scales must lie in (0, 1] and end with 1, not {recipe.scales}")
     if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
         raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")
     for field in ("layer_weights", "style_weights", "sweep"):
         if not all(0 <= weight < float("inf") for weight in getattr(recipe, field)):
-            raise RecipeError(f"--{field.replace('_', '-')} must be 0 or more, not {getattr(recipe, field)}")
+            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
     return recipe
 
 
@@ -288,4 +291,34 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
-    raise RecipeError(f"recipe field {name} cannot be {value!r}")
+    if typing.get_origin(kind) is Literal:
+        wanted = f"one of {', '.join(typing.get_args(kind))}"
+    else:
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a list")
+    raise RecipeError(f"{_flag(name)} must be {wanted}, not {value!r}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def table() -> str:
+    """docs/recipes.md: every preset, with the fields in which it departs from the default recipe."""
+    lines = [
+        "# Recipes",
+        "",
+        "Drawn from `impasto/recipes.py` by `python -m impasto.recipes`. A recipe differs from the default one, "
+        "`impasto`, in the fields that are named.",
+    ]
+    for name, recipe in TRANSFERS.items():
+        lines += ["", f"## {name}", "", ABOUT[name], "", "| field | value |", "|---|---|"]
+        for field in dataclasses.fields(Transfer):
+            value = getattr(recipe, field.name)
+            if name == "impasto" or value != getattr(impasto, field.name):
+                text = " ".join(str(item) for item in value) if isinstance(value, tuple) else f"{value}"
+                lines.append(f"| {field.name} | {text or '(none)'} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import impasto
-from impasto import encoder, images, pictures, recipes, sheets, stylize, study, video, weights
+from impasto import encoder, images, pictures, recipes, sheets, study, transfer, video, weights
 from impasto.images import Picture
 from impasto.recipes import RecipeError, Transfer
 
@@ -59,14 +59,15 @@ def read_inputs(
     content: str, styles: Sequence[str] = (), content_masks: Sequence[str] = (), style_masks: Sequence[str] = ()
 ) -> Inputs:
     """Read every input before any work starts; notes about them go to the standard error."""
-    read = [
-        [images.read(pictures.locate(name)) for name in names]
-        for names in ([content], styles, content_masks, style_masks)
-    ]
-    for picture in sum(read, []):
+
+    def read(name: str) -> Picture:
+        picture = images.read(pictures.locate(name))
         if picture.note:
-            STDERR.print(f"note: {picture.note}", highlight=False, soft_wrap=True)
-    return Inputs(read[0][0], *read[1:])
+            print(f"impasto: note: {picture.note}", file=sys.stderr)
+        return picture
+
+    groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
+    return Inputs(read(content), *groups)
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
 
     Raises:
         Stopped: after Ctrl-C; the picture so far has been written.
-        whatever `stylize.steps` raises: also after the picture so far, if there is one, has been written.
+        whatever `transfer.steps` raises: also after the picture so far, if there is one, has been written.
     """
     images.check_output(watch.out)
     recipes.check(recipe)
@@ -110,7 +111,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         report = stack.enter_context(progress(recipe.steps, quiet=watch.quiet))
         interrupted = stack.enter_context(interruption())
         try:
-            for step in stylize.steps(
+            for step in transfer.steps(
                 content,
                 list(inputs.styles),
                 recipe,
@@ -121,7 +122,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
             ):
                 image = step.image
                 report(step.index, step.loss, image.shape[-1])
-                if film is not None and step.index % every == 0:
+                if film is not None and (step.index - 1) % every == 0:
                     film(image)
                 if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
                     save_checkpoint(watch, recipe, inputs, step)
@@ -156,22 +157,18 @@ def resume_file(out: Path) -> Path:
     return out.with_suffix(".resume")
 
 
-def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: stylize.Step) -> None:
+def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transfer.Step) -> None:
     """OUT_0050.png, what is needed to resume from it, and, if the recipe wants it, the figure of three."""
     image = step.image.cpu()
     label = f"{step.index:04d}"
     save(watch, inputs, image, numbered(watch.out, label))
     if recipe.figure:
-        panels = [("content", inputs.content.image), (f"step {step.index}", image)]
+        content = images.resize(inputs.content.image, image.shape[-2], image.shape[-1])
+        panels = [("content", content), (f"step {step.index}", image)]
         panels += [("style", style.image) for style in inputs.styles]
-        panels = [(name, _at_height(panel, image.shape[-2])) for name, panel in panels]
         images.write(numbered(watch.out, f"{label}_figure"), sheets.sheet(panels), receipt=watch.receipt)
     with images.atomic(resume_file(watch.out)) as part:
         torch.save({**step.state(), "receipt": json.dumps(watch.receipt)}, part)
-
-
-def _at_height(image: Tensor, height: int) -> Tensor:
-    return images.resize(image, height, max(1, round(image.shape[-1] * height / image.shape[-2])))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -197,9 +194,7 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         RecipeError: names what differs.
     """
     settings = {
-        f"--{name.replace('_', '-')}"
-        for name, value in now["recipe"].items()
-        if before["recipe"].get(name) != value
+        f"--{name.replace('_', '-')}" for name, value in now["recipe"].items() if before["recipe"].get(name) != value
     }
     others = {
         name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
@@ -262,24 +257,18 @@ def say(path: Path) -> None:
     print(path, file=sys.stdout, flush=True)
 
 
-def draw(
-    inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, quiet: bool
-) -> tuple[Tensor, bool]:
+def draw(inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, quiet: bool) -> tuple[Tensor, bool]:
     """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
-    height, width = inputs.content.image.shape[-2:]
     size = panels[0].recipe.size
-    drawn = [
-        ("content", images.resize(inputs.content.image, *images.fit(height, width, size))),
-        *(("style", images.resize(p.image, *images.fit(*p.image.shape[-2:], size))) for p in inputs.styles),
-    ]
-    drawn = [(label, _at_height(image, drawn[0][1].shape[-2])) for label, image in drawn]
+    drawn = [("content", images.to_size(inputs.content.image, size))]
+    drawn += [("style", style.image) for style in inputs.styles]
     stopped = False
     total = sum(panel.recipe.steps for panel in panels)
     with progress(total, quiet=quiet, label="drawing") as report, interruption() as interrupted:
         done = 0
         for panel in panels:
             image = None
-            for step in stylize.steps(inputs.content, list(inputs.styles), panel.recipe, device=device):
+            for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device):
                 done, image = done + 1, step.image
                 report(done, step.loss, image.shape[-1])
                 if interrupted():
@@ -310,8 +299,10 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
             f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with --inputs"
         )
 
-    groups = [[receipt["content"]], receipt["styles"], receipt["content_masks"], receipt["style_masks"]]
-    inputs = Inputs(*(lambda content, *rest: (content[0], *rest))(*[[locate(e) for e in group] for group in groups]))
+    inputs = Inputs(
+        locate(receipt["content"]),
+        *([locate(entry) for entry in receipt[group]] for group in ("styles", "content_masks", "style_masks")),
+    )
     if receipt["encoder"] != weights.sha256(encoder.file(recipe.encoder)):
         raise RecipeError(f"encoder {recipe.encoder} is another file than the one that made this picture")
     return recipe, inputs

@@ -39,9 +39,7 @@ def sheet(panels: Sequence[tuple[str, Tensor]], *, columns: int = 0, title: str 
     font = ImageFont.load_default(size)
     line = round(1.6 * size)
     top = GAP + (line if title else 0)
-    paper = Image.new(
-        "RGB", (columns * (cell + GAP) + GAP, top + rows * (height + line + GAP)), PAPER
-    )
+    paper = Image.new("RGB", (columns * (cell + GAP) + GAP, top + rows * (height + line + GAP)), PAPER)
     draw = ImageDraw.Draw(paper)
     if title:
         draw.text((GAP, GAP), title, INK, font)

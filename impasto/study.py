@@ -39,7 +39,10 @@ def panels(
     if over == "style":
         base = replace(recipes.reconstruct_style, **settings)
         return [
-            Panel(FIVE[0] if count == 1 else f"{FIVE[0]} to {FIVE[count - 1][4:]}", replace(base, style_layers=FIVE[:count]))
+            Panel(
+                FIVE[0] if count == 1 else f"{FIVE[0]} to {FIVE[count - 1][4:]}",
+                replace(base, style_layers=FIVE[:count]),
+            )
             for count in range(1, 6)
         ]
     if over == "descent":

@@ -20,7 +20,7 @@ class Step:
         total: steps to do.
         terms: the parts of the loss, tensors on the model's device so that looking costs no wait.
         rate: the learning rate of this step.
-        state: gives what `fit` needs to go on from here.
+        state: gives what `fit` needs to go on from here; to be saved before the next step.
     """
 
     index: int
@@ -81,15 +81,14 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         terms = objective(index)
         loss = torch.stack([*terms.values()]).sum()
-        if index % check_every == 0 and not torch.isfinite(loss):
+        if (index % check_every == 0 or index == steps - 1) and not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite at step {index + 1} of {steps}: try a lower rate")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         done = index + 1
-        yield Step(
-            index=done,
-            total=steps,
-            terms={name: term.detach() for name, term in terms.items()},
-            rate=optimizer.param_groups[0]["lr"],
-            state=lambda done=done: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done},
-        )
+
+        def snapshot(done: int = done) -> dict[str, Any]:
+            return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+
+        detached = {name: term.detach() for name, term in terms.items()}
+        yield Step(done, steps, detached, optimizer.param_groups[0]["lr"], snapshot)

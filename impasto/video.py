@@ -25,7 +25,7 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
     keeps the frames that there are.
 
     Raises:
-        VideoError: PyAV is not installed, or the ending is not .mp4.
+        VideoError: PyAV is not installed, the ending is not .mp4, or the folder is missing.
     """
     try:
         import av
@@ -33,6 +33,8 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
         raise VideoError(f"{path}: films need PyAV: pip install 'impasto[video]'") from None
     if path.suffix.lower() != ".mp4":
         raise VideoError(f"{path}: films are written as .mp4")
+    if not path.parent.is_dir():
+        raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
     height, width = max(2, height // 2 * 2), max(2, width // 2 * 2)
     with images.atomic(path) as part:
         container = av.open(str(part), "w")

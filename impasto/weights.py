@@ -98,7 +98,7 @@ def find(name: str) -> Path | None:
         # Hashed each time: 570 MB take about a second, and a note of a good check could outlive the file it was about.
         if weights.size and (size := file.stat().st_size) != weights.size:
             raise _wrong(file, f"it has {size} bytes, not {weights.size}")
-        if weights.sha256 and (found := _sha256(file)) != weights.sha256:
+        if weights.sha256 and (found := sha256(file)) != weights.sha256:
             raise _wrong(file, f"its sha256 is {found}, not {weights.sha256}")
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({_brief(error)}); mend its permissions or delete it") from error
@@ -123,7 +123,7 @@ def download(name: str) -> Iterator[tuple[int, int]]:
                 out.truncate(0)
             yield from _fetch(weights, weights.url, out)
             out.flush()
-            found = _sha256(part)
+            found = sha256(part)
         if found != weights.sha256:
             part.unlink(missing_ok=True)
             raise _failed(weights, f"the file sent has another sha256, {found}, and was removed")
@@ -239,7 +239,7 @@ def _entry(name: str) -> Weights:
     return WEIGHTS[name]
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -116,7 +116,9 @@ def test_crops_shapes_and_range() -> None:
 
 
 def test_crops_depend_on_the_generator_alone() -> None:
-    pool = Pool(torch.randint(0, 256, (3, 3, 40, 40), generator=generator(0), dtype=torch.uint8), torch.full((3, 2), 40))
+    pool = Pool(
+        torch.randint(0, 256, (3, 3, 40, 40), generator=generator(0), dtype=torch.uint8), torch.full((3, 2), 40)
+    )
     one, same, other = (datasets.random_crops(pool, 8, 24, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)

@@ -18,7 +18,7 @@ from impasto.weights import WeightsError
 WIDTHS = (4, 4, 6, 6, 6)
 
 # torchvision's `vgg19().features`: M is a pool; each convolution is followed by its ReLU.
-CONFIGURATION = "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M".split()
+CONFIGURATION = [entry for depth in (2, 2, 4, 4, 4) for entry in (*["convolution"] * depth, "M")]
 
 
 def randomise(network: VGG, seed: int = 0) -> VGG:
@@ -70,9 +70,7 @@ def test_two_blocks_against_scipy(size: tuple[int, int]) -> None:
         convolution = getattr(network, f"conv{place}")
         kernels, bias = convolution.weight.numpy(), convolution.bias.numpy()
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
-        x = np.stack(
-            [correlate(padded, kernel, mode="valid")[0] + b for kernel, b in zip(kernels, bias, strict=True)]
-        )
+        x = np.stack([correlate(padded, kernel, mode="valid")[0] + b for kernel, b in zip(kernels, bias, strict=True)])
         x = np.maximum(x, 0)
         expected[f"relu{place}"] = x
     found = network(image, expected)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
     "parts": {"color", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
-    "methods": {"stylize", "study", "video"},
+    "methods": {"transfer", "study", "video"},
     "apps": {"session", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
@@ -46,7 +46,9 @@ def test_imports_point_down(module: str) -> None:
 
 
 def test_every_module_has_its_tests() -> None:
-    missing = [name for name in MODULES if name != "__main__" and not (Path(__file__).parent / f"test_{name}.py").exists()]
+    missing = [
+        name for name in MODULES if name != "__main__" and not (Path(__file__).parent / f"test_{name}.py").exists()
+    ]
     assert missing == []
 
 

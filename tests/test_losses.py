@@ -72,6 +72,8 @@ def test_total_variation_by_hand() -> None:
     # down 2^2 + 0 + 3^2 = 13, across 1 + 2^2 + 1 + 1 = 7: 20 over six pixels
     image = torch.tensor([[0.0, 1.0, 3.0], [2.0, 1.0, 0.0]]).double().view(1, 1, 2, 3)
     assert float(losses.total_variation(image)) == pytest.approx(20 / 6, rel=1e-12)
+    flat = torch.full_like(image, 0.7)  # a second channel without neighbours that differ: 20 over twelve values
+    assert float(losses.total_variation(torch.cat([image, flat], 1))) == pytest.approx(20 / 12, rel=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((1, 1, 1, 1), 0.0), ((1, 1, 1, 3), 5 / 3), ((1, 1, 3, 1), 5 / 3)])
@@ -84,7 +86,7 @@ def test_root_mean_square_by_hand() -> None:
     assert float(losses.root_mean_square(OURS)) == pytest.approx((15 / 6) ** 0.5)  # 1 + 4 + 9 + 1 over six
 
 
-# The sources' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out ----------------------------
+# The sources' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out --------------------------
 
 
 def equation_content(ours: Tensor, theirs: Tensor) -> Tensor:

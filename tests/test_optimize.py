@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_lbfgs_does_not_evaluate_a_point_twice() -> None:
     iterations = 8
     last(minimize(START, objective, optimizer="lbfgs", steps=iterations, rate=1.0))
     assert len(seen) < 1.6 * iterations
-    assert not any(torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False))
+    assert not any(torch.equal(one, other) for one, other in pairwise(seen))
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -177,7 +178,9 @@ def test_the_step_that_diverged_is_named_exactly(name: Any) -> None:
 
 def test_a_gradient_that_is_no_number() -> None:
     """The root of 0 has a loss, but no slope."""
-    steps = minimize(torch.zeros(1, 3, 2, 2), lambda x: {"root": x.abs().sqrt().sum()}, optimizer="adam", steps=3, rate=1)
+    steps = minimize(
+        torch.zeros(1, 3, 2, 2), lambda x: {"root": x.abs().sqrt().sum()}, optimizer="adam", steps=3, rate=1
+    )
     with pytest.raises(DivergedError, match="step 1 of 3"):
         next(steps)
 

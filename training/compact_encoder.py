@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,14 +54,18 @@ class Pruned(nn.Module):
                 x = F.max_pool2d(x, 2)
             name = f"conv{place.replace('_', '')}"
             x = F.relu(
-                F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
+                F.conv2d(
+                    F.pad(x, (1, 1, 1, 1), "reflect"), getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+                )
             )
             features[f"relu{place}"] = x
         return {layer: features[layer] for layer in PRUNED_LAYERS}
 
 
 class Teachers(nn.Module):
-    """Both teachers: sRGB in [0, 1] -> the six target layers, raw."""
+    """Both teachers: sRGB in [0, 1] -> the six target layers, raw; called as an encoder is."""
+
+    places = PLACES
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -74,9 +79,9 @@ class Teachers(nn.Module):
         self.pruned = Pruned(folder / "vgg19_pruned16x_to_conv5_1.safetensors")
         self.requires_grad_(False)
 
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.vgg(image, VGG_LAYERS) | self.pruned(image)
+    def forward(self, image: Tensor, layers: Sequence[str] = LAYERS) -> dict[str, Tensor]:
+        features = self.vgg(image, VGG_LAYERS) | self.pruned(image)
+        return {layer: features[layer] for layer in layers}
 
 
 class Student(nn.Module):
@@ -189,7 +194,8 @@ def train(args: argparse.Namespace) -> None:
 
     def distil(crops: Tensor) -> dict[str, Tensor]:
         with amp(device):
-            targets = teachers(crops)
+            with torch.no_grad():
+                targets = teachers(crops)
             features = student.encoder(crops, LAYERS)
             terms = {}
             for layer, x in features.items():
@@ -299,6 +305,32 @@ def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
     return encoder
 
 
+@torch.no_grad()
+def refit_heads(
+    student: Student, teachers: Teachers, stats: dict[str, tuple[Tensor, Tensor]], pool: datasets.Pool
+) -> None:
+    """Give the heads their best values on crops without augmentation: least squares, in closed form."""
+    student.eval()
+    generator = torch.Generator(pool.canvas.device).manual_seed(2)
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for _ in range(150):
+        crops = datasets.random_crops(pool, 8, 224, generator)
+        targets, features = teachers(crops), student.encoder(crops, LAYERS)
+        for layer, x in features.items():
+            mean, deviation = stats[layer]
+            stride = max(1, x.shape[-1] // 56)
+            y = ((targets[layer] - mean) / deviation)[:, :, ::stride, ::stride].transpose(0, 1).flatten(1).double()
+            x = x[:, :, ::stride, ::stride].transpose(0, 1).flatten(1).double()
+            x = torch.cat([x, torch.ones_like(x[:1])])
+            old = sums.get(layer, (0, 0))
+            sums[layer] = (old[0] + x @ x.T, old[1] + x @ y.T)
+    for layer, (xx, xy) in sums.items():
+        ridge = 1e-6 * xx.diagonal().mean() * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+        solution = torch.linalg.solve(xx + ridge, xy).float()
+        student.heads[layer].weight.copy_(solution[:-1].T[:, :, None, None])
+        student.heads[layer].bias.copy_(solution[-1])
+
+
 def export(args: argparse.Namespace) -> None:
     device = args.device
     checkpoint = torch.load(args.out / "checkpoint.pt", map_location=device, weights_only=True)
@@ -306,6 +338,7 @@ def export(args: argparse.Namespace) -> None:
     student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()}).to(device)
     student.load_state_dict(checkpoint["model"])
     teachers = Teachers(args.assets / "teachers").to(device).eval()
+    refit_heads(student, teachers, stats, datasets.load(split(args.assets)[0]).to(device))
     table = measure(student, teachers, stats, held_out_pictures(split(args.assets)[1]).to(device))
     encoder = fold(student, stats)
     state = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}

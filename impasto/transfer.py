@@ -118,7 +118,7 @@ def steps(
             network,
             recipe,
             small,
-            [images.resize(painting, *images.fit(*painting.shape[-2:], round(edge))) for painting in paintings],
+            [images.to_size(painting, max(1, round(edge))) for painting in paintings],
             [images.resize(mask, *shape) for mask in where],
             what,
         )
@@ -278,7 +278,7 @@ def _precision(recipe: Transfer, device: torch.device) -> torch.dtype:
 
 
 def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequence[Any]) -> None:
-    if not styles and recipe.style_layers and recipe.style_weight:
+    if not styles and recipe.style_layers and recipe.style_weight * recipe.strength:
         raise RecipeError("a style is needed")
     for kind, given in zip(("content", "style"), masks_given, strict=True):
         if given and len(given) != len(styles):

@@ -1,0 +1,11 @@
+"""Repaint a photograph: python examples/repaint.py [CONTENT STYLE OUT]"""
+
+import sys
+
+import impasto
+from impasto import pictures
+
+content, style, out = sys.argv[1:] or ("chelsea", "starry-night", "repainted.png")
+picture = impasto.stylize(pictures.locate(content), pictures.locate(style))
+impasto.write(out, picture)
+print(out)

@@ -1,0 +1,484 @@
+"""The command line: what it gives, and what it says to bad input. One line, exit code 1 or 2, nothing lost."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import opened, save_picture
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from impasto import cli, images, recipes, transfer
+
+SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
+Capture = pytest.CaptureFixture[str]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(opened(path).convert("RGB"))
+
+
+@pytest.fixture
+def run(photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: Capture) -> Callable[..., int]:
+    """Runs a transfer of small pictures; what is given goes last, and so wins."""
+
+    def run(*arguments: str | Path, content: object = photo, styles: tuple[object, ...] = (painting,)) -> int:
+        inputs = [str(content), *map(str, styles)]
+        return cli.main(["transfer", *inputs, "-o", str(tmp_path / "out.png"), *SMALL, "--encoder", tiny,
+                         *map(str, arguments)])  # fmt: skip
+
+    return run
+
+
+# What it gives
+
+
+def test_transfer_writes_a_picture_of_the_contents_shape(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    assert run() == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out.png'}\n"
+    assert opened(tmp_path / "out.png").size == (32, 21)
+
+
+def test_quiet_prints_the_path_alone(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert run("--quiet") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"{tmp_path / 'out.png'}\n", "")
+
+
+def test_flags_go_in_any_order_and_keep_the_preset(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("--rate", "0.05", "--recipe", "owl", "--checkpoint-every", "1") == 0
+    recipe = recipes.from_json(images.read_receipt(tmp_path / "out.png")["recipe"])
+    assert (recipe.style_term, recipe.rate, recipe.steps) == ("owl", 0.05, 2)
+    assert (tmp_path / "out_0001.png").exists()
+    assert (tmp_path / "out_0002.png").exists()
+
+
+@pytest.mark.parametrize("name", recipes.TRANSFERS)
+def test_every_preset_paints(name: str, run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("--recipe", name, "--checkpoint-every", "2") == 0
+    assert opened(tmp_path / "out.png").width >= 32
+    if name == "keras-descent":
+        assert (tmp_path / "out.mp4").stat().st_size > 0
+    if name == "pytorch-blog":
+        content, picture, style = 32, 32, 14
+        assert opened(tmp_path / "out_0002_figure.png").width > content + picture + style
+    if name == "pytorch-five":
+        assert {path.name for path in tmp_path.glob("out_*.png")} >= {"out_0.1.png", "out_100.png", "out_100000.png"}
+        assert opened(tmp_path / "out.png").width > 3 * 32
+
+
+def test_a_recipe_is_followed_from_a_picture_and_from_json(run: Callable[..., int], tmp_path: Path) -> None:
+    import json
+
+    assert run("--strength", "0.25", "--seed", "7") == 0
+    (tmp_path / "out.png").rename(tmp_path / "first.png")
+    assert run("--recipe", tmp_path / "first.png") == 0
+    assert images.read_receipt(tmp_path / "out.png")["recipe"]["strength"] == 0.25
+    (tmp_path / "own.json").write_text(json.dumps({"strength": 0.5}))
+    assert run("--recipe", tmp_path / "own.json") == 0
+    assert images.read_receipt(tmp_path / "out.png")["recipe"]["strength"] == 0.5
+
+
+def test_the_film_has_its_frames(run: Callable[..., int], tmp_path: Path) -> None:
+    import av
+
+    assert run("--video", tmp_path / "film.mp4", "--steps", "6", "--frame-every", "2", "--fps", "5") == 0
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert film.streams.video[0].average_rate == 5
+    assert len(frames) == 3
+    assert frames[0].shape == (20, 32, 3)
+
+
+def test_transparency_and_profile_are_kept(run: Callable[..., int], tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = opened(save_picture(tmp_path / "rgba.png", 32, 20))
+    picture.putalpha(Image.linear_gradient("L").resize((32, 20)))
+    picture.save(tmp_path / "rgba.png", icc_profile=profile)
+    assert run(content=tmp_path / "rgba.png") == 0
+    result = opened(tmp_path / "out.png")
+    assert result.mode == "RGBA"
+    assert result.info["icc_profile"] == profile
+    assert np.array_equal(np.asarray(result)[..., 3], np.asarray(picture)[..., 3])
+
+
+def test_masks_keep_a_style_in_its_place(run: Callable[..., int], photo: Path, tmp_path: Path) -> None:
+    mask = np.zeros((32, 48), np.uint8)
+    mask[:, :12] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    only = [
+        "--content-weight",
+        "0",
+        "--style-layers",
+        "relu1_1",
+        "--size",
+        "48",
+        "--optimizer",
+        "adam",
+        "--rate",
+        "0.1",
+    ]
+    assert run(*only, "--content-masks", tmp_path / "mask.png") == 0
+    change = np.abs(pixels(tmp_path / "out.png").astype(int) - pixels(photo)).max(axis=(0, 2))
+    assert change[:12].min() > 0
+    assert change[16:].max() == 0  # beyond the receptive field of relu1_1 and the mask's soft edge
+
+
+def test_replay_repeats_to_the_bit(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert run("--init", "noise", "--seed", "5") == 0
+    again = tmp_path / "elsewhere" / "again.png"
+    again.parent.mkdir()
+    (tmp_path / "out.png").rename(again.parent / "out.png")
+    assert cli.main(["replay", str(again.parent / "out.png"), "-o", str(again), "--inputs", str(tmp_path)]) == 0
+    assert np.array_equal(pixels(again), pixels(again.parent / "out.png"))
+
+
+def test_replay_misses_a_changed_input(run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run() == 0
+    save_picture(photo, seed=9)
+    capsys.readouterr()
+    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.png")]) == 1
+    assert "photo.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of", ["content", "style"])
+def test_reconstruct(of: str, photo: Path, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "re.png"
+    layers = ["--layers", "relu1_1", "relu2_1"]
+    assert cli.main(["reconstruct", str(photo), "--of", of, *layers, "-o", str(out), "--encoder", tiny, *SMALL]) == 0
+    recipe = images.read_receipt(out)["recipe"]
+    assert recipe[f"{of}_layers"] == ["relu1_1", "relu2_1"]
+
+
+@pytest.mark.parametrize("over", ["content", "style", "descent", "strengths"])
+def test_study(over: str, photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "sheet.png"
+    command = ["study", str(photo), str(painting), "--over", over, "-o", str(out), "--size", "32", "--steps", "1"]
+    if over == "descent":  # the tiny encoder ends at relu5_1, as the compact one does
+        command += ["--quiet"]
+    else:
+        command += ["--encoder", tiny]
+    assert cli.main(command) == 0
+    assert opened(out).width > 4 * 32
+    assert capsys.readouterr().out == f"{out}\n"
+
+
+@pytest.mark.parametrize("what", ["recipes", "styles", "contents", "weights"])
+def test_list(what: str, capsys: Capture) -> None:
+    assert cli.main(["list", what]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+
+
+def test_help_teaches(capsys: Capture) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "transfer" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        cli.main(["transfer", "--help", "--recipe", "owl"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "default: 250" in text
+    assert "How strongly the style is painted" in text
+
+
+# Interruption
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "impasto", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
+    def command(out: Path, *more: str) -> list[str]:
+        return ["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96", "--steps",
+                "60", "--checkpoint-every", "5", "--quiet", *more]  # fmt: skip
+
+    assert cli.main(command(tmp_path / "whole.png")) == 0
+    process = start(command(tmp_path / "cut.png"))
+    wait_for(tmp_path / "cut_0015.png")
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "cut.png").exists()
+    assert cli.main(command(tmp_path / "cut.png", "--resume", str(tmp_path / "cut.resume"))) == 0
+    assert np.array_equal(pixels(tmp_path / "cut.png"), pixels(tmp_path / "whole.png"))
+    assert not (tmp_path / "cut.resume").exists()
+
+
+def test_interrupt_keeps_what_there_is(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    process = start(["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96",
+                     "--steps", "100000", "--checkpoint-every", "2"])  # fmt: skip
+    wait_for(tmp_path / "out_0002.png")
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == str(out)
+    assert "stopped at step" in complaint
+    assert "Traceback" not in complaint
+    assert opened(out).size == (96, 64)
+
+
+def test_divergence_keeps_the_last_good_picture(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = transfer.objective
+
+    def poisoned(*arguments: object, **keywords: object) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        goal, calls = honest(*arguments, **keywords), []  # type: ignore[arg-type]
+
+        def loss(image: torch.Tensor) -> dict[str, torch.Tensor]:
+            calls.append(1)
+            terms = dict(goal(image))
+            return terms if len(calls) < 4 else {name: term * float("nan") for name, term in terms.items()}
+
+        return loss
+
+    monkeypatch.setattr(transfer, "objective", poisoned)
+    assert run("--optimizer", "adam", "--rate", "0.01", "--steps", "20", "--quiet") == 1
+    assert "step 4 of 20" in capsys.readouterr().err
+    assert opened(tmp_path / "out.png").size == (32, 21)
+
+
+# Bad input
+
+
+def bomb(path: Path) -> None:
+    """A small PNG that declares 20000 x 20000 pixels."""
+    header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    )
+
+
+def bad_pictures(folder: Path) -> dict[str, Path]:
+    whole = save_picture(folder / "whole.jpg", 200, 150).read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "page.jpg").write_text("<!doctype html><html></html>")
+    (folder / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (folder / "folder.png").mkdir()
+    bomb(folder / "bomb.png")
+    names = [
+        "truncated.jpg",
+        "empty.png",
+        "text.png",
+        "page.jpg",
+        "drawing.svg",
+        "folder.png",
+        "bomb.png",
+        "missing.jpg",
+    ]
+    return {name: folder / name for name in names}
+
+
+BAD_PICTURES = ["truncated.jpg", "empty.png", "text.png", "page.jpg", "drawing.svg", "folder.png", "bomb.png",
+                "missing.jpg"]  # fmt: skip
+
+
+def one_line(capsys: Capture, *named: str) -> None:
+    complaint = capsys.readouterr().err.splitlines()
+    lines = [line for line in complaint if line.startswith("impasto: ")]
+    assert len(lines) == 1, complaint
+    assert "Traceback" not in "".join(complaint)
+    for name in named:
+        assert name in lines[0]
+
+
+@pytest.mark.parametrize("role", ["content", "style", "mask", "init"])
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_bad_pictures(name: str, role: str, run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    bad = bad_pictures(tmp_path)[name]
+    (tmp_path / "out.png").write_bytes(b"what was there")
+    if role == "content":
+        code = run(content=bad)
+    elif role == "style":
+        code = run(styles=(bad,))
+    else:
+        code = run({"mask": "--content-masks", "init": "--init"}[role], bad)
+    assert code == 1
+    one_line(capsys, name)
+    assert (tmp_path / "out.png").read_bytes() == b"what was there"
+
+
+BAD_FLAGS = {
+    "negative steps": (["--steps", "-1"], "--steps"),
+    "no steps": (["--steps", "0"], "--steps"),
+    "negative size": (["--size", "-5"], "--size"),
+    "negative strength": (["--strength", "-1"], "--strength"),
+    "strength not a number": (["--strength", "nan"], "--strength"),
+    "endless rate": (["--rate", "inf"], "--rate"),
+    "no rate": (["--rate", "0"], "--rate"),
+    "no style scale": (["--style-scale", "0"], "--style-scale"),
+    "scales that stop short": (["--scales", "0.5"], "--scales"),
+    "scales beyond": (["--scales", "2", "1"], "--scales"),
+    "unknown recipe": (["--recipe", "vermeer"], "vermeer"),
+    "unknown layer": (["--content-layers", "relu9_9"], "relu9_9"),
+    "layer by number": (["--style-layers", "22"], "22"),
+    "layer beyond the encoder": (["--style-layers", "relu5_4"], "relu5_4"),
+    "layer weights miscounted": (["--layer-weights", "1", "2"], "2 layer weights for 5"),
+    "style weights miscounted": (["--style-weights", "1", "2"], "2 style weights for 1"),
+    "negative style weight": (["--style-weights", "-1"], "--style-weights"),
+    "more masks than styles": (["--content-masks", "{photo}", "{photo}"], "2 content masks for 1"),
+    "more style masks than styles": (["--style-masks", "{photo}", "{photo}"], "2 style masks for 1"),
+    "unknown encoder": (["--encoder", "resnet"], "resnet"),
+    "encoder that is a picture": (["--encoder", "{photo}"], "photo.png"),
+    "unknown extension": (["-o", "{folder}/out.bmpx"], "out.bmpx"),
+    "no extension": (["-o", "{folder}/out"], "out"),
+    "output folder missing": (["-o", "{folder}/none/out.png"], "none"),
+    "output is a folder": (["-o", "{folder}"], "is a folder"),
+    "film without .mp4": (["--video", "{folder}/film.gif"], "film.gif"),
+    "film in a missing folder": (["--video", "{folder}/none/film.mp4"], "none"),
+    "resume from nothing": (["--resume", "{folder}/none.resume"], "none.resume"),
+    "resume from a picture": (["--resume", "{photo}"], "photo.png"),
+    "recipe from a picture without one": (["--recipe", "{photo}"], "photo.png"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags(case: str, run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    flags, named = BAD_FLAGS[case]
+    assert run(*(flag.format(photo=photo, folder=tmp_path) for flag in flags)) in (1, 2)
+    one_line(capsys, named)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--stepz", "3"], ["--steps", "many"], ["--keep-colors", "sepia"], ["--device", "abacus"]]
+)
+def test_flags_that_are_not_understood(flags: list[str], run: Callable[..., int], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*flags)
+    assert end.value.code == 2
+    complaint = capsys.readouterr().err
+    assert flags[0] in complaint
+    assert "Traceback" not in complaint
+
+
+@pytest.mark.parametrize("arguments", [["paint"], ["transfer-all", "x"]])
+def test_unknown_commands(arguments: list[str], capsys: Capture) -> None:
+    assert cli.main(arguments) == 2
+    one_line(capsys, arguments[0])
+
+
+def test_no_style(photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(["transfer", str(photo), "-o", str(tmp_path / "out.png")]) == 1
+    one_line(capsys, "a style is needed")
+
+
+@pytest.mark.parametrize("damage", ["nan", "shape", "missing", "truncated", "text", "other"])
+def test_bad_weights(damage: str, run: Callable[..., int], tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    state, bad = load_file(tiny), tmp_path / "bad.safetensors"
+    if damage == "nan":
+        state["conv2_1.weight"][0, 0, 0, 0] = float("nan")
+    elif damage == "shape":
+        state["conv2_1.weight"] = torch.zeros(4, 4, 5, 5)
+    elif damage == "missing":
+        del state["conv2_1.bias"]
+    elif damage == "other":
+        state = {"classifier.weight": torch.zeros(2, 2)}
+    save_file(state, bad)
+    if damage == "truncated":
+        bad.write_bytes(bad.read_bytes()[:400])
+    elif damage == "text":
+        bad.write_text("no weights")
+    assert run("--encoder", bad) == 1
+    one_line(capsys, "bad.safetensors")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 400), (400, 1), (3, 2)])
+def test_the_smallest_pictures_are_painted(width: int, height: int, run: Callable[..., int], tmp_path: Path) -> None:
+    content = save_picture(tmp_path / "small.png", width, height)
+    assert run("--size", "0", content=content) == 0
+    assert opened(tmp_path / "out.png").size == (width, height)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_any_kind_of_picture_is_painted(mode: str, run: Callable[..., int], tmp_path: Path) -> None:
+    picture = opened(save_picture(tmp_path / "any.png"))
+    suffix = "tif" if mode == "CMYK" else "png"
+    converted = (
+        Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+    )
+    converted.save(tmp_path / f"any.{suffix}")
+    assert run(content=tmp_path / f"any.{suffix}") == 0
+    assert opened(tmp_path / "out.png").size == (32, 21)
+
+
+def test_styles_and_masks_of_other_sizes(run: Callable[..., int], tmp_path: Path) -> None:
+    style = save_picture(tmp_path / "large.jpg", 300, 500)
+    mask = save_picture(tmp_path / "mask.png", 77, 13, mode="L")
+    assert run("--content-masks", mask, "--style-masks", mask, styles=(style,)) == 0
+
+
+def test_animations_give_their_first_frame_with_a_note(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    frames = [opened(save_picture(tmp_path / f"{seed}.png", seed=seed)) for seed in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert run(content=tmp_path / "moving.gif") == 0
+    assert "first of 3 frames" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_full_disk_loses_nothing(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.png").write_bytes(b"what was there")
+    real = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: real(Path("/dev/full"), data))
+    assert run() == 1
+    monkeypatch.undo()
+    one_line(capsys, "out.png", "No space left")
+    assert (tmp_path / "out.png").read_bytes() == b"what was there"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert run("-o", locked / "out.png") == 1
+    one_line(capsys, "locked")
+
+
+def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert run("--checkpoint-every", "1", "--steps", "3") == 0
+    state = tmp_path / "kept.resume"
+    arguments = ["--checkpoint-every", "1", "--steps", "3"]
+    from impasto import session
+
+    unlink = Path.unlink
+    session_file = session.resume_file(tmp_path / "out.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, **k: None if path == session_file else unlink(path, **k))
+        assert run(*arguments) == 0
+    session_file.rename(state)
+    capsys.readouterr()
+    assert run(*arguments, "--resume", state, "--strength", "0.5") == 1
+    one_line(capsys, "--strength")
+    assert run(*arguments, "--resume", state, content=save_picture(tmp_path / "other.png", seed=4)) == 1
+    one_line(capsys, "content")

@@ -1,0 +1,86 @@
+"""What the README and the examples say is run, on small pictures and few steps; what docs/ draws is up to date."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import save_picture
+
+from impasto import cli, recipes
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every picture that the README names."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(["photo.jpg", "painting.jpg", "monet.jpg", "munch.jpg", "sky.jpg", "ground.jpg"]):
+        save_picture(tmp_path / name, seed=seed)
+    for seed, name in enumerate(["sky-mask.png", "ground-mask.png"]):
+        save_picture(tmp_path / name, seed=seed, mode="L")
+    return tmp_path
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 8
+    assert len(PYTHON) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *arguments = shlex.split(command)
+    out = arguments[arguments.index("-o") + 1]
+    size = arguments.index("--size") if "--size" in arguments else None
+    if size is not None:
+        del arguments[size : size + 2]
+    assert cli.main([*arguments, "--size", "40", "--steps", "3", "--encoder", tiny]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == out
+    assert (here / out).stat().st_size > 0
+
+
+def test_python(here: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    import impasto.transfer
+
+    small = dataclasses.replace(recipes.impasto, size=40, steps=3, encoder=tiny)
+    monkeypatch.setattr(impasto.transfer.stylize, "__defaults__", (small,))
+    monkeypatch.setattr(recipes, "owl", dataclasses.replace(recipes.owl, encoder=tiny))
+    space: dict[str, object] = {}
+    for block in PYTHON:
+        exec(block, space)
+    assert (here / "repainted.png").exists()
+    assert (here / "step-20.png").exists()
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples(example: Path, here: Path) -> None:
+    assert len(example.read_text().splitlines()) < 30
+    arguments = ["photo.jpg", "painting.jpg", "out.png"]
+    script = "import sys, dataclasses, runpy\nfrom impasto import recipes, transfer\n"
+    script += "small = dataclasses.replace(recipes.impasto, size=48, steps=3)\n"
+    script += "recipes.impasto = small\ntransfer.stylize.__defaults__ = (small,)\n"
+    script += f"sys.argv = {[str(example), *arguments]!r}\nrunpy.run_path({str(example)!r}, run_name='__main__')\n"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "out.png"
+    assert (here / "out.png").exists()
+
+
+def test_the_recipes_table_is_drawn_from_the_recipes() -> None:
+    assert (ROOT / "docs" / "recipes.md").read_text() == recipes.table()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "impasto/models/compact.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), target

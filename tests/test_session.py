@@ -1,0 +1,82 @@
+"""What surrounds a run: receipts, states to resume from, Ctrl-C. The command line's tests run the rest."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from impasto import recipes, session, transfer
+from impasto.recipes import RecipeError
+
+
+@pytest.fixture
+def inputs(photo: Path, painting: Path) -> session.Inputs:
+    return session.read_inputs(str(photo), [str(painting)])
+
+
+def test_a_receipt_names_no_folder(inputs: session.Inputs, tiny: str, photo: Path) -> None:
+    receipt = session.receipt("transfer", replace(recipes.impasto, encoder=tiny, init="noise"), inputs)
+    assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
+    assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})
+
+
+def test_a_receipt_leads_back_to_its_inputs(inputs: session.Inputs, tiny: str, photo: Path) -> None:
+    recipe = replace(recipes.impasto, encoder=tiny)
+    again, found = session.from_receipt(session.receipt("transfer", recipe, inputs), [photo.parent])
+    assert again == recipe
+    assert torch.equal(found.content.image, inputs.content.image)
+    assert torch.equal(found.styles[0].image, inputs.styles[0].image)
+
+
+def test_another_encoder_is_noticed(inputs: session.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
+    receipt = session.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
+    receipt["encoder"] = "0" * 64
+    with pytest.raises(RecipeError, match="another file"):
+        session.from_receipt(receipt, [photo.parent])
+
+
+def test_what_differs_is_named() -> None:
+    before = {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.1"}
+    session.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.2"})
+    with pytest.raises(RecipeError, match="--seed"):
+        session.check_resumable(before, {"recipe": {"seed": 2, "steps": 5}, "content": "a"})
+    with pytest.raises(RecipeError, match="content"):
+        session.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "b"})
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "other"])
+def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.resume"
+    if damage == "text":
+        path.write_text("nothing")
+    elif damage == "other":
+        torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(RecipeError, match=r"out\.resume"):
+        session.load_state(path)
+
+
+def test_names_beside_the_output() -> None:
+    assert session.numbered(Path("a/out.v2.png"), "0050") == Path("a/out.v2_0050.png")
+    assert session.resume_file(Path("a/out.v2.png")) == Path("a/out.v2.resume")
+
+
+def test_interrupting_once_asks_and_twice_stops() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with session.interruption() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_study_is_drawn(inputs: session.Inputs, tiny: str) -> None:
+    small = replace(recipes.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
+    panels = [session.study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
+    sheet, stopped = session.draw(inputs, panels, title="seeds", device="cpu", quiet=True)
+    assert not stopped
+    assert sheet.shape[-1] > 3 * 32
+    assert transfer.pick_device() in ("cpu", "cuda", "mps")
