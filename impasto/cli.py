@@ -168,7 +168,7 @@ class TransferCommand:
     style_masks: tuple[str, ...] = ()
     """For each style a mask of it: only what is white there counts."""
     video: Path | None = None
-    """Film the optimisation, to this .mp4."""
+    """Film the optimisation, to this .mp4; a resumed run films what is left."""
     device: Device = "auto"
     """Where to compute."""
     quiet: bool = False

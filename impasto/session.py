@@ -105,7 +105,8 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     shape = (content.image.shape[-2], content.image.shape[-1])
     height, width = images.fit(*shape, recipe.size) if recipe.size else shape
     every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
-    image: Tensor | None = watch.state["inner"]["image"].clamp(0, 1) if watch.state is not None else None
+    image: Tensor | None = None
+    stopped = ""
     with ExitStack() as stack:
         film = stack.enter_context(video.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
         report = stack.enter_context(progress(recipe.steps, quiet=watch.quiet))
@@ -127,16 +128,20 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
                     save_checkpoint(watch, recipe, inputs, step)
                 if interrupted():
-                    raise Stopped(f"stopped at step {step.index} of {step.total}")
+                    stopped = f"stopped at step {step.index} of {step.total}"
+                    break
         except BaseException:
             if image is not None:
                 save(watch, inputs, images.resize(image.cpu(), height, width))
             raise
     if image is None:
-        raise RecipeError("a recipe of 0 steps paints nothing: --steps must be 1 or more")
+        raise RecipeError("no step is left to do" if watch.state else "--steps must be 1 or more, to paint anything")
     image = images.resize(image.cpu(), height, width)
     save(watch, inputs, image)
-    resume_file(watch.out).unlink(missing_ok=True)
+    if stopped:
+        raise Stopped(stopped)
+    if recipe.checkpoint_every:
+        resume_file(watch.out).unlink(missing_ok=True)
     return image
 
 

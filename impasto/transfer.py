@@ -51,7 +51,7 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
     for step in steps(content, style, recipe, **options):
         image = step.image
     if image is None:
-        raise RecipeError("a recipe of 0 steps paints nothing: --steps must be 1 or more")
+        raise RecipeError("--steps must be 1 or more, to paint anything")
     return image
 
 
@@ -62,7 +62,7 @@ def steps(
     *,
     content_masks: Sequence[images.Source] = (),
     style_masks: Sequence[images.Source] = (),
-    device: str | torch.device = "auto",
+    device: str = "auto",
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Repaint ``content`` in the manner of one style or several, yielding every iteration.
@@ -84,12 +84,14 @@ def steps(
     recipes.check(recipe)
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    target = torch.device(pick_device() if device == "auto" else device)
+    target = pick_device(device)
     network = encoder.load(recipe.encoder).to(target)
     photograph = images.to_tensor(content).to(target)
     paintings = [images.to_tensor(source).to(target) for source in styles]
-    where = [images.to_tensor(mask).to(target)[:, :1] for mask in content_masks]
-    what = [images.to_tensor(mask).to(target)[:, :1] for mask in style_masks]
+    where, what = (
+        [images.to_tensor(mask).to(target).mean(1, keepdim=True) for mask in group]
+        for group in (content_masks, style_masks)
+    )
     if recipe.keep_colors == "luma":
         paintings = [color.match_luma(painting, photograph) for painting in paintings]
     elif recipe.keep_colors == "histogram":
@@ -261,11 +263,18 @@ def shares(total: int, parts: int) -> list[int]:
     return [(part + 1) * total // parts - part * total // parts for part in range(parts)]
 
 
-def pick_device() -> str:
-    """cuda, else mps, else cpu."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; auto is cuda, else mps, else cpu.
+
+    Raises:
+        RecipeError: this machine has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    if not there.get(name, False):
+        raise RecipeError(f"--device {name}: this machine has none; try --device auto")
+    return torch.device(name)
 
 
 def _precision(recipe: Transfer, device: torch.device) -> torch.dtype:

@@ -352,6 +352,7 @@ BAD_FLAGS = {
     "output is a folder": (["-o", "{folder}"], "is a folder"),
     "film without .mp4": (["--video", "{folder}/film.gif"], "film.gif"),
     "film in a missing folder": (["--video", "{folder}/none/film.mp4"], "none"),
+    "a device that is not there": (["--device", "mps" if torch.cuda.is_available() else "cuda"], "--device"),
     "resume from nothing": (["--resume", "{folder}/none.resume"], "none.resume"),
     "resume from a picture": (["--resume", "{photo}"], "photo.png"),
     "recipe from a picture without one": (["--recipe", "{photo}"], "photo.png"),

@@ -554,5 +554,7 @@ def test_mistakes_show_before_the_first_step(recipe: Transfer) -> None:
 
 
 def test_device() -> None:
-    assert transfer.pick_device() in ("cuda", "mps", "cpu")
+    assert transfer.pick_device().type in ("cuda", "mps", "cpu")
+    with pytest.raises(RecipeError, match="abacus"):
+        transfer.pick_device("abacus")
     assert (transfer.pick_device() == "cuda") == torch.cuda.is_available()
