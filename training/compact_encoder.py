@@ -148,6 +148,7 @@ def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(0, 1)
 
 
+
 def covariance(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, C), the Gram matrix of mean-centred features over positions."""
     flat = x.flatten(2)
@@ -206,11 +207,23 @@ def train(args: argparse.Namespace) -> None:
                 error = (student.heads[layer](x).float() - wanted).square().mean((1, 2, 3))
                 # Noise excites the shallow layers tenfold: such crops shall not outweigh the clean ones.
                 terms[layer] = (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
+                if args.polish and layer in ("relu2_1", "relu3_1"):
+                    pair = covariance(student.heads[layer](x)), covariance(wanted)
+                    distance = (pair[0] - pair[1]).float().square().sum((1, 2))
+                    terms[f"gram {layer}"] = 0.5 * (distance / pair[1].float().square().sum((1, 2)).clamp_min(1)).mean()
+                if args.polish and layer == "relu3_1":
+                    terms[layer] = 3 * terms[layer]
         return terms
 
     compiled = torch.compile(distil, dynamic=False) if args.compile else distil
 
+    batch_norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
+
     def objective(index: int) -> dict[str, Tensor]:
+        # Statistics of a few crops are not those of the world: the deep layers come to lean on them. From here on the
+        # running ones are used, as they will be when they are folded in.
+        for batch_norm in batch_norms:
+            batch_norm.train(index < args.freeze)
         generator = torch.Generator(device).manual_seed(args.seed * 1_000_003 + index)
         side, batch = CROPS[index % len(CROPS)]
         crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
@@ -313,8 +326,8 @@ def refit_heads(
     student.eval()
     generator = torch.Generator(pool.canvas.device).manual_seed(2)
     sums: dict[str, tuple[Tensor, Tensor]] = {}
-    for _ in range(150):
-        crops = datasets.random_crops(pool, 8, 224, generator)
+    for _ in range(40):
+        crops = datasets.random_crops(pool, 4, 224, generator)
         targets, features = teachers(crops), student.encoder(crops, LAYERS)
         for layer, x in features.items():
             mean, deviation = stats[layer]
@@ -361,9 +374,11 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="holds photos/, paintings/ and teachers/")
     parser.add_argument("--out", type=Path, required=True, help="the folder for checkpoints and the result")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=24_000)
+    parser.add_argument("--steps", type=int, default=15_000)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
+    parser.add_argument("--freeze", type=int, default=8_000, help="step from which batch norms keep their statistics")
+    parser.add_argument("--polish", action="store_true", help="last cycle: relu3_1 counts thrice, Gram matrices too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
     args = parser.parse_args()
