@@ -25,7 +25,7 @@ class Transfer:
 
     size: int = 512
     """Long edge of the result in pixels; 0 keeps the content's own size."""
-    steps: int = 210
+    steps: int = 240
     """Iterations in all, shared evenly among the scales."""
     strength: float = 1.0
     """How strongly the style is painted: a factor on the style's weight."""
@@ -40,7 +40,7 @@ class Transfer:
     """Layers whose Gram matrices are taken from the style."""
     layer_weights: tuple[float, ...] = ()
     """A weight for each style layer; none given: 1 each."""
-    style_weight: float = 20.0
+    style_weight: float = 10.0
     """Weight of the style term (beta)."""
     style_term: StyleTerm = "relative"
     """Normalisation of the Gram matrices' squared difference: impasto.losses.STYLE_TERMS."""

@@ -318,32 +318,6 @@ def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
     return encoder
 
 
-@torch.no_grad()
-def refit_heads(
-    student: Student, teachers: Teachers, stats: dict[str, tuple[Tensor, Tensor]], pool: datasets.Pool
-) -> None:
-    """Give the heads their best values on crops without augmentation: least squares, in closed form."""
-    student.eval()
-    generator = torch.Generator(pool.canvas.device).manual_seed(2)
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
-    for _ in range(40):
-        crops = datasets.random_crops(pool, 4, 224, generator)
-        targets, features = teachers(crops), student.encoder(crops, LAYERS)
-        for layer, x in features.items():
-            mean, deviation = stats[layer]
-            stride = max(1, x.shape[-1] // 56)
-            y = ((targets[layer] - mean) / deviation)[:, :, ::stride, ::stride].transpose(0, 1).flatten(1).double()
-            x = x[:, :, ::stride, ::stride].transpose(0, 1).flatten(1).double()
-            x = torch.cat([x, torch.ones_like(x[:1])])
-            old = sums.get(layer, (0, 0))
-            sums[layer] = (old[0] + x @ x.T, old[1] + x @ y.T)
-    for layer, (xx, xy) in sums.items():
-        ridge = 1e-6 * xx.diagonal().mean() * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-        solution = torch.linalg.solve(xx + ridge, xy).float()
-        student.heads[layer].weight.copy_(solution[:-1].T[:, :, None, None])
-        student.heads[layer].bias.copy_(solution[-1])
-
-
 def export(args: argparse.Namespace) -> None:
     device = args.device
     checkpoint = torch.load(args.out / "checkpoint.pt", map_location=device, weights_only=True)
@@ -351,7 +325,6 @@ def export(args: argparse.Namespace) -> None:
     student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()}).to(device)
     student.load_state_dict(checkpoint["model"])
     teachers = Teachers(args.assets / "teachers").to(device).eval()
-    refit_heads(student, teachers, stats, datasets.load(split(args.assets)[0]).to(device))
     table = measure(student, teachers, stats, held_out_pictures(split(args.assets)[1]).to(device))
     encoder = fold(student, stats)
     state = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}
