@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test check format clean
 
 demo: .venv/.user
-	$(BIN)/impasto transfer chelsea starry-night -o demo.png
+	$(BIN)/impasto transfer rocket starry-night -o demo.png
 	@echo "The picture is there: $(CURDIR)/demo.png"
 
 test: .venv/.dev

@@ -30,7 +30,7 @@ ABOUT = {
 }
 
 EXAMPLES = """\
-  impasto transfer chelsea starry-night -o cat.png
+  impasto transfer rocket starry-night -o rocket.png
   impasto transfer photo.jpg painting.jpg -o out.png --size 1024 --keep-colors luma
   impasto transfer photo.jpg painting.jpg -o out.png --recipe gatys-2016 --video out.mp4
   impasto reconstruct painting.jpg --of style --layers relu1_1 relu2_1 -o texture.png

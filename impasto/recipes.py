@@ -40,11 +40,11 @@ class Transfer:
     """Layers whose Gram matrices are taken from the style."""
     layer_weights: tuple[float, ...] = ()
     """A weight for each style layer; none given: 1 each."""
-    style_weight: float = 10.0
+    style_weight: float = 20.0
     """Weight of the style term (beta)."""
     style_term: StyleTerm = "relative"
     """Normalisation of the Gram matrices' squared difference: impasto.losses.STYLE_TERMS."""
-    smoothness: float = 0.0
+    smoothness: float = 3.0
     """Weight of the total variation."""
     feature_scale: float = 0.0
     """Root mean square that each layer's activations are brought to, on the content or else the style: the scale
@@ -103,6 +103,7 @@ gatys_2016 = Transfer(
     style_term="gatys",
     feature_scale=300.0,
     init="noise",
+    smoothness=0.0,
     scales=(1.0,),
 )
 
@@ -115,6 +116,7 @@ pytorch_blog = Transfer(
     style_weight=100.0,
     style_term="blog",
     feature_scale=1.0,
+    smoothness=0.0,
     scales=(1.0,),
     optimizer="adam",
     rate=0.005 * 0.226,
@@ -131,6 +133,7 @@ keras_descent = Transfer(
     style_layers=("relu1_1", "relu4_1"),
     style_weight=1.0,
     style_term="mean",
+    smoothness=0.0,
     scales=(1.0,),
     optimizer="descent",
     rate=100 / 255,
@@ -151,6 +154,7 @@ tensorflow_course = Transfer(
     style_term="gatys",
     feature_scale=1.0,
     init="noise",
+    smoothness=0.0,
     scales=(1.0,),
     optimizer="adam",
     rate=0.03,
@@ -165,6 +169,7 @@ pytorch_five = Transfer(
     style_weight=100.0,
     style_term="five",
     feature_scale=1.0,
+    smoothness=0.0,
     scales=(1.0,),
     optimizer="adam",
     rate=0.01,
@@ -178,6 +183,7 @@ owl = Transfer(
     style_weight=20.0,
     style_term="owl",
     feature_scale=300.0,
+    smoothness=0.0,
     scales=(1.0,),
     optimizer="adam",
     rate=0.02,
@@ -200,6 +206,7 @@ reconstruct_style = Transfer(
     content_weight=0.0,
     style_weight=1.0,
     init="noise",
+    smoothness=0.0,
 )
 
 TRANSFERS: dict[str, Transfer] = {

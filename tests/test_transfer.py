@@ -54,7 +54,7 @@ OTHER = picture(25, 25, 3)
 @pytest.fixture
 def recipe(tiny: str) -> Transfer:
     """Ours, small, exact and short."""
-    return replace(TRANSFERS["impasto"], encoder=tiny, size=32, steps=6, precision="float32")
+    return replace(TRANSFERS["impasto"], encoder=tiny, size=32, steps=6, precision="float32", smoothness=0.0)
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------

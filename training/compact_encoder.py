@@ -148,7 +148,6 @@ def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(0, 1)
 
 
-
 def covariance(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, C), the Gram matrix of mean-centred features over positions."""
     flat = x.flatten(2)
