@@ -1,6 +1,7 @@
 """Distil the embedded compact encoder from its teachers, and measure it.
 
-    python training/compact_encoder.py train --assets DIR --out WORK
+    python training/compact_encoder.py train --assets DIR --out WORK --compile --steps 12600
+    python training/compact_encoder.py train --assets DIR --out WORK --compile --steps 15000 --rate 8e-3 --polish
     python training/compact_encoder.py export --assets DIR --out WORK
 
 `train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` folds the batch norms,
