@@ -25,14 +25,8 @@ from torch.nn import functional as F
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit, which also holds where a caller asks for more
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
-FLIPS = {
-    2: (-1,),
-    3: (-2, -1),
-    4: (-2,),
-    6: (-1,),
-    7: (-2, -1),
-    8: (-2,),
-}  # after the transposition that 5 to 8 ask for
+# After the transposition that 5 to 8 ask for.
+FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
