@@ -8,8 +8,10 @@ by block and place, ``relu4_2`` being the rectified output of the second convolu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +102,131 @@ def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) ->
     if not wanted:
         raise RecipeError("no layer was asked for")
     return sorted(wanted, key=LAYERS.index)
+
+
+def layer_size(layer: str, height: int, width: int) -> tuple[int, int]:
+    """The size of a layer of an image: halved, rounded down, by each pool before it, but never under 1."""
+    pools = int(layer[4]) - 1
+    return max(1, height >> pools), max(1, width >> pools)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a forward pass of `Frozen` leaves behind.
+
+    Attributes:
+        features: layer -> (B, C, H, W), of the layers that were asked for.
+        tape: what was done, in order, each with what its backward pass reads.
+    """
+
+    features: dict[str, Tensor]
+    tape: list[tuple[str, Any]]
+
+
+class Frozen:
+    """A VGG whose weights stay as they are: its passes forward and backward, without autograd.
+
+    Nothing is differentiated by the weights, nothing is kept that the backward pass does not read, rectifiers and
+    sums work in place. A convolution's backward pass is the convolution with the kernels turned and transposed.
+    Where a layer before a pool is not asked for, the rectifier comes after the pool, on a quarter of the data, which
+    is the same.
+
+    Args:
+        network: the weights.
+        layers: the features that are wanted.
+        dtype: what to compute in.
+    """
+
+    def __init__(self, network: VGG, layers: Iterable[str], dtype: torch.dtype = torch.float32) -> None:
+        self.layers = check_layers(layers, network.places)
+        self.places = network.places[: network.places.index(self.layers[-1][4:]) + 1]
+        self.mean, self.std, self.dtype = network.mean, network.std, dtype
+        self.kernels: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for place in self.places:
+            convolution = getattr(network, f"conv{place}")
+            kernel = convolution.weight.detach().to(dtype, memory_format=torch.channels_last)
+            turned = kernel.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            if place == "1_1" and dtype == torch.bfloat16:
+                rest = (convolution.weight.detach() - kernel.float()).to(dtype)
+                kernel = torch.cat([kernel, kernel, rest], 1).contiguous(memory_format=torch.channels_last)
+            self.kernels[place] = (kernel, convolution.bias.detach().to(dtype), turned)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image from one position of the deepest layer to the next."""
+        return 1 << (int(self.places[-1][0]) - 1)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a tile on which the features inside it depend, in whole strides."""
+        reach = sum(1 << (int(place[0]) - 1) for place in self.places)
+        return -(-reach // self.stride) * self.stride
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory of a pass forward and backward, for each pixel of the image, about."""
+        size = self.dtype.itemsize
+        total, widest = 0.0, 0.0
+        for place in self.places:
+            channels, area = len(self.kernels[place][1]), 4.0 ** (1 - int(place[0]))
+            total += channels * area * size
+            widest = max(widest, channels * area * size)
+            if place.endswith("_1") and place != "1_1":
+                total += self.kernels[place][0].shape[1] * area * (size + 8)
+        return round(total + 3 * widest + 3 * (4 + size))
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Record:
+        """(B, 3, H, W) sRGB -> the features, and what `backward` needs."""
+        record = Record({}, [])
+        x = self._input((image - self.mean) / self.std)
+        for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
+            kernel, bias, _ = self.kernels[place]
+            x = F.conv2d(x, kernel, bias, padding=1)
+            record.tape.append(("convolve", place))
+            if (layer := f"relu{place}") in self.layers:
+                record.tape.extend([("rectify", x.relu_()), ("feature", layer)])
+                record.features[layer] = x
+            if after.endswith("_1"):
+                size = list(x.shape[-2:])
+                x, origins = F.max_pool2d(x, [min(2, side) for side in size], return_indices=True)
+                record.tape.append(("pool", (origins, size)))
+            if layer not in self.layers:
+                record.tape.append(("rectify", x.relu_()))
+        return record
+
+    def _input(self, x: Tensor) -> Tensor:
+        """Rounding the image to bfloat16 would move most maxima of the first pool: its rest gets channels of its own."""
+        rounded = x.to(self.dtype, memory_format=torch.channels_last)
+        if self.dtype != torch.bfloat16:
+            return rounded
+        rest = (x - rounded).to(self.dtype)
+        return torch.cat([rounded, rest, rounded], 1).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def backward(self, record: Record, add: Callable[[str, Tensor], None]) -> Tensor:
+        """The gradient by the image.
+
+        Args:
+            record: of `forward`; its tape is used up.
+            add: ``add(layer, gradient)`` adds, in place, the derivative of the loss by that layer's features.
+
+        Returns:
+            (B, 3, H, W) float32.
+        """
+        gradient = torch.zeros_like(record.features[self.layers[-1]])
+        while record.tape:
+            operation, kept = record.tape.pop()
+            if operation == "feature":
+                add(kept, gradient)
+            elif operation == "rectify":
+                torch.ops.aten.threshold_backward.grad_input(gradient, kept, 0, grad_input=gradient)
+            elif operation == "convolve":
+                gradient = F.conv2d(gradient, self.kernels[kept][2], padding=1)
+            else:
+                origins, size = kept
+                gradient = F.max_unpool2d(gradient, origins, [min(2, side) for side in size], output_size=size)
+        return gradient.float() / self.std
 
 
 def load(name: str) -> VGG:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from impasto.recipes import ContentTerm, StyleTerm
@@ -34,8 +35,13 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
 }
 
 
-def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Gram matrix of activations per position, F F^T / M (Gatys et al. 2016, eq. 3, divided by M).
+def positions(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, M, C), a row for each position; a view of a channels-last tensor, else a copy."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def gram_sum(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """F F^T (Gatys et al. 2016, eq. 3): a sum over positions, so that it adds up over the tiles of a picture.
 
     Args:
         features: (B, C, H, W).
@@ -43,28 +49,54 @@ def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
             "Controlling perceptual factors in neural style transfer", eq. 5 and 6.
 
     Returns:
-        (B, C, C).
+        (B, C, C), float32 where the features are bfloat16.
     """
-    if mask is None:
-        flat = features.flatten(2)  # (B, C, M)
-        return flat @ flat.transpose(1, 2) / flat.shape[2]
-    flat = (features * mask).flatten(2)
-    return flat @ flat.transpose(1, 2) / mask.square().sum().clamp_min(1e-6)
+    rows = positions(features if mask is None else features * mask)
+    if features.dtype != torch.bfloat16:
+        return rows.transpose(1, 2) @ rows
+    # A product of bfloat16 matrices is rounded to bfloat16: sums of parts are rounded less.
+    parts = [(part.transpose(1, 2) @ part).float() for part in rows.tensor_split(8, dim=1)]
+    return torch.stack(parts).sum(0)
 
 
-def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
+def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Gram matrix of activations per position, F F^T / M; with a mask, M is the sum of its squares.
+
+    Args and result as of `gram_sum`.
+    """
+    count = features.shape[-2] * features.shape[-1] if mask is None else mask.square().sum().clamp_min(1e-6)
+    return gram_sum(features, mask) / count
+
+
+def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B,) the sum of squared differences of (B, C, H, W), each weighted with the square of ``mask``."""
+    difference = features - target
+    if mask is not None:
+        difference = difference * mask
+    return difference.float().square().flatten(1).sum(1) if features.dtype == torch.bfloat16 else (
+        difference.square().flatten(1).sum(1)
+    )
+
+
+def weigh_error(error: Tensor, energy: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
     """Squared error of activations (Gatys et al. 2016, eq. 1), normalised as ``term`` says; mean over the batch.
 
     ``relative`` divides by the target's own sum of squares: 0 is equal, 1 as far away as a black hole.
 
     Args:
-        features, target: (B, C, H, W).
+        error, energy: (B,) as `squared_error` gives it against the target, and the target's own.
+        channels, count: of the layer: its channels, its positions.
     """
-    error = (features - target).square().flatten(1).sum(1)  # (B,)
     if term == "relative":
-        return (error / target.square().flatten(1).sum(1).clamp_min(1e-12)).mean()
+        return (error / energy.clamp_min(1e-12)).mean()
+    return error.mean() * CONTENT_TERMS[term](channels, count)
+
+
+def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
+    """`weigh_error` of whole activations, (B, C, H, W) each."""
     channels, height, width = features.shape[1:]
-    return error.mean() * CONTENT_TERMS[term](channels, height * width)
+    energy = target.square().flatten(1).sum(1)
+    return weigh_error(squared_error(features, target), energy, channels, height * width, term)
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:
@@ -83,17 +115,35 @@ def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -
     return error * STYLE_TERMS[term](grams.shape[1], positions)
 
 
+def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
+    """The sum of squared differences of each pixel of a tile from its neighbours below and to the right."""
+    down, across = _differences(image, top, left, bottom, right)
+    return down.square().sum() + across.square().sum()
+
+
+def add_variation_gradient(
+    gradient: Tensor, image: Tensor, slope: float, top: int, left: int, bottom: int, right: int
+) -> None:
+    """Add ``slope`` times the derivative of `variation` by the image, in place."""
+    down, across = _differences(image, top, left, bottom, right)
+    height, width = down.shape[-2], across.shape[-1]
+    gradient[..., top + 1 : top + 1 + height, left:right].add_(down, alpha=2 * slope)
+    gradient[..., top : top + height, left:right].sub_(down, alpha=2 * slope)
+    gradient[..., top:bottom, left + 1 : left + 1 + width].add_(across, alpha=2 * slope)
+    gradient[..., top:bottom, left : left + width].sub_(across, alpha=2 * slope)
+
+
 def total_variation(image: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels (Mahendran and Vedaldi 2015, with beta = 2).
 
     Args:
         image: (B, C, H, W) with any range; a side of one pixel has no neighbours and adds nothing.
     """
-    down = (image[..., 1:, :] - image[..., :-1, :]).square().sum()
-    across = (image[..., :, 1:] - image[..., :, :-1]).square().sum()
-    return (down + across) / image.numel()
+    return variation(image, 0, 0, image.shape[-2], image.shape[-1]) / image.numel()
 
 
-def root_mean_square(features: Tensor) -> Tensor:
-    """The scale of activations of any shape, a scalar."""
-    return features.square().mean().sqrt()
+def _differences(image: Tensor, top: int, left: int, bottom: int, right: int) -> tuple[Tensor, Tensor]:
+    below = image[..., top + 1 : bottom + 1, left:right]
+    beside = image[..., top:bottom, left + 1 : right + 1]
+    down = below - image[..., top : top + below.shape[-2], left:right]
+    return down, beside - image[..., top:bottom, left : left + beside.shape[-1]]

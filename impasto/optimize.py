@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor], Mapping[str, Tensor]]
+# picture -> named scalar terms, and the gradient of their sum
+Objective = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
+Evaluation = tuple[dict[str, float], Tensor]
+
+HISTORY = 10  # pairs that L-BFGS remembers, at most
+MEMORY = 800_000_000  # bytes that they may take: 2 pairs are left at 16 megapixels, none above 33
+LARGE_RATE = 0.005  # Adam's, in L-BFGS's place there
 
 
 class DivergedError(ArithmeticError):
@@ -24,31 +32,198 @@ class Step:
         index: iterations done, from 1.
         loss: of the picture that this iteration started from.
         terms: the parts that the loss is the sum of.
-        image: (1, 3, H, W), the picture after this iteration; a copy.
         state: gives what `minimize` needs to go on from here; to be called before the next iteration.
+        look: gives the picture itself, which the next iteration changes.
     """
 
     index: int
     loss: float
     terms: Mapping[str, float]
-    image: Tensor
     state: Callable[[], dict[str, Any]]
+    look: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """(1, 3, H, W), a copy of the picture after this iteration; to be asked for before the next."""
+        return self.look().clone()
 
 
-class NormalizedDescent(torch.optim.Optimizer):
+def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> Objective:
+    """The objective of a differentiable function: picture -> named scalar terms."""
+
+    def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        leaf = image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            parts = terms(leaf)
+            (gradient,) = torch.autograd.grad(torch.stack([*parts.values()]).sum(), leaf)
+        return {name: part.detach() for name, part in parts.items()}, gradient
+
+    return objective
+
+
+def history(image: Tensor) -> int:
+    """The pairs that L-BFGS remembers for a picture of this size."""
+    return min(HISTORY, MEMORY // (2 * image.numel() * image.element_size()))
+
+
+def memory(image: Tensor, optimizer: str) -> int:
+    """Bytes that `minimize` takes for itself and the gradient, with a picture of this size."""
+    pairs = history(image) if optimizer == "lbfgs" else 0
+    return (5 + 2 * pairs if pairs else 4) * image.numel() * image.element_size()
+
+
+class Adam:
+    """Kingma and Ba 2015, with (0.9, 0.999)."""
+
+    def __init__(self, x: Tensor, rate: float) -> None:
+        self.inner = torch.optim.Adam([x], lr=rate, fused=x.device.type in ("cpu", "cuda"))
+
+    def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
+        terms, gradient = evaluate()
+        x.grad = gradient.contiguous()  # the fused step misreads others
+        self.inner.step()
+        x.grad = None
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+class NormalizedDescent:
     """x <- x - rate * g / |g|: every step has the same length, however steep the loss (source 001)."""
 
-    def __init__(self, parameters: list[Tensor], lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float]) -> float:  # type: ignore[override]
-        with torch.enable_grad():
-            loss = closure()
-        for group in self.param_groups:
-            for x in group["params"]:
-                x.sub_(x.grad / (torch.linalg.vector_norm(x.grad) + 1e-12), alpha=group["lr"])
-        return loss
+    def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
+        terms, gradient = evaluate()
+        x.sub_(gradient / (torch.linalg.vector_norm(gradient) + 1e-12), alpha=self.rate)
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class LBFGS:
+    """Limited-memory BFGS (Liu and Nocedal 1989), with what it remembers in the rows of one matrix.
+
+    Its two loops run on the inner products of these rows and the gradient (Chen et al. 2014, "Large-scale L-BFGS
+    using MapReduce"), so that each row is read twice in an iteration and not four times. A step is shortened until
+    the loss has come down as far as Armijo wants (Nocedal and Wright 2006, eq. 3.4), a pair without curvature is not
+    kept. The first step, before anything is known, is short: ``rate`` hundredths, root mean square over the picture.
+    """
+
+    ARMIJO, TRIES = 1e-4, 20
+
+    def __init__(self, history: int, rate: float) -> None:
+        self.history, self.rate = history, rate
+        self.rows = torch.zeros(0)  # (2 history, N): of each pair its step, and the gradient's change under it
+        self.products = torch.zeros(0, 0, dtype=torch.float64)  # (2 history, 2 history), of the rows
+        self.order: list[int] = []  # the rows of the steps, the oldest first
+        self.known: Evaluation | None = None  # of the picture as it is
+        self.stuck = False
+
+    def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
+        before, gradient = self.known or evaluate()
+        self.known = before, gradient
+        if self.stuck:
+            return before
+        flat = gradient.flatten()
+        direction, slope = self._direction(flat)
+        length = 1.0
+        if not self.order:
+            length = 0.01 * self.rate * (flat.numel() / max(-slope, 1e-30)) ** 0.5
+        length, after = self._search(x, direction.view_as(x), slope, self.known, length, evaluate)
+        if not math.isfinite(sum(after[0].values())):
+            return after[0]
+        if length:
+            self.known = after
+            self._remember(direction.mul_(length), after[1].flatten() - flat)
+        else:  # what is remembered may mislead; without it, nothing lies downhill any more
+            self.stuck, self.order = not self.order, []
+        return before
+
+    def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
+        """-H g and its slope: Nocedal and Wright 2006, algorithm 7.4, on coefficients of the rows and the gradient."""
+        square = float(gradient @ gradient)
+        if not self.order:
+            return -gradient, -square
+        used = 2 * (max(self.order) // 2 + 1)
+        along = (self.rows[:used] @ gradient).double().cpu()
+        table = torch.empty(used + 1, used + 1, dtype=torch.float64)
+        table[:used, :used] = self.products[:used, :used]
+        table[used, :used] = table[:used, used] = along
+        table[used, used] = square
+        weights = torch.zeros(used + 1, dtype=torch.float64)
+        weights[used] = -1
+        shares: dict[int, Tensor] = {}
+        for s in reversed(self.order):
+            shares[s] = weights @ table[s] / table[s, s + 1]
+            weights[s + 1] -= shares[s]
+        newest = self.order[-1]
+        weights *= table[newest, newest + 1] / table[newest + 1, newest + 1]
+        for s in self.order:
+            weights[s] += shares[s] - weights @ table[s + 1] / table[s, s + 1]
+        direction = weights[:used].to(gradient) @ self.rows[:used]
+        return direction.add_(gradient, alpha=float(weights[used])), float(weights @ table[used])
+
+    def _search(
+        self,
+        x: Tensor,
+        direction: Tensor,
+        slope: float,
+        known: Evaluation,
+        length: float,
+        evaluate: Callable[[], Evaluation],
+    ) -> tuple[float, Evaluation]:
+        """Move x along the direction: how far, and the evaluation there; 0 when nothing lower was found."""
+        if not slope < 0:
+            return 0.0, known
+        loss, there = sum(known[0].values()), 0.0
+        for _ in range(self.TRIES):
+            x.add_(direction, alpha=length - there)
+            there = length
+            found = evaluate()
+            change = sum(found[0].values()) - loss
+            if change <= self.ARMIJO * slope * length:
+                return length, found
+            if math.isfinite(change):  # the minimum of the parabola through loss, slope and this value
+                length *= min(0.5, max(0.1, -0.5 * slope * length / (change - slope * length)))
+            else:
+                length *= 0.1
+        x.sub_(direction, alpha=there)
+        return 0.0, known if math.isfinite(change) else found
+
+    def _remember(self, step: Tensor, change: Tensor) -> None:
+        if not self.history or float(step @ change) <= 1e-10 * float(change @ change):
+            return
+        if not len(self.rows):
+            self.rows = step.new_zeros(2 * self.history, step.numel())
+            self.products = torch.zeros(2 * self.history, 2 * self.history, dtype=torch.float64)
+        full = len(self.order) == self.history
+        place = self.order.pop(0) if full else 2 * len(self.order)
+        self.order.append(place)
+        self.rows[place], self.rows[place + 1] = step, change
+        used = 2 * len(self.order)
+        for row in (place, place + 1):
+            self.products[row, :used] = self.products[:used, row] = (self.rows[:used] @ self.rows[row]).double().cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        used = 2 * len(self.order)
+        return {"rows": self.rows[:used].clone(), "products": self.products, "order": list(self.order)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        used = len(state["rows"])
+        if used:
+            self.rows = state["rows"].new_zeros(2 * self.history, state["rows"].shape[1])
+            self.rows[:used] = state["rows"]
+        self.products, self.order = state["products"].cpu(), list(state["order"])
 
 
 def minimize(
@@ -59,81 +234,60 @@ def minimize(
     steps: int,
     rate: float,
     clip: bool = False,
+    flat: float = 0.0,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[Step]:
-    """Change the picture so that the sum of the objective's terms falls; yields every iteration.
-
-    L-BFGS is Liu and Nocedal's (1989), with 20 pairs and a line search for the strong Wolfe conditions
-    (Nocedal and Wright 2006, algorithm 3.5), so that it neither needs a rate nor blows up. Adam is Kingma and
-    Ba's (2015) with (0.9, 0.999).
+    """Change the picture so that the objective falls; yields every iteration.
 
     Args:
         image: (1, 3, H, W), left as it is.
-        objective: picture -> named scalar terms.
+        objective: picture -> named scalar terms, and the gradient of their sum.
         steps: iterations in all, those of ``state`` included.
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.
+        flat: stop when the last ten iterations together brought the loss down by less than this fraction; 0: never.
         state: what an earlier ``Step.state()`` gave; the same run goes on, to the bit.
 
     Raises:
         DivergedError: a loss that is not finite. What was yielded last is finite; its loss may be the bad one.
     """
-    x = image.detach().clone().requires_grad_()
-    solver: torch.optim.Optimizer
-    if optimizer == "lbfgs":
-        solver = torch.optim.LBFGS(
-            [x], lr=rate, max_iter=1, max_eval=25, history_size=20, line_search_fn="strong_wolfe",
-            tolerance_grad=0, tolerance_change=0,
-        )  # fmt: skip
-    elif optimizer == "adam":
-        solver = torch.optim.Adam([x], lr=rate)
+    x = (image if state is None else state["image"]).detach().clone()
+    del image
+    pairs = history(x)
+    solver: LBFGS | Adam | NormalizedDescent
+    if optimizer == "descent":
+        solver = NormalizedDescent(rate)
+    elif optimizer == "adam" or not pairs:
+        # Where nothing can be remembered, Adam's two moments are all that fits.
+        solver = Adam(x, rate if optimizer == "adam" else LARGE_RATE)
     else:
-        solver = NormalizedDescent([x], lr=rate)
+        solver = LBFGS(pairs, rate)
     done = 0
+    losses: list[float] = []
     if state is not None:
-        with torch.no_grad():
-            x.copy_(state["image"])
         solver.load_state_dict(state["optimizer"])
-        done = int(state["index"])
+        done, losses = int(state["index"]), list(state["losses"])
 
-    evaluated: dict[str, Any] = {}
-
-    def evaluate() -> float:
-        # L-BFGS asks again for the point where its last line search ended: remember it.
-        if "x" not in evaluated or not torch.equal(evaluated["x"], x):
-            x.grad = None
-            terms = objective(x)
-            loss = torch.stack([*terms.values()]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            evaluated.update(
-                x=x.detach().clone(),
-                gradient=x.grad,
-                loss=float(loss.detach()),
-                terms={name: float(term.detach()) for name, term in terms.items()},
-            )
-        x.grad = evaluated["gradient"].clone()
-        return float(evaluated["loss"])
+    def evaluate() -> Evaluation:
+        terms, gradient = objective(x)
+        return {name: float(term) for name, term in terms.items()}, gradient
 
     for index in range(done + 1, steps + 1):
-        terms: dict[str, float] = {}
-
-        def closure(terms: dict[str, float] = terms, index: int = index) -> float:
-            loss = evaluate()
-            if not terms:  # the first evaluation of an iteration is where it starts
-                terms.update(evaluated["terms"])
-                if loss != loss or abs(loss) == float("inf"):
-                    raise DivergedError(f"the loss is {loss} at step {index} of {steps}: try a lower rate or strength")
-            return loss if loss == loss else float("inf")  # a line search comes back from infinity, not from NaN
-
-        solver.step(closure)
-        if clip:
-            with torch.no_grad():
-                x.clamp_(0, 1)
-        if not bool(torch.isfinite(x).all()):
+        if flat and len(losses) > 10 and losses[-11] - losses[-1] < flat * losses[-11]:
+            return
+        terms = solver.step(x, evaluate)
+        loss = sum(terms.values())
+        losses = [*losses[-10:], loss]
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} at step {index} of {steps}: try a lower rate or strength")
+        if clip and float(x.min()) < 0 or clip and float(x.max()) > 1:
+            x.clamp_(0, 1)
+            if isinstance(solver, LBFGS):
+                solver.known = None
+        if not bool(torch.isfinite(x.sum())):
             raise DivergedError(f"the picture is not finite after step {index} of {steps}: try a lower rate")
-        picture = x.detach().clone()
 
-        def snapshot(index: int = index, picture: Tensor = picture) -> dict[str, Any]:
-            return {"index": index, "image": picture, "optimizer": solver.state_dict()}
+        def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
+            return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}
 
-        yield Step(index, sum(terms.values()), terms, picture, snapshot)
+        yield Step(index, loss, terms, snapshot, lambda: x)

@@ -68,6 +68,8 @@ class Transfer:
     """L-BFGS with a line search, Adam, or descent along the normalised gradient."""
     rate: float = 1.0
     """Learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step."""
+    flat: float = 0.0
+    """Leave a scale when ten steps together bring the loss down by less than this fraction; 0: never."""
     clip: bool = False
     """Clip the picture to [0, 1] after every step, not only at the end."""
 

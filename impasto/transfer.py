@@ -1,19 +1,21 @@
 """Optimisation-based transfer (Gatys et al. 2016): reconstruction of content, of style, and of both at once.
 
-The way of a picture: targets once (`objective`), then for each scale, coarse to fine, `optimize.minimize`.
+The way of a picture: for each scale, coarse to fine, targets once (`objective.build`), then `optimize.minimize`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, losses, masks, optimize, recipes
-from impasto.encoder import VGG
+from impasto import color, encoder, images, objective, optimize, recipes
 from impasto.recipes import RecipeError, Transfer
 
 
@@ -27,8 +29,8 @@ class Step:
         scale: fraction of the full size that is being painted.
         loss: the weighted sum of the terms.
         terms: content, style and smoothness, weighted.
-        image: (1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size.
-        state: gives what `steps` needs to go on from here.
+        state: gives what `steps` needs to go on from here; to be called before the next iteration.
+        look: gives the picture as `image` does, but makes it anew each time.
     """
 
     index: int
@@ -36,8 +38,13 @@ class Step:
     scale: float
     loss: float
     terms: Mapping[str, float]
-    image: Tensor
     state: Callable[[], dict[str, Any]]
+    look: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """(1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size; to be asked for before the next."""
+        return self.look()
 
 
 def stylize(content: images.Source, style: images.Source | Sequence[images.Source], recipe: Transfer = recipes.impasto,
@@ -47,12 +54,12 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
     Returns:
         (1, 3, H, W) sRGB in [0, 1], of the content's aspect ratio.
     """
-    image = None
-    for step in steps(content, style, recipe, **options):
-        image = step.image
-    if image is None:
+    last = None
+    for last in steps(content, style, recipe, **options):
+        pass
+    if last is None:
         raise RecipeError("--steps must be 1 or more, to paint anything")
-    return image
+    return last.image
 
 
 def steps(
@@ -63,6 +70,7 @@ def steps(
     content_masks: Sequence[images.Source] = (),
     style_masks: Sequence[images.Source] = (),
     device: str = "auto",
+    memory: float = 0.0,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Repaint ``content`` in the manner of one style or several, yielding every iteration.
@@ -74,6 +82,7 @@ def steps(
         content_masks: one for each style: it is painted where its mask is white. None: everywhere.
         style_masks: one for each style: only what is white there counts as the style.
         device: auto, cpu, cuda or mps.
+        memory: GB that the whole may take, in tiles if need be; 0: most of what the machine has free.
         state: what an earlier ``Step.state()`` gave, to go on from there.
 
     Raises:
@@ -116,15 +125,17 @@ def steps(
         shape = (max(1, round(scale * full[0])), max(1, round(scale * full[1])))
         small = images.resize(photograph, *shape)
         edge = recipe.style_scale * max(shape)
-        goal = objective(
+        goal = objective.build(
             network,
             recipe,
             small,
             [images.to_size(painting, max(1, round(edge))) for painting in paintings],
             [images.resize(mask, *shape) for mask in where],
             what,
+            budget=(memory * 1e9 or 0.7 * free_memory(target)) - optimize.memory(small, recipe.optimizer),
         )
         image = start(recipe, small, paintings) if image is None else images.resize(image, *shape)
+        del small
         for step in optimize.minimize(
             image,
             goal,
@@ -132,103 +143,18 @@ def steps(
             steps=count,
             rate=recipe.rate,
             clip=recipe.clip,
+            flat=recipe.flat,
             state=state["inner"] if state is not None and resumed > before else None,
         ):
-            image, index = step.image, before + step.index
+            image, index = step.look(), before + step.index
 
             def snapshot(step: optimize.Step = step, index: int = index) -> dict[str, Any]:
                 return {"done": index, "inner": step.state()}
 
-            yield Step(index, recipe.steps, scale, step.loss, step.terms, finish(image), snapshot)
+            def look(step: optimize.Step = step) -> Tensor:
+                return finish(step.look())
 
-
-def objective(
-    network: VGG,
-    recipe: Transfer,
-    content: Tensor,
-    styles: Sequence[Tensor],
-    content_masks: Sequence[Tensor] = (),
-    style_masks: Sequence[Tensor] = (),
-) -> optimize.Objective:
-    """The recipe's loss as a function of the picture: alpha content + beta style + smoothness.
-
-    Targets are computed here, once. Without masks the styles' Gram matrices are blended into one target, which has
-    the gradient of the blended losses; with masks each style has a target of its own in its own region, weighted by
-    the region's share of the picture.
-
-    Args:
-        content: (1, 3, H, W) sRGB in [0, 1].
-        styles: of any size.
-        content_masks: none, or for each style (1, 1, H, W).
-        style_masks: none, or for each style, of any size.
-    """
-    content_layers = recipe.content_layers if recipe.content_weight else ()
-    style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
-    wanted = encoder.check_layers((*content_layers, *style_layers), network.places)
-    precision = _precision(recipe, content.device)
-
-    def features(image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            activations = network(image, layers)
-        return {layer: x.float() * scales.get(layer, 1.0) for layer, x in activations.items()}
-
-    scales: dict[str, float] = {}
-    with torch.no_grad():
-        if recipe.feature_scale:
-            reference = features(content if content_layers else styles[0], wanted)
-            scales = {
-                layer: recipe.feature_scale / max(float(losses.root_mean_square(x)), 1e-12)
-                for layer, x in reference.items()
-            }
-        kept = features(content, content_layers) if content_layers else {}
-        grams = []
-        for index, style in enumerate(styles if style_layers else ()):
-            layers = features(style, style_layers)
-            mask = images.resize(style_masks[index], *style.shape[-2:]) if style_masks else None
-            grams.append(
-                {
-                    layer: losses.gram(x, None if mask is None else masks.at_layer(mask, *x.shape[-2:]))
-                    for layer, x in layers.items()
-                }
-            )
-    blend = torch.tensor(recipe.style_weights or [1.0] * len(grams))
-    shared = [float(weight) for weight in blend / blend.sum().clamp_min(1e-12)]
-    regions: list[tuple[Tensor | None, float, dict[str, Tensor]]]
-    if content_masks:
-        regions = [
-            (mask, masks.share(mask) * weight * len(grams), target)
-            for mask, weight, target in zip(content_masks, shared, grams, strict=True)
-        ]
-    elif grams:
-        blended = {
-            layer: sum((weight * target[layer] for weight, target in zip(shared, grams, strict=True)), torch.zeros(()))
-            for layer in style_layers
-        }
-        regions = [(None, 1.0, blended)]
-    else:
-        regions = []
-    layer_weights = dict(zip(style_layers, recipe.layer_weights or [1.0] * len(style_layers), strict=False))
-
-    def loss(image: Tensor) -> dict[str, Tensor]:
-        activations = features(image, wanted)
-        terms: dict[str, Tensor] = {}
-        for layer, target in kept.items():
-            term = losses.content_loss(activations[layer], target, recipe.content_term)
-            terms["content"] = terms.get("content", 0.0) + recipe.content_weight * term
-        for mask, weight, targets in regions:
-            for layer, target in targets.items():
-                x = activations[layer]
-                at_layer = None if mask is None else masks.at_layer(mask, *x.shape[-2:])
-                positions = x.shape[-2] * x.shape[-1]
-                term = losses.style_loss(losses.gram(x, at_layer), target, positions, recipe.style_term)
-                beta = recipe.style_weight * recipe.strength * layer_weights[layer] * weight
-                terms["style"] = terms.get("style", 0.0) + beta * term
-        if recipe.smoothness:
-            terms["smoothness"] = recipe.smoothness * losses.total_variation(image)
-        return terms
-
-    return loss
+            yield Step(index, recipe.steps, scale, step.loss, step.terms, snapshot, look)
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
@@ -277,13 +203,15 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _precision(recipe: Transfer, device: torch.device) -> torch.dtype:
-    if recipe.precision != "auto":
-        return torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free for us on a device."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if fast else torch.float32
+        return float(torch.cuda.mem_get_info(device)[0])
+    free = float(psutil.virtual_memory().available)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and (text := limit.read_text().strip()) != "max":  # a container may have less than its host
+        free = min(free, float(text) - float(used.read_text()))
+    return free
 
 
 def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequence[Any]) -> None:

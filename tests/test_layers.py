@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
     "parts": {"color", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
+    "objective": {"objective"},
     "methods": {"transfer", "study", "video"},
     "apps": {"session", "cli", "__main__"},
 }

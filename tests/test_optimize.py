@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from impasto import optimize
-from impasto.optimize import DivergedError, minimize
+from impasto.optimize import DivergedError, by_autograd
+
+
+def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Step]:
+    for step in optimize.minimize(image, by_autograd(terms), **options):
+        assert step.image is not None  # copied now, for the next iteration changes the picture
+        yield step
 
 RATES = {"lbfgs": 1.0, "adam": 0.05, "descent": 0.02}
 TARGET = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,6 @@
 """Distil the embedded compact encoder from its teachers, and measure it.
 
-    python training/compact_encoder.py train --assets DIR --out WORK --compile --steps 12600
-    python training/compact_encoder.py train --assets DIR --out WORK --compile --steps 15000 --rate 8e-3 --polish
+    python training/compact_encoder.py train --assets DIR --out WORK --compile
     python training/compact_encoder.py export --assets DIR --out WORK
 
 `train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` folds the batch norms,
@@ -9,8 +8,12 @@ calibrates the channels and writes WORK/compact.safetensors with the table of th
 
 The student has VGG-19's shape at a fraction of its width and starts from random weights. Targets are the
 real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang et al. 2020),
-each channel brought to zero mean and unit variance and read from the student through a 1x1 head that is
-thrown away afterwards.
+each channel brought to zero mean and unit variance. The VGG-19's are read from the student through a 1x1 head
+that is thrown away afterwards. The pruned teacher is no wider than the student, whose channels are its channels
+there: distances between activations are then the teacher's own. Channels that never fire in it are free.
+
+A third of the crops are pictures under the brush: transfers that the student itself is optimising all the while.
+An encoder that saw photographs alone is led astray by what an optimiser finds (its error there is twice as large).
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,16 +31,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from impasto import datasets, training
+from impasto import datasets, losses, recipes, training
 from impasto.encoder import CAFFE, CONVOLUTIONS, IMAGENET, VGG
 
-WIDTHS = (32, 64, 96, 160, 160)
+WIDTHS = (32, 64, 128, 128, 128)
 PLACES = CONVOLUTIONS[: CONVOLUTIONS.index("5_1") + 1]
 VGG_LAYERS = ("relu1_1", "relu2_1", "relu3_1")
 PRUNED_LAYERS = ("relu4_1", "relu4_2", "relu5_1")
 LAYERS = VGG_LAYERS + PRUNED_LAYERS
 HELD_OUT = 75
 CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
+IMPORTANCE = {"relu3_1": 2.0}  # on the error of features; the rest 1
+STYLE = recipes.impasto.style_layers
 
 
 class Pruned(nn.Module):
@@ -85,10 +91,30 @@ class Teachers(nn.Module):
         return {layer: features[layer] for layer in layers}
 
 
-class Student(nn.Module):
-    """The encoder with batch norms while it learns, and a 1x1 head on each layer that has a teacher."""
+class Direct(nn.Module):
+    """The head of a layer whose channels are the teacher's: brings them to the target's mean and variance.
 
-    def __init__(self, targets: dict[str, int]) -> None:
+    Args:
+        mean, deviation: (1, C, 1, 1) of the teacher's channels.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fires", (mean > 0.05 * deviation).float())
+        self.register_buffer("offset", mean / deviation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fires - self.offset
+
+
+class Student(nn.Module):
+    """The encoder with batch norms while it learns, and a head on each layer that has a teacher.
+
+    Args:
+        stats: layer -> mean and deviation of the teacher's channels, as `statistics` gives them.
+    """
+
+    def __init__(self, stats: dict[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
         for place in PLACES:
@@ -97,7 +123,12 @@ class Student(nn.Module):
             batch_norm = nn.BatchNorm2d(convolution.out_channels, momentum=0.02)
             setattr(self.encoder, f"conv{place}", nn.Sequential(convolution, batch_norm))
         self.heads = nn.ModuleDict(
-            {layer: nn.Conv2d(WIDTHS[int(layer[4]) - 1], width, 1) for layer, width in targets.items()}
+            {
+                layer: nn.Conv2d(WIDTHS[int(layer[4]) - 1], mean.shape[1], 1)
+                if layer in VGG_LAYERS
+                else Direct(mean, deviation)
+                for layer, (mean, deviation) in stats.items()
+            }
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -175,6 +206,63 @@ def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> dict[str
     return result
 
 
+class Easel:
+    """Pictures under the brush: crops that the student's own default objective repaints, a few steps at each visit.
+
+    Eight pictures stand on each of ``slots`` easels; after ``visits`` visits they make room for new ones.
+    """
+
+    def __init__(
+        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], slots: int = 6, visits: int = 24
+    ) -> None:
+        self.student, self.stats, self.visits = student, stats, visits
+        self.slots: list[dict[str, Any]] = [{"left": 0} for _ in range(slots)]
+        self.turn = 0
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        with amp(image.device.type):
+            raw = self.student(image)
+        return {layer: x.float() * self.stats[layer][1] + self.stats[layer][0] for layer, x in raw.items()}
+
+    def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
+        """The default recipe's objective, each picture by itself, summed."""
+        features = self.features(image)
+        error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
+        for layer, target in zip(STYLE, grams, strict=True):
+            distance = (losses.gram(features[layer]) - target).square().sum((1, 2)) / target.square().sum((1, 2))
+            error = error + recipes.impasto.style_weight * distance
+        return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
+
+    def paint(
+        self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator, strokes: int = 2
+    ) -> Tensor:
+        """The next easel's pictures (8, 3, 128, 128), ``strokes`` steps of Adam further."""
+        slot = self.slots[self.turn % len(self.slots)]
+        self.turn += 1
+        if not slot["left"]:
+            content, style = datasets.random_crops(pool, 16, 128, generator).split(8)
+            noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
+            image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
+            with torch.no_grad():
+                grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
+                targets = [self.features(content)["relu4_2"], *grams]
+            slot |= {"left": self.visits, "image": image, "targets": targets, "adam": torch.zeros(2, *image.shape)}
+            slot["adam"] = slot["adam"].to(image.device)
+            slot["done"] = 0
+        slot["left"] -= 1
+        self.student.requires_grad_(False)
+        for _ in range(strokes):
+            image = slot["image"].contiguous(memory_format=torch.channels_last).requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(image, *slot["targets"]), image)
+            slot["done"] += 1
+            slot["adam"][0].lerp_(gradient, 0.1)
+            slot["adam"][1].lerp_(gradient.square(), 0.05)
+            mean, square = slot["adam"][0] / (1 - 0.9 ** slot["done"]), slot["adam"][1] / (1 - 0.95 ** slot["done"])
+            slot["image"] = (image.detach() - 0.03 * mean / (square.sqrt() + 1e-12)).clamp(-0.1, 1.1)
+        self.student.requires_grad_(True)
+        return slot["image"].clamp(0, 1)
+
+
 def amp(device: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
@@ -190,8 +278,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"{len(pool)} pictures, {len(held_out)} held out, {len(pool.skipped)} broken", flush=True)
     pool = pool.to(device)
     stats = statistics(teachers, pool, device)
-    student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()})
-    student = student.to(device, memory_format=torch.channels_last)
+    student = Student(stats).to(device, memory_format=torch.channels_last)
 
     def distil(crops: Tensor) -> dict[str, Tensor]:
         with amp(device):
@@ -207,15 +294,15 @@ def train(args: argparse.Namespace) -> None:
                 error = (student.heads[layer](x).float() - wanted).square().mean((1, 2, 3))
                 # Noise excites the shallow layers tenfold: such crops shall not outweigh the clean ones.
                 terms[layer] = (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
-                if args.polish and layer in ("relu2_1", "relu3_1"):
+                terms[layer] = IMPORTANCE.get(layer, 1.0) * terms[layer]
+                if layer in ("relu2_1", "relu3_1"):
                     pair = covariance(student.heads[layer](x)), covariance(wanted)
                     distance = (pair[0] - pair[1]).float().square().sum((1, 2))
-                    terms[f"gram {layer}"] = 0.5 * (distance / pair[1].float().square().sum((1, 2)).clamp_min(1)).mean()
-                if args.polish and layer == "relu3_1":
-                    terms[layer] = 3 * terms[layer]
+                    terms[f"gram {layer}"] = (distance / pair[1].float().square().sum((1, 2)).clamp_min(1)).mean()
         return terms
 
-    compiled = torch.compile(distil, dynamic=False) if args.compile else distil
+    easel = Easel(student, stats)
+    compiled, loss = (torch.compile(body, dynamic=False) if args.compile else body for body in (distil, easel.loss))
 
     batch_norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
 
@@ -225,8 +312,11 @@ def train(args: argparse.Namespace) -> None:
         for batch_norm in batch_norms:
             batch_norm.train(index < args.freeze)
         generator = torch.Generator(device).manual_seed(args.seed * 1_000_003 + index)
-        side, batch = CROPS[index % len(CROPS)]
-        crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
+        if index % 3 == 2 and index >= args.freeze:
+            crops = easel.paint(loss, pool, generator)
+        else:
+            side, batch = CROPS[index % 3 % 2]
+            crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
         return compiled(crops.contiguous(memory_format=torch.channels_last))
 
     args.out.mkdir(parents=True, exist_ok=True)
@@ -294,9 +384,10 @@ def measure(
 def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
     """The encoder alone: batch norms folded in, channels calibrated.
 
-    A rectified channel can be scaled freely when the next convolution divides by as much. Each is scaled by
-    the norm of its column in the head, in the teacher's own units, so that distances between the student's
-    features, and between their Gram matrices, weigh the channels as the teacher's do.
+    A rectified channel can be scaled freely when the next convolution divides by as much. Where the channels are
+    the teacher's they take its units, and the free ones nearly vanish; elsewhere each is scaled by the norm of its
+    column in the head, in the teacher's own units, so that distances between Gram matrices weigh the channels as
+    the teacher's do.
     """
     student.eval()
     encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
@@ -307,8 +398,11 @@ def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
         if scale is not None:
             kernel = kernel / scale.view(1, -1, 1, 1)
         if (layer := f"relu{place}") in LAYERS:
-            head = student.heads[layer].weight.float().cpu()[:, :, 0, 0] * stats[layer][1].cpu().view(-1, 1)
-            scale = head.norm(dim=0)
+            deviation, head = stats[layer][1].cpu().flatten(), student.heads[layer]
+            if isinstance(head, Direct):
+                scale = deviation * head.fires.cpu().flatten()
+            else:
+                scale = (head.weight.float().cpu()[:, :, 0, 0] * deviation[:, None]).norm(dim=0)
             scale = scale.clamp_min(1e-3 * scale.max())
         else:
             scale = torch.ones(len(bias))
@@ -322,7 +416,7 @@ def export(args: argparse.Namespace) -> None:
     device = args.device
     checkpoint = torch.load(args.out / "checkpoint.pt", map_location=device, weights_only=True)
     stats = checkpoint["stats"]
-    student = Student({layer: mean.shape[1] for layer, (mean, _) in stats.items()}).to(device)
+    student = Student(stats).to(device)
     student.load_state_dict(checkpoint["model"])
     teachers = Teachers(args.assets / "teachers").to(device).eval()
     table = measure(student, teachers, stats, held_out_pictures(split(args.assets)[1]).to(device))
@@ -350,8 +444,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15_000)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
-    parser.add_argument("--freeze", type=int, default=8_000, help="step from which batch norms keep their statistics")
-    parser.add_argument("--polish", action="store_true", help="last cycle: relu3_1 counts thrice, Gram matrices too")
+    parser.add_argument("--freeze", type=int, default=8_000, help="step from which batch norms keep their statistics, and the student paints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
     args = parser.parse_args()

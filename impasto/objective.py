@@ -1,0 +1,389 @@
+"""The loss of a picture, its value and its gradient: alpha content + beta style + smoothness (Gatys et al. 2016, eq. 7).
+
+The loss L knows the features F of a layer through sums over positions alone, e = |m (F - P)|^2 for the content P and
+S = (m F)(m F)^T for a style, with m the guidance mask if there is one. Hence
+
+    dL/dF = m^2 (2 dL/de (F - P) + (dL/dS + dL/dS^T) F),
+
+which needs autograd for L(e, S) on a few small matrices and nowhere else. Since sums add up over tiles, so does all
+of this: first the sums over the tiles, then the gradient tile by tile, at the price of a second pass forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from impasto import encoder, images, losses, masks
+from impasto.encoder import VGG, Frozen
+from impasto.recipes import RecipeError, Transfer
+
+Key = tuple[str, int, str]  # (what, which region, layer): ("content", 0, "relu4_2"), ("style", 1, "relu1_1")
+Sums = dict[Key, Tensor]
+LEAST_TILE = 128  # pixels: below this, tiles are nearly all halo
+
+
+@dataclass(frozen=True)
+class Window:
+    """A tile of a picture, in pixels, and the rows and columns of it with its halo."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    outer: tuple[slice, slice]
+
+    def crop(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> the tile with its halo, a view."""
+        return image[..., self.outer[0], self.outer[1]]
+
+    def at_layer(self, whole: Tensor, features: Tensor, layer: str) -> Tensor:
+        """Of a tensor of the whole layer's size what belongs to the tile's ``features``, a view."""
+        top, left = (part.start >> halvings(layer) for part in self.outer)
+        return whole[..., top : top + features.shape[-2], left : left + features.shape[-1]]
+
+    def inside(self, features: Tensor, layer: str) -> Tensor | None:
+        """(1, 1, h, w): 1 in the tile, 0 in its halo; None where there is no halo."""
+        rows, columns = self.outer
+        if (self.top, self.bottom, self.left, self.right) == (rows.start, rows.stop, columns.start, columns.stop):
+            return None
+        ends = []
+        for first, last, part, length in (
+            (self.top, self.bottom, rows, features.shape[-2]),
+            (self.left, self.right, columns, features.shape[-1]),
+        ):
+            # The picture's last tile takes what the pools leave of an odd side; the others end on whole strides.
+            end = (last - part.start) >> halvings(layer) if last < part.stop else length
+            ends.append(slice((first - part.start) >> halvings(layer), end))
+        mask = features.new_zeros(1, 1, *features.shape[-2:])
+        mask[..., ends[0], ends[1]] = 1
+        return mask
+
+
+@dataclass(frozen=True)
+class Region:
+    """A style, and where it is painted.
+
+    Attributes:
+        targets: layer -> (1, C, C) Gram matrix of the style, per position.
+        weight: of this style's losses.
+        masks: layer -> (1, 1, h, w) guidance; empty: everywhere.
+    """
+
+    targets: Mapping[str, Tensor]
+    weight: float = 1.0
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a picture as a function: picture -> named terms, and the gradient of their sum.
+
+    Attributes:
+        recipe: weights and normalisations.
+        network: the encoder, called as ``network(image, layers)``.
+        layers: what is asked of it.
+        dtype: what it computes in.
+        frozen: the encoder without autograd; None: autograd does all, in one piece.
+        budget: bytes that a pass may take; 0: as many as it wants.
+        scales: layer -> factor on its activations (recipe.feature_scale).
+        content: layer -> (B, C, h, w) activations to keep.
+        regions: the styles.
+    """
+
+    recipe: Transfer
+    network: VGG
+    layers: Sequence[str]
+    dtype: torch.dtype
+    frozen: Frozen | None = None
+    budget: float = 0
+    scales: Mapping[str, float] = field(default_factory=dict)
+    content: Mapping[str, Tensor] = field(default_factory=dict)
+    regions: Sequence[Region] = ()
+
+    def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms, scalars, and the gradient of their sum, (B, 3, H, W) float32.
+
+        Args:
+            image: (B, 3, H, W) sRGB.
+        """
+        image = image.detach()
+        if self.frozen is None:
+            leaf = image.clone().requires_grad_()
+            terms = self.terms(leaf)
+            (gradient,) = torch.autograd.grad(torch.stack([*terms.values()]).sum(), leaf)
+            return {name: term.detach() for name, term in terms.items()}, gradient
+        tiles = windows(image, self.frozen, self.budget)
+        sums: Sums = {}
+        for tile in tiles:
+            record = self.frozen.forward(tile.crop(image))
+            for key, value in self.sums(record.features, tile, image).items():
+                sums[key] = sums[key] + value if key in sums else value
+        leaves = {key: value.requires_grad_() for key, value in sums.items()}
+        terms = self.weigh(leaves, image)
+        total = torch.stack([*terms.values()]).sum()
+        slopes = dict(zip(leaves, torch.autograd.grad(total, [*leaves.values()]), strict=True))
+        gradient = torch.zeros_like(image)
+        for tile in tiles:
+            if len(tiles) > 1:
+                record = self.frozen.forward(tile.crop(image))
+            features = record.features
+
+            def add(layer: str, gradient: Tensor, features: Mapping[str, Tensor] = features, tile: Window = tile) -> None:
+                self.add_gradient(gradient, features[layer], layer, slopes, tile)
+
+            tile.crop(gradient).add_(self.frozen.backward(record, add))
+            if self.recipe.smoothness:
+                slope = float(slopes["smoothness", 0, ""])
+                losses.add_variation_gradient(gradient, image, slope, tile.top, tile.left, tile.bottom, tile.right)
+        return {name: term.detach() for name, term in terms.items()}, gradient
+
+    def terms(self, image: Tensor) -> dict[str, Tensor]:
+        """The terms alone, differentiable by autograd: the reference that the passes by hand are held against."""
+        features = activations(self.network, image, self.layers, self.dtype)
+        return self.weigh(self.sums(features, everything(image), image), image)
+
+    def sums(self, features: Mapping[str, Tensor], tile: Window, image: Tensor) -> Sums:
+        """e and S over the positions of a tile, and the variation of its pixels."""
+        sums: Sums = {}
+        for layer, target in self.content.items():
+            x = features[layer]
+            target = tile.at_layer(target, x, layer)
+            sums["content", 0, layer] = losses.squared_error(x, target, tile.inside(x, layer))
+        for index, region in enumerate(self.regions):
+            for layer in region.targets:
+                x = features[layer]
+                sums["style", index, layer] = losses.gram_sum(x, _guidance(region, x, layer, tile))
+        if self.recipe.smoothness:
+            sums["smoothness", 0, ""] = losses.variation(image, tile.top, tile.left, tile.bottom, tile.right)
+        return sums
+
+    def weigh(self, sums: Sums, image: Tensor) -> dict[str, Tensor]:
+        """L(e, S): the terms of the loss from the sums over all positions."""
+        recipe = self.recipe
+        layer_weights = recipe.layer_weights or (1.0,) * len(recipe.style_layers)
+        betas = dict(zip(recipe.style_layers, layer_weights, strict=True))
+        terms: dict[str, Tensor] = {}
+        for (what, index, layer), value in sums.items():
+            if what == "smoothness":
+                terms[what] = recipe.smoothness * value / image.numel()
+                continue
+            height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
+            value = self.scales.get(layer, 1.0) ** 2 * value
+            if what == "content":
+                target = self.content[layer]
+                energy = self.scales.get(layer, 1.0) ** 2 * target.float().square().flatten(1).sum(1)
+                term = losses.weigh_error(value, energy, target.shape[1], height * width, recipe.content_term)
+                term = recipe.content_weight * term
+            else:
+                region = self.regions[index]
+                count = region.masks[layer].square().sum().clamp_min(1e-6) if region.masks else height * width
+                term = losses.style_loss(value / count, region.targets[layer], height * width, recipe.style_term)
+                term = recipe.style_weight * recipe.strength * betas[layer] * region.weight * term
+            terms[what] = terms[what] + term if what in terms else term
+        return terms
+
+    def add_gradient(
+        self, gradient: Tensor, x: Tensor, layer: str, slopes: Mapping[Key, Tensor], tile: Window
+    ) -> None:
+        """Add dL/dF of a layer whose features are x, in place; ``slopes`` are dL/de and dL/dS."""
+        if layer in self.content:
+            difference = x - tile.at_layer(self.content[layer], x, layer)
+            if (inside := tile.inside(x, layer)) is not None:
+                difference *= inside
+            slope = 2 * slopes["content", 0, layer].view(-1, 1, 1, 1)
+            gradient.addcmul_(difference, slope.to(x.dtype))
+        for index, region in enumerate(self.regions):
+            if layer not in region.targets:
+                continue
+            slope = slopes["style", index, layer]
+            slope = (slope + slope.transpose(1, 2)).to(x.dtype)
+            guidance = _guidance(region, x, layer, tile)
+            x = x if guidance is None else x * guidance.square()
+            losses.positions(gradient).baddbmm_(losses.positions(x), slope)
+
+
+def build(
+    network: VGG,
+    recipe: Transfer,
+    content: Tensor,
+    styles: Sequence[Tensor],
+    content_masks: Sequence[Tensor] = (),
+    style_masks: Sequence[Tensor] = (),
+    *,
+    by_hand: bool = True,
+    budget: float = 0,
+) -> Objective:
+    """The recipe's objective for these pictures, with its targets computed, once.
+
+    Without masks the styles' Gram matrices are blended into one target, which has the gradient of the blended losses;
+    with masks each style has a target of its own in its own region, weighted by the region's share of the picture.
+
+    Args:
+        network: the encoder; one that is no `VGG` is left to autograd.
+        content: (B, 3, H, W) sRGB in [0, 1].
+        styles: (1, 3, H, W) each, of any size.
+        content_masks: none, or for each style (1, 1, H, W).
+        style_masks: none, or for each style, of any size.
+        by_hand: False leaves everything to autograd: the reference.
+        budget: bytes that a pass may take; 0: as many as it wants.
+
+    Raises:
+        RecipeError: the budget is too small for any tile.
+    """
+    content_layers = recipe.content_layers if recipe.content_weight else ()
+    style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
+    layers = encoder.check_layers((*content_layers, *style_layers), network.places)
+    dtype = precision(recipe.precision, content.device)
+    frozen = Frozen(network, layers, dtype) if by_hand and isinstance(network, VGG) else None
+    bare = Objective(recipe, network, layers, dtype, frozen, budget)
+    with torch.no_grad():
+        scales: dict[str, float] = {}
+        if recipe.feature_scale:
+            means = _mean_squares(bare, content if content_layers else styles[0])
+            scales = {layer: recipe.feature_scale / max(mean**0.5, 1e-12) for layer, mean in means.items()}
+        bare = replace(bare, scales=scales, content=_activations_to_keep(bare, content, content_layers))
+        grams = []
+        for index, style in enumerate(styles if style_layers else ()):
+            mask = images.resize(style_masks[index], *style.shape[-2:]) if style_masks else None
+            grams.append(_grams(bare, style, style_layers, mask))
+    blend = torch.tensor(recipe.style_weights or [1.0] * len(grams))
+    shared = [float(weight) for weight in blend / blend.sum().clamp_min(1e-12)]
+    if content_masks:
+        regions = [
+            Region(targets, masks.share(mask) * weight * len(grams), _at_layers(mask, style_layers, content))
+            for mask, weight, targets in zip(content_masks, shared, grams, strict=bool(grams))
+        ]
+    elif grams:
+        blended = {
+            layer: torch.stack([weight * targets[layer] for weight, targets in zip(shared, grams, strict=True)]).sum(0)
+            for layer in style_layers
+        }
+        regions = [Region(blended)]
+    else:
+        regions = []
+    return replace(bare, regions=regions)
+
+
+def activations(network: VGG, image: Tensor, layers: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The encoder's features by way of autograd, float32."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return {layer: x.float() for layer, x in network(image, layers).items()}
+
+
+def everything(image: Tensor) -> Window:
+    """The whole picture as one tile."""
+    height, width = image.shape[-2:]
+    return Window(0, 0, height, width, (slice(0, height), slice(0, width)))
+
+
+def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
+    """The tiles, as even as can be, that a picture is cut into so that a pass over each keeps within the budget.
+
+    Raises:
+        RecipeError: not even the smallest tile does.
+    """
+    height, width = image.shape[-2:]
+    pixels = budget / (frozen.bytes_per_pixel * len(image)) if budget else float("inf")
+    if height * width <= pixels:
+        return [everything(image)]
+    side = int(pixels**0.5) - 2 * frozen.halo
+    if side < LEAST_TILE:
+        least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
+        raise RecipeError(f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see --memory")
+    return [
+        Window(top, left, bottom, right, (rows, columns))
+        for top, bottom, rows in _parts(height, side, frozen)
+        for left, right, columns in _parts(width, side, frozen)
+    ]
+
+
+def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, slice]]:
+    """Even parts of a length, each at most ``side``, in whole strides, and with its halo."""
+    count = -(-length // side)
+    step = -(-length // (count * frozen.stride)) * frozen.stride
+    for first in range(0, length, step):
+        last = min(length, first + step)
+        yield first, last, slice(max(0, first - frozen.halo), min(length, last + frozen.halo))
+
+
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """What the encoder computes in: auto is bfloat16 where the hardware has it."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def halvings(layer: str) -> int:
+    """How many pools lie before a layer."""
+    return int(layer[4]) - 1
+
+
+def _passes(bare: Objective, image: Tensor) -> Iterator[tuple[Mapping[str, Tensor], Window]]:
+    if bare.frozen is None:
+        yield activations(bare.network, image, bare.layers, bare.dtype), everything(image)
+        return
+    for tile in windows(image, bare.frozen, bare.budget):
+        yield bare.frozen.forward(tile.crop(image)).features, tile
+
+
+def _mean_squares(bare: Objective, image: Tensor) -> dict[str, float]:
+    means = dict.fromkeys(bare.layers, 0.0)
+    for features, tile in _passes(bare, image):
+        for layer, x in features.items():
+            height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
+            sums = losses.squared_error(x, torch.zeros_like(x), tile.inside(x, layer))
+            means[layer] += float(sums.sum()) / (len(x) * x.shape[1] * height * width)
+    return means
+
+
+def _activations_to_keep(bare: Objective, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    kept: dict[str, Tensor] = {}
+    for features, tile in _passes(bare, image) if layers else ():
+        for layer in layers:
+            x = features[layer]
+            inside = tile.inside(x, layer)
+            if inside is None:
+                kept[layer] = x
+                continue
+            if layer not in kept:
+                size = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
+                kept[layer] = x.new_zeros(*x.shape[:2], *size)
+            tile.at_layer(kept[layer], x, layer).add_(x * inside)
+    return kept
+
+
+def _grams(bare: Objective, style: Tensor, layers: Sequence[str], mask: Tensor | None) -> dict[str, Tensor]:
+    """layer -> (1, C, C), per position."""
+    region = Region({}, masks=_at_layers(mask, layers, style) if mask is not None else {})
+    grams: dict[str, Tensor] = {}
+    for features, tile in _passes(bare, style):
+        for layer in layers:
+            x = features[layer]
+            height, width = encoder.layer_size(layer, style.shape[-2], style.shape[-1])
+            count = region.masks[layer].square().sum().clamp_min(1e-6) if region.masks else height * width
+            part = losses.gram_sum(x, _guidance(region, x, layer, tile)) / count
+            grams[layer] = grams[layer] + part if layer in grams else part
+    return {layer: bare.scales.get(layer, 1.0) ** 2 * gram for layer, gram in grams.items()}
+
+
+def _at_layers(mask: Tensor, layers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
+    return {
+        layer: masks.at_layer(mask, *encoder.layer_size(layer, image.shape[-2], image.shape[-1])) for layer in layers
+    }
+
+
+def _guidance(region: Region, x: Tensor, layer: str, tile: Window) -> Tensor | None:
+    """(1, 1, h, w) where a region's style counts in a tile; None: everywhere."""
+    inside = tile.inside(x, layer)
+    if not region.masks:
+        return inside
+    mask = tile.at_layer(region.masks[layer], x, layer).to(x.dtype)
+    return mask if inside is None else mask * inside
