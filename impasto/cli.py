@@ -81,7 +81,7 @@ def guarded(run: Any) -> int:
         if isinstance(error, OSError):
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
-            return fail("not enough memory: try a smaller --size")
+            return fail("not enough memory: try a smaller --memory, or a smaller --size")
         raise
     except KeyboardInterrupt:
         return fail("stopped", 130)
@@ -171,6 +171,8 @@ class TransferCommand:
     """Film the optimisation, to this .mp4; a resumed run films what is left."""
     device: Device = "auto"
     """Where to compute."""
+    memory: float = 0.0
+    """Memory that may be used, in GB: what does not fit is painted in tiles, without seams; 0: what is free."""
     quiet: bool = False
     """Print the path of the result alone."""
     resume: Path | None = None
@@ -184,7 +186,7 @@ class TransferCommand:
         inputs = session.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = session.load_state(self.resume) if self.resume else None
-        watch = session.Watch(self.out, film=film, device=self.device, quiet=self.quiet, state=state)
+        watch = session.Watch(self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state)
         paint_and_say(inputs, self.settings, watch)
 
 
@@ -208,6 +210,8 @@ class ReconstructCommand:
     """Film the optimisation, to this .mp4."""
     device: Device = "auto"
     """Where to compute."""
+    memory: float = 0.0
+    """Memory that may be used, in GB: what does not fit is painted in tiles, without seams; 0: what is free."""
     quiet: bool = False
     """Print the path of the result alone."""
 
@@ -216,7 +220,7 @@ class ReconstructCommand:
 
         recipe = reconstruction(self.settings, self.of, self.layers)
         inputs = session.read_inputs(self.image, [self.image] if self.of == "style" else [])
-        watch = session.Watch(self.out, command="reconstruct", film=self.video, device=self.device, quiet=self.quiet)
+        watch = session.Watch(self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet)
         paint_and_say(inputs, recipe, watch)
 
 
@@ -249,6 +253,8 @@ class StudyCommand:
     """Seed of the noise."""
     device: Device = "auto"
     """Where to compute."""
+    memory: float = 0.0
+    """Memory that may be used, in GB: what does not fit is painted in tiles, without seams; 0: what is free."""
     quiet: bool = False
     """Print the path of the result alone."""
 
@@ -263,7 +269,7 @@ class StudyCommand:
         )
         panels = study.panels(self.over, strengths=self.strengths, **chosen)
         sheet, stopped = session.draw(
-            inputs, panels, title=f"study over {self.over}", device=self.device, quiet=self.quiet
+            inputs, panels, title=f"study over {self.over}", device=self.device, memory=self.memory, quiet=self.quiet
         )
         images.write(self.out, sheet)
         session.say(self.out)
@@ -283,6 +289,8 @@ class ReplayCommand:
     """Folders where its inputs may lie, beside the current one and the picture's own; found by their sha256."""
     device: Device = "auto"
     """Where to compute."""
+    memory: float = 0.0
+    """Memory that may be used, in GB: what does not fit is painted in tiles, without seams; 0: what is free."""
     quiet: bool = False
     """Print the path of the result alone."""
 
@@ -291,7 +299,7 @@ class ReplayCommand:
 
         receipt = images.read_receipt(self.picture)
         recipe, inputs = session.from_receipt(receipt, [Path(), self.picture.parent, *self.inputs])
-        watch = session.Watch(self.out, command=receipt["command"], device=self.device, quiet=self.quiet)
+        watch = session.Watch(self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet)
         paint_and_say(inputs, recipe, watch)
 
 

@@ -202,8 +202,8 @@ class Objective:
             slope = slopes["style", index, layer]
             slope = (slope + slope.transpose(1, 2)).to(x.dtype)
             guidance = _guidance(region, x, layer, tile)
-            x = x if guidance is None else x * guidance.square()
-            losses.positions(gradient).baddbmm_(losses.positions(x), slope)
+            rows = losses.positions(x if guidance is None else x * guidance.square())
+            gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, slope)
 
 
 def build(

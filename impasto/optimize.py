@@ -140,8 +140,6 @@ class LBFGS:
         if not self.order:
             length = 0.01 * self.rate * (flat.numel() / max(-slope, 1e-30)) ** 0.5
         length, after = self._search(x, direction.view_as(x), slope, self.known, length, evaluate)
-        if not math.isfinite(sum(after[0].values())):
-            return after[0]
         if length:
             self.known = after
             self._remember(direction.mul_(length), after[1].flatten() - flat)
@@ -189,16 +187,22 @@ class LBFGS:
         for _ in range(self.TRIES):
             x.add_(direction, alpha=length - there)
             there = length
-            found = evaluate()
+            diverged = None
+            try:
+                found = evaluate()
+            except DivergedError as error:
+                diverged = error
+                length *= 0.1
+                continue
             change = sum(found[0].values()) - loss
             if change <= self.ARMIJO * slope * length:
                 return length, found
-            if math.isfinite(change):  # the minimum of the parabola through loss, slope and this value
-                length *= min(0.5, max(0.1, -0.5 * slope * length / (change - slope * length)))
-            else:
-                length *= 0.1
+            # The minimum of the parabola through loss, slope and this value, or thereabouts.
+            length *= min(0.5, max(0.1, -0.5 * slope * length / (change - slope * length)))
         x.sub_(direction, alpha=there)
-        return 0.0, known if math.isfinite(change) else found
+        if diverged:
+            raise diverged
+        return 0.0, known
 
     def _remember(self, step: Tensor, change: Tensor) -> None:
         if not self.history or float(step @ change) <= 1e-10 * float(change @ change):
@@ -249,7 +253,7 @@ def minimize(
         state: what an earlier ``Step.state()`` gave; the same run goes on, to the bit.
 
     Raises:
-        DivergedError: a loss that is not finite. What was yielded last is finite; its loss may be the bad one.
+        DivergedError: a loss or gradient that is not finite; the picture stays what the last step yielded.
     """
     x = (image if state is None else state["image"]).detach().clone()
     del image
@@ -268,9 +272,17 @@ def minimize(
         solver.load_state_dict(state["optimizer"])
         done, losses = int(state["index"]), list(state["losses"])
 
+    index = done
+
     def evaluate() -> Evaluation:
-        terms, gradient = objective(x)
-        return {name: float(term) for name, term in terms.items()}, gradient
+        found, gradient = objective(x)
+        terms = {name: float(term) for name, term in found.items()}
+        loss = sum(terms.values())
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} at step {index} of {steps}: try a lower rate or strength")
+        if not bool(torch.isfinite(gradient.sum())):
+            raise DivergedError(f"the gradient is not finite at step {index} of {steps}: try a lower rate or strength")
+        return terms, gradient
 
     for index in range(done + 1, steps + 1):
         if flat and len(losses) > 10 and losses[-11] - losses[-1] < flat * losses[-11]:
@@ -278,14 +290,10 @@ def minimize(
         terms = solver.step(x, evaluate)
         loss = sum(terms.values())
         losses = [*losses[-10:], loss]
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} at step {index} of {steps}: try a lower rate or strength")
-        if clip and float(x.min()) < 0 or clip and float(x.max()) > 1:
+        if clip and (float(x.min()) < 0 or float(x.max()) > 1):
             x.clamp_(0, 1)
             if isinstance(solver, LBFGS):
                 solver.known = None
-        if not bool(torch.isfinite(x.sum())):
-            raise DivergedError(f"the picture is not finite after step {index} of {steps}: try a lower rate")
 
         def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
             return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}

@@ -46,6 +46,7 @@ class Watch:
     command: str = "transfer"
     film: Path | None = None
     device: str = "auto"
+    memory: float = 0.0
     quiet: bool = False
     state: Mapping[str, Any] | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     shape = (content.image.shape[-2], content.image.shape[-1])
     height, width = images.fit(*shape, recipe.size) if recipe.size else shape
     every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
-    image: Tensor | None = None
+    last: transfer.Step | None = None
     stopped = ""
     with ExitStack() as stack:
         film = stack.enter_context(video.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
@@ -119,24 +120,25 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 content_masks=inputs.content_masks,
                 style_masks=inputs.style_masks,
                 device=watch.device,
+                memory=watch.memory,
                 state=watch.state,
             ):
-                image = step.image
-                report(step.index, step.loss, image.shape[-1])
+                last = step
+                report(step.index, step.loss, step.size[1])
                 if film is not None and (step.index - 1) % every == 0:
-                    film(image)
+                    film(step.image)
                 if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
                     save_checkpoint(watch, recipe, inputs, step)
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                     break
         except BaseException:
-            if image is not None:
-                save(watch, inputs, images.resize(image.cpu(), height, width))
+            if last is not None:
+                save(watch, inputs, images.resize(last.image.cpu(), height, width))
             raise
-    if image is None:
+    if last is None:
         raise RecipeError("no step is left to do" if watch.state else "--steps must be 1 or more, to paint anything")
-    image = images.resize(image.cpu(), height, width)
+    image = images.resize(last.image.cpu(), height, width)
     save(watch, inputs, image)
     if stopped:
         raise Stopped(stopped)
@@ -262,7 +264,9 @@ def say(path: Path) -> None:
     print(path, file=sys.stdout, flush=True)
 
 
-def draw(inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, quiet: bool) -> tuple[Tensor, bool]:
+def draw(
+    inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
+) -> tuple[Tensor, bool]:
     """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
     size = panels[0].recipe.size
     drawn = [("content", images.to_size(inputs.content.image, size))]
@@ -272,15 +276,15 @@ def draw(inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: s
     with progress(total, quiet=quiet, label="drawing") as report, interruption() as interrupted:
         done = 0
         for panel in panels:
-            image = None
-            for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device):
-                done, image = done + 1, step.image
-                report(done, step.loss, image.shape[-1])
+            last = None
+            for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
+                done, last = done + 1, step
+                report(done, step.loss, step.size[1])
                 if interrupted():
                     stopped = True
                     break
-            if image is not None:
-                drawn.append((panel.label, image.cpu()))
+            if last is not None:
+                drawn.append((panel.label, last.image.cpu()))
             if stopped:
                 break
     return sheets.sheet(drawn, columns=4 if len(drawn) > 7 else 0, title=title), stopped

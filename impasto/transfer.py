@@ -29,6 +29,7 @@ class Step:
         scale: fraction of the full size that is being painted.
         loss: the weighted sum of the terms.
         terms: content, style and smoothness, weighted.
+        size: height and width of the picture at this scale.
         state: gives what `steps` needs to go on from here; to be called before the next iteration.
         look: gives the picture as `image` does, but makes it anew each time.
     """
@@ -38,6 +39,7 @@ class Step:
     scale: float
     loss: float
     terms: Mapping[str, float]
+    size: tuple[int, int]
     state: Callable[[], dict[str, Any]]
     look: Callable[[], Tensor] = field(repr=False)
 
@@ -154,7 +156,7 @@ def steps(
             def look(step: optimize.Step = step) -> Tensor:
                 return finish(step.look())
 
-            yield Step(index, recipe.steps, scale, step.loss, step.terms, snapshot, look)
+            yield Step(index, recipe.steps, scale, step.loss, step.terms, shape, snapshot, look)
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from conftest import opened, save_picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, images, recipes, transfer
+from impasto import cli, images, objective, recipes
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -244,19 +245,14 @@ def test_interrupt_keeps_what_there_is(photo: Path, painting: Path, tiny: str, t
 def test_divergence_keeps_the_last_good_picture(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = transfer.objective
+    honest, calls = objective.Objective.weigh, []
 
-    def poisoned(*arguments: object, **keywords: object) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-        goal, calls = honest(*arguments, **keywords), []  # type: ignore[arg-type]
+    def poisoned(*arguments: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        terms = honest(*arguments)
+        return terms if len(calls) < 4 else {name: term * float("nan") for name, term in terms.items()}
 
-        def loss(image: torch.Tensor) -> dict[str, torch.Tensor]:
-            calls.append(1)
-            terms = dict(goal(image))
-            return terms if len(calls) < 4 else {name: term * float("nan") for name, term in terms.items()}
-
-        return loss
-
-    monkeypatch.setattr(transfer, "objective", poisoned)
+    monkeypatch.setattr(objective.Objective, "weigh", poisoned)
     assert run("--optimizer", "adam", "--rate", "0.01", "--steps", "20", "--quiet") == 1
     assert "step 4 of 20" in capsys.readouterr().err
     assert opened(tmp_path / "out.png").size == (32, 21)

@@ -82,10 +82,6 @@ def test_total_variation_of_a_line(shape: tuple[int, ...], expected: float) -> N
     assert float(losses.total_variation(image)) == pytest.approx(expected)
 
 
-def test_root_mean_square_by_hand() -> None:
-    assert float(losses.root_mean_square(OURS)) == pytest.approx((15 / 6) ** 0.5)  # 1 + 4 + 9 + 1 over six
-
-
 # The sources' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out --------------------------
 
 
@@ -254,7 +250,7 @@ def test_gram_gradcheck(masked: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: losses.gram(x, mask), ours)
 
 
-@pytest.mark.parametrize("function", [losses.total_variation, losses.root_mean_square])
+@pytest.mark.parametrize("function", [losses.total_variation])
 def test_image_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(function, activations(2, 3, 4, 3, seed=3).requires_grad_())
 
@@ -303,7 +299,6 @@ def test_shapes() -> None:
     assert losses.content_loss(features, features + 1, "mean").shape == ()
     assert losses.style_loss(losses.gram(features), losses.gram(features[:1]), 12, "mean").shape == ()
     assert losses.total_variation(features).shape == ()
-    assert losses.root_mean_square(features).shape == ()
 
 
 @pytest.mark.parametrize("term", CONTENT)
@@ -347,3 +342,28 @@ def test_relative_of_nothing_is_finite() -> None:
     zero = torch.zeros_like(OURS)
     assert torch.isfinite(losses.content_loss(OURS, zero, "relative"))
     assert torch.isfinite(losses.style_loss(losses.gram(OURS), losses.gram(zero), 2, "relative"))
+
+
+@pytest.mark.parametrize("tile", [(0, 0, 5, 7), (0, 0, 2, 3), (1, 2, 4, 7), (4, 6, 5, 7)])
+def test_variation_of_a_tile_and_its_derivative(tile: tuple[int, int, int, int]) -> None:
+    image = activations(2, 3, 5, 7, seed=20).requires_grad_()
+    (expected,) = torch.autograd.grad(losses.variation(image, *tile), image)
+    found = torch.ones_like(image)
+    losses.add_variation_gradient(found, image.detach(), 0.5, *tile)
+    torch.testing.assert_close(found, 1 + 0.5 * expected)
+
+
+def test_the_variations_of_tiles_add_up() -> None:
+    image = activations(1, 3, 5, 7, seed=21)
+    parts = [losses.variation(image, t, l, b, r) for t, b in ((0, 2), (2, 5)) for l, r in ((0, 4), (4, 7))]
+    torch.testing.assert_close(torch.stack(parts).sum() / image.numel(), losses.total_variation(image))
+
+
+def test_gram_sums_add_up_and_survive_bfloat16() -> None:
+    features = activations(2, 6, 9, 8, seed=22)
+    parts = losses.gram_sum(features[..., :3]) + losses.gram_sum(features[..., 3:])
+    torch.testing.assert_close(parts, losses.gram_sum(features))
+    rounded = features.bfloat16()
+    coarse = losses.gram_sum(rounded)
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, losses.gram_sum(rounded.float()), rtol=0.02, atol=0.1)

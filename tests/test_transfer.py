@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from impasto import color, encoder, images, losses, transfer
+from impasto import color, encoder, images, losses, objective, transfer
 from impasto.recipes import TRANSFERS, RecipeError, Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
@@ -46,6 +46,13 @@ def picture(height: int, width: int, seed: int) -> Tensor:
     return 0.2 + 0.6 * (smooth - smooth.min()) / (smooth.max() - smooth.min())
 
 
+def looked_at(*arguments: Any, **options: Any) -> Iterator[transfer.Step]:
+    """`transfer.steps`, each picture copied when it comes, for the next iteration changes it."""
+    for step in transfer.steps(*arguments, **options):
+        assert step.image is step.image
+        yield step
+
+
 CONTENT = picture(20, 40, 1)
 STYLE = picture(30, 24, 2)
 OTHER = picture(25, 25, 3)
@@ -63,7 +70,7 @@ def recipe(tiny: str) -> Transfer:
 @pytest.mark.parametrize("name", TRANSFERS)
 def test_every_preset_runs_two_steps(name: str, tiny: str) -> None:
     preset = replace(TRANSFERS[name], encoder=tiny, size=32, steps=2)
-    steps = list(transfer.steps(CONTENT, STYLE, preset))
+    steps = list(looked_at(CONTENT, STYLE, preset))
     assert [step.index for step in steps] == [1, 2]
     assert {step.total for step in steps} == {2}
     assert steps[-1].image.shape == (1, 3, 16, 32)  # the content's 1 : 2
@@ -78,7 +85,7 @@ def test_every_preset_runs_two_steps(name: str, tiny: str) -> None:
 
 
 def test_the_loss_falls(recipe: Transfer) -> None:
-    steps = list(transfer.steps(CONTENT, STYLE, replace(recipe, steps=45)))
+    steps = list(looked_at(CONTENT, STYLE, replace(recipe, steps=45)))
     for scale in recipe.scales:
         losses = [step.loss for step in steps if step.scale == scale]
         assert len(losses) == 15
@@ -87,7 +94,7 @@ def test_the_loss_falls(recipe: Transfer) -> None:
 
 
 def test_coarse_to_fine(recipe: Transfer) -> None:
-    steps = list(transfer.steps(CONTENT, STYLE, recipe))
+    steps = list(looked_at(CONTENT, STYLE, recipe))
     assert [step.scale for step in steps] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
     assert [tuple(step.image.shape[-2:]) for step in steps] == [(4, 8), (4, 8), (8, 16), (8, 16), (16, 32), (16, 32)]
     assert [step.index for step in steps] == [1, 2, 3, 4, 5, 6]
@@ -221,12 +228,12 @@ def saved(state: dict[str, Any]) -> dict[str, Any]:
 def test_resume_at_every_step(recipe: Transfer, optimizer: Any, rate: float, init: str) -> None:
     options = replace(recipe, optimizer=optimizer, rate=rate, init=init, steps=7, precision="auto")
     states, whole = [], []
-    for step in transfer.steps(CONTENT, STYLE, options):
+    for step in looked_at(CONTENT, STYLE, options):
         states.append(saved(step.state()))
         whole.append(step)
     assert [step.scale for step in whole] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0, 1.0]
     for done, state in enumerate(states, 1):
-        rest = list(transfer.steps(CONTENT, STYLE, options, state=state))
+        rest = list(looked_at(CONTENT, STYLE, options, state=state))
         assert [step.index for step in rest] == list(range(done + 1, 8))
         for one, other in zip(whole[done:], rest, strict=True):
             assert torch.equal(one.image, other.image)
@@ -263,9 +270,10 @@ def goal(
     **fields: Any,
 ) -> Callable[[Tensor], Any]:
     """The objective with a content of its own, so that the content term is not 0 at the start."""
-    return transfer.objective(
+    built = objective.build(
         of or network(), replace(recipe, **fields), picture(20, 40, 5), styles, content_masks, style_masks
     )
+    return built.terms
 
 
 def test_blended_targets_have_the_gradient_of_blended_losses(recipe: Transfer) -> None:

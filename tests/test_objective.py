@@ -1,0 +1,189 @@
+"""Value and gradient by hand against autograd, in one piece and in tiles."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from impasto import encoder, images, objective, optimize, pictures, recipes
+from impasto.encoder import CONVOLUTIONS, VGG
+from impasto.recipes import TRANSFERS, RecipeError, Transfer
+
+RECIPE = replace(recipes.impasto, precision="float32")
+EXACT = {"rtol": 1e-5, "atol": 0.0}
+
+
+def network(widths: tuple[int, ...] = (5, 6, 7, 8, 8)) -> VGG:
+    torch.manual_seed(0)
+    vgg = VGG(widths, places=CONVOLUTIONS[:13])
+    for parameter in vgg.parameters():
+        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
+        torch.nn.init.normal_(parameter, 0.0, deviation)
+    return vgg.requires_grad_(False)
+
+
+def picture(height: int, width: int, seed: int, batch: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 4, 5, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+    return smooth + 0.1 * torch.rand(smooth.shape, generator=generator)
+
+
+def assert_same(one: objective.Objective, other: objective.Objective, image: Tensor, *, gradient: float) -> None:
+    """Each term within 1e-5, the gradient's difference within a fraction of its length."""
+    (terms, slope), (expected, reference) = one(image), other(image)
+    assert terms.keys() == expected.keys()
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name], term, **EXACT)
+    assert torch.linalg.vector_norm(reference) > 0
+    difference = torch.linalg.vector_norm(slope - reference) / torch.linalg.vector_norm(reference)
+    assert difference < gradient
+    assert slope.shape == image.shape and slope.dtype == torch.float32
+
+
+def both(recipe: Transfer, content: Tensor, styles: list[Tensor], *masks: Any) -> list[objective.Objective]:
+    vgg = network()
+    return [objective.build(vgg, recipe, content, styles, *masks, by_hand=hand) for hand in (True, False)]
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_every_recipe_by_hand_and_by_autograd(name: str) -> None:
+    recipe = replace(TRANSFERS[name], precision="float32")
+    by_hand, reference = both(recipe, picture(48, 40, 1), [picture(33, 50, 2)])
+    assert by_hand.frozen is not None and reference.frozen is None
+    assert_same(by_hand, reference, picture(48, 40, 3), gradient=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (15, 17), (31, 33), (47, 64)])
+def test_every_size(size: tuple[int, int]) -> None:
+    by_hand, reference = both(RECIPE, picture(*size, 1), [picture(20, 21, 2)])
+    assert_same(by_hand, reference, picture(*size, 3), gradient=1e-5)
+
+
+@pytest.mark.parametrize("layers", [("relu1_1",), ("relu1_2",), ("relu2_2", "relu3_4"), ("relu1_2", "relu2_1")])
+def test_layers_before_and_after_a_pool(layers: tuple[str, ...]) -> None:
+    recipe = replace(RECIPE, style_layers=layers, content_layers=("relu2_2", "relu3_1"))
+    by_hand, reference = both(recipe, picture(32, 30, 1), [picture(30, 30, 2)])
+    assert by_hand.frozen is not None and by_hand.frozen.places[-1] in ("3_1", "3_4")
+    assert_same(by_hand, reference, picture(32, 30, 3), gradient=1e-5)
+
+
+def test_a_batch() -> None:
+    by_hand, reference = both(RECIPE, picture(32, 32, 1, batch=3), [picture(30, 30, 2)])
+    batch = picture(32, 32, 3, batch=3)
+    assert_same(by_hand, reference, batch, gradient=1e-5)
+    alone = objective.build(network(), RECIPE, picture(32, 32, 1, batch=3)[1:2], [picture(30, 30, 2)])
+    torch.testing.assert_close(3 * by_hand(batch)[1][1:2], alone(batch[1:2])[1], rtol=1e-3, atol=1e-7)
+
+
+def left(height: int, width: int) -> Tensor:
+    """White on the left, black on the right, soft between."""
+    return torch.linspace(1.4, -0.4, width).clamp(0, 1).expand(1, 1, height, width)
+
+
+def masked(height: int, width: int) -> tuple[Any, ...]:
+    styles = [picture(60, 50, 2), picture(50, 64, 4)]
+    mask = left(height, width)
+    return styles, [mask, 1 - mask], [left(30, 30), torch.ones(1, 1, 9, 9)]
+
+
+def test_guidance_masks() -> None:
+    by_hand, reference = both(RECIPE, picture(48, 40, 1), *masked(48, 40))
+    assert_same(by_hand, reference, picture(48, 40, 3), gradient=1e-5)
+
+
+def budget_for(side: int, vgg: VGG) -> float:
+    """Bytes that make tiles of at most this side."""
+    frozen = encoder.Frozen(vgg, RECIPE.style_layers)
+    return (side + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+@pytest.mark.parametrize("size", [(400, 320), (401, 307), (431, 289), (900, 129), (16 * 30 + 1, 300)])
+def test_tiles_are_the_whole(size: tuple[int, int], with_masks: bool) -> None:
+    vgg = network()
+    others = masked(*size) if with_masks else ([picture(200, 170, 2)],)
+    budget = budget_for(128, vgg)
+    one, many = (objective.build(vgg, RECIPE, picture(*size, 1), *others, budget=b) for b in (0, budget))
+    image = picture(*size, 3)
+    assert many.frozen is not None
+    assert len(objective.windows(image, many.frozen, budget)) > 1
+    assert_same(many, one, image, gradient=1e-4)
+
+
+@pytest.mark.parametrize("deepest", ["relu2_1", "relu3_1", "relu5_1"])
+def test_tiles_of_shallow_layers(deepest: str) -> None:
+    vgg = network()
+    recipe = replace(RECIPE, style_layers=("relu1_1", deepest), content_layers=("relu2_1",))
+    frozen = encoder.Frozen(vgg, recipe.style_layers)
+    budget = (128 + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
+    one, many = (objective.build(vgg, recipe, picture(290, 135, 1), [picture(99, 98, 2)], budget=b) for b in (0, budget))
+    assert_same(many, one, picture(290, 135, 3), gradient=1e-4)
+
+
+@pytest.mark.parametrize("size", [(500, 700), (513, 128), (129, 1025), (1000, 1)])
+def test_windows_cover_the_picture_once(size: tuple[int, int]) -> None:
+    vgg = network()
+    frozen = encoder.Frozen(vgg, RECIPE.style_layers)
+    image = torch.zeros(1, 3, *size)
+    seen = torch.zeros(size)
+    for window in objective.windows(image, frozen, budget_for(150, vgg)):
+        seen[window.top : window.bottom, window.left : window.right] += 1
+        assert max(window.bottom - window.top, window.right - window.left) <= 160 or min(size) < 200
+        for first, last, outer, end in (
+            (window.top, window.bottom, window.outer[0], size[0]),
+            (window.left, window.right, window.outer[1], size[1]),
+        ):
+            assert first % 16 == 0 and (last % 16 == 0 or last == end)
+            assert outer.start == max(0, first - frozen.halo) and outer.stop == min(end, last + frozen.halo)
+    assert bool((seen == 1).all())
+
+
+def test_too_small_a_budget() -> None:
+    with pytest.raises(RecipeError, match="--memory"):
+        objective.build(network(), RECIPE, picture(400, 400, 1), [picture(30, 30, 2)], budget=1e5)
+
+
+def test_the_halo_is_what_a_position_sees() -> None:
+    """Outside the halo a pixel changes nothing, and a pixel less would be too few (but for whole strides)."""
+    vgg = network()
+    frozen = encoder.Frozen(vgg, ("relu5_1",))
+    image = picture(16, 352, 1)
+    features = frozen.forward(image).features["relu5_1"]
+    changed = image.clone()
+    changed[..., 176 + 16 + frozen.halo :] += 1
+    after = frozen.forward(changed).features["relu5_1"]
+    assert torch.equal(features[..., : 176 // 16 + 1], after[..., : 176 // 16 + 1])
+    changed[..., 176 + 16 + frozen.halo - 32 :] += 1
+    assert not torch.equal(features[..., : 176 // 16 + 1], frozen.forward(changed).features["relu5_1"][..., : 176 // 16 + 1])
+
+
+def test_bfloat16_points_the_same_way() -> None:
+    content, style, image = picture(160, 160, 1), picture(150, 140, 2), picture(160, 160, 3)
+    vgg = encoder.load("compact")
+    exact, coarse = (
+        objective.build(vgg, replace(RECIPE, precision=precision), content, [style])
+        for precision in ("float32", "bfloat16")
+    )
+    (terms, slope), (expected, reference) = coarse(image), exact(image)
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name], term, rtol=0.02, atol=0)
+    assert torch.cosine_similarity(slope.flatten(), reference.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_transfer_ends_where_the_reference_ends(precision: Any) -> None:
+    content, style = (images.to_size(images.to_tensor(pictures.locate(name)), 96) for name in ("rocket", "starry-night"))
+    vgg = encoder.load("compact")
+    ends = []
+    for by_hand in (True, False):
+        kind = precision if by_hand else "float32"
+        goal = objective.build(vgg, replace(RECIPE, precision=kind), content, [style], by_hand=by_hand)
+        *_, last = optimize.minimize(content, goal, optimizer="lbfgs", steps=150, rate=1.0)
+        check = objective.build(vgg, RECIPE, content, [style])
+        ends.append(sum(float(term) for term in check(last.image)[0].values()))
+    start = sum(float(term) for term in check(content)[0].values())
+    assert ends[1] < 0.5 * start
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)
