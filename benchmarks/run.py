@@ -1,8 +1,8 @@
-"""Measure speed: ours and the baseline in turn in one run, as ratios, beside the hardware.
+"""Measure speed and memory: ours and the baseline in turn in one run, as ratios, beside the hardware.
 
     python benchmarks/run.py [--quick]
 
-Writes benchmarks/results.md and benchmarks/results.json.
+Writes benchmarks/results.md and benchmarks/results.json; under 15 minutes, with --quick under 2.
 """
 
 from __future__ import annotations
@@ -12,79 +12,173 @@ import datetime
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from baseline import iteration
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import track
-from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 
 import impasto
-from impasto import encoder, images, pictures, recipes, transfer
+from impasto import encoder, images, objective, pictures, recipes, transfer
+from impasto.recipes import Transfer
 
 HERE = Path(__file__).parent
+STDERR = Console(stderr=True)
 SIZE = 512
+BASELINE = "baseline: source 000's loop, VGG-19, eager float32"
+GROUPS = {
+    "convolutions": ("convolution", "conv2d", "mkldnn"),
+    "Gram matrices and their gradient": ("bmm", "mm", "baddbmm"),
+    "pooling": ("max_pool", "max_unpool"),
+    "rectifiers": ("relu", "threshold", "clamp_min"),
+    "copies and casts": ("copy", "to", "cat", "contiguous", "fill", "zero", "empty"),
+}
+Row = tuple[str, ...]
 
 
-def ours(network: encoder.VGG, content: torch.Tensor, style: torch.Tensor, precision: str) -> Callable[[], float]:
-    """One iteration of ours: loss and gradient of the default recipe, on the square that the baseline gets."""
-    goal = transfer.objective(network, replace(recipes.impasto, precision=precision), content, [style])
-    image = content.clone().requires_grad_()
+def pair(size: int, height: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A content and a style, stretched to a square."""
+    content, style = (images.to_tensor(pictures.locate(name)) for name in ("rocket", "starry-night"))
+    return images.resize(content, height or size, size), images.resize(style, size, size)
 
-    def body() -> float:
-        image.grad = None
-        loss = torch.stack([*goal(image).values()]).sum()
-        loss.backward()
-        return float(loss.detach())
 
-    return body
+def vgg19() -> encoder.VGG:
+    torch.manual_seed(0)
+    return encoder.VGG().requires_grad_(False).eval()
+
+
+def ours(network: encoder.VGG, size: int, precision: Any) -> Callable[[], object]:
+    """One iteration of ours: loss and gradient of the default recipe."""
+    content, style = pair(size)
+    goal = objective.build(network, replace(recipes.impasto, precision=precision), content, [style])
+    return lambda: goal(content)
+
+
+def seconds(body: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    body()
+    return time.perf_counter() - start
 
 
 def iterations(rounds: int) -> dict[str, list[float]]:
     """Seconds of an iteration at 512 x 512, every contender once in each round."""
-    content, style = (
-        images.resize(images.to_tensor(pictures.locate(name)), SIZE, SIZE) for name in ("rocket", "starry-night")
-    )
-    torch.manual_seed(0)
-    vgg19 = encoder.VGG().requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    compact = encoder.load("compact")
-    contenders = {
-        "baseline: source 000's loop, VGG-19, eager float32": iteration(content, style),
-        "ours, VGG-19, float32": ours(vgg19, content, style, "float32"),
-        "ours, VGG-19, auto precision": ours(vgg19, content, style, "auto"),
-        "ours, compact, float32": ours(compact, content, style, "float32"),
-        "ours, compact, auto precision": ours(compact, content, style, "auto"),
+    vgg, compact = vgg19(), encoder.load("compact")
+    contenders: dict[str, Callable[[], object]] = {
+        BASELINE: iteration(*pair(SIZE)),
+        "ours, VGG-19, float32": ours(vgg, SIZE, "float32"),
+        "ours, VGG-19, auto precision": ours(vgg, SIZE, "auto"),
+        "ours, compact, float32": ours(compact, SIZE, "float32"),
+        "ours, compact, auto precision": ours(compact, SIZE, "auto"),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in track(range(rounds + 1), "iterations", console=Console(stderr=True)):
+    for turn in track(range(rounds + 1), "iterations", console=STDERR):
         for name, body in contenders.items():
-            start = time.perf_counter()
-            body()
+            taken = seconds(body)
             if turn:  # the first is a warm-up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(taken)
     return times
 
 
-def process(arguments: list[str], runs: int) -> tuple[list[float], float]:
-    """Seconds of whole processes of ours, and the largest peak memory among them in GB."""
-    seconds = []
+def scaling(sizes: Sequence[int], rounds: int) -> dict[int, float]:
+    """Seconds of an iteration through compact for each megapixel, at each side of a square."""
+    compact = encoder.load("compact")
+    bodies = {size: ours(compact, size, "auto") for size in sizes}
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in track(range(rounds + 1), "cost against size", console=STDERR):
+        for size, body in bodies.items():
+            times[size].append(seconds(body) / (size * size / 1e6))
+    return {size: median(values[1:]) for size, values in times.items()}
+
+
+def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
+    """Seconds of the pytorch-blog preset's Adam, and of our schedule until it has the same loss."""
+    content, style = (images.to_size(images.to_tensor(pictures.locate(n)), size) for n in ("rocket", "starry-night"))
+
+    def run(recipe: Transfer, target: float) -> tuple[float, float, int]:
+        start, loss, count = time.perf_counter(), float("inf"), 0
+        for step in transfer.steps(content, style, recipe):
+            loss, count = step.loss, count + 1
+            if step.scale == 1 and loss <= target:
+                break
+        return time.perf_counter() - start, loss, count
+
+    blog = replace(recipes.pytorch_blog, size=size, steps=steps)
+    schedule = {"optimizer": "lbfgs", "rate": 1.0, "scales": recipes.impasto.scales}
+    theirs, loss, _ = run(blog, 0.0)
+    best, reached, count = run(replace(blog, **schedule, steps=steps // 5), loss)
+    return {"adam_s": theirs, "adam_loss": loss, "ours_s": best, "ours_loss": reached, "ours_iterations": count}
+
+
+def where_time_goes(network: encoder.VGG, rounds: int = 5) -> dict[str, float]:
+    """Share of an iteration's time in each group of operations."""
+    body = ours(network, SIZE, "auto")
+    body()
+    with profile(activities=[ProfilerActivity.CPU]) as prof:
+        for _ in range(rounds):
+            body()
+    shares = dict.fromkeys([*GROUPS, "the rest"], 0.0)
+    for event in prof.key_averages():
+        name = event.key.removeprefix("aten::").lstrip("_")
+        group = next((group for group, names in GROUPS.items() if name.startswith(names)), "the rest")
+        shares[group] += event.self_cpu_time_total
+    total = sum(shares.values())
+    return {group: taken / total for group, taken in shares.items()}
+
+
+def convolution_rates(network: encoder.VGG) -> list[Row]:
+    """Each kind of convolution beside a matrix product of the same shape, in TFLOP/s."""
+    dtype = objective.precision("auto", torch.device("cpu"))
+    rows, seen = [], set()
+    for place in ("1_2", "2_1", "2_2", "3_1", "3_2", "4_1", "4_2", "5_1"):
+        kernel = getattr(network, f"conv{place}").weight
+        side = SIZE >> (int(place[0]) - 1)
+        out, into = kernel.shape[:2]
+        if (out, into, side) in seen:
+            continue
+        seen.add((out, into, side))
+        weight = kernel.to(dtype, memory_format=torch.channels_last)
+        x = torch.randn(1, into, side, side).to(dtype, memory_format=torch.channels_last)
+        a, b = torch.randn(side * side, 9 * into).to(dtype), torch.randn(9 * into, out).to(dtype)
+        flops = 2 * side * side * 9 * into * out
+        with torch.no_grad():
+            bodies = (lambda x=x, w=weight: torch.nn.functional.conv2d(x, w, padding=1), lambda a=a, b=b: a @ b)
+            rates = [flops / min(seconds(body) for _ in range(8)) / 1e12 for body in bodies]
+        rows.append((f"{into} to {out} at {side}", *(f"{rate:.2f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"))
+    return rows
+
+
+def process(arguments: list[str], runs: int) -> list[float]:
+    """Seconds of whole processes of ours."""
+    taken = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "impasto", *arguments]
         command = [part.replace("OUT", f"{folder}/out.png") for part in command]
-        for _ in track(range(runs), " ".join(arguments[:1]), console=Console(stderr=True)):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - start)
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        for _ in track(range(runs), " ".join(arguments[:1]), console=STDERR):
+            taken.append(
+                seconds(
+                    lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                )
+            )
+    return taken
+
+
+def memory(*arguments: object) -> dict[str, float]:
+    """What memory.py measures, in a process of its own."""
+    STDERR.print("memory:", *arguments)
+    command = [sys.executable, str(HERE / "memory.py"), *map(str, arguments)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def hardware() -> str:
@@ -99,47 +193,107 @@ def hardware() -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, under two minutes")
-    args = parser.parse_args()
-    help_times, _ = process(["--help"], 5)
-    transfer_times, memory = process(
-        ["transfer", "rocket", "starry-night", "-o", "OUT", "--quiet"], 1 if args.quick else 3
-    )
-    times = iterations(3 if args.quick else 9)
-    middle = {name: median(values) for name, values in times.items()}
-    base = next(iter(middle.values()))
-    rows = [(name, f"{seconds:.3f} s", f"{base / seconds:.1f} x") for name, seconds in middle.items()]
-    rows += [
-        ("`impasto transfer rocket starry-night`, whole process", f"{median(transfer_times):.1f} s", ""),
-        ("peak memory of that process", f"{memory:.2f} GB", ""),
-        ("`impasto --help`, whole process", f"{median(help_times):.2f} s", ""),
-    ]
-    table = Table("what", "median", "baseline / this")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+def table(head: Row, rows: Sequence[Row]) -> list[str]:
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def report(record: Mapping[str, Any]) -> str:
+    """results.md."""
+    middle = {name: median(values) for name, values in record["iterations"].items()}
+    base = middle[BASELINE]
+    goals = {"ours, VGG-19, float32": "1.5 x", "ours, VGG-19, auto precision": "6 x"}
+    goals["ours, compact, auto precision"] = "25 x"
     lines = [
         "# Benchmarks",
         "",
-        f"Measured by `python benchmarks/run.py` on {datetime.date.today()}, impasto {impasto.__version__}, "
-        f"commit {commit}.",
+        f"Measured by `python benchmarks/run.py` on {record['date']}, impasto {impasto.__version__}, "
+        f"commit {record['commit']}.",
         "",
-        f"Hardware: {hardware()}. The machine is shared, so that ratios say more than seconds.",
+        f"Hardware: {record['hardware']}. The machine is shared, so that ratios say more than seconds.",
         "",
         f"Iterations are loss and gradient at {SIZE} x {SIZE}; the contenders take turns in one process. The baseline",
         "runs its network twice in each iteration, as the loop that it follows does.",
         "",
-        "| what | median | baseline / this |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    (HERE / "results.md").write_text("\n".join(lines) + "\n")
-    record = {"date": str(datetime.date.today()), "commit": commit, "hardware": hardware(), "seconds": times}
-    record |= {"transfer": transfer_times, "help": help_times, "memory_gb": memory}
+    lines += table(
+        ("one iteration", "median", "baseline / this", "goal"),
+        [(name, f"{s:.3f} s", f"{base / s:.1f} x", goals.get(name, "")) for name, s in middle.items()],
+    )
+    rows = [
+        ("`impasto transfer rocket starry-night`", f"{median(record['transfer']):.1f} s", "15 s"),
+        ("`impasto --help`", f"{median(record['help']):.2f} s", "0.5 s"),
+    ]
+    lines += table(("whole process", "median", "goal"), rows)
+    if race := record["race"]:
+        rows = [
+            ("`pytorch-blog`, Adam", f"{race['adam_s']:.1f} s", f"{race['adam_loss']:.4g}", ""),
+            (
+                f"the same objective, our schedule, {race['ours_iterations']:.0f} iterations",
+                f"{race['ours_s']:.1f} s",
+                f"{race['ours_loss']:.4g}",
+                f"{race['ours_s'] / race['adam_s']:.3f} (goal 0.05)",
+            ),
+        ]
+        lines += [f"At {race['size']:.0f} px, {race['steps']:.0f} steps of Adam, compact:", ""]
+        lines += table(("to the same loss", "time", "loss", "ratio"), rows)
+    first = next(iter(record["scaling"].values()))
+    lines += table(
+        ("compact, square of", "s / megapixel and iteration", "against the smallest (goal 1.3)"),
+        [(f"{size} px", f"{cost:.3f}", f"{cost / first:.2f}") for size, cost in record["scaling"].items()],
+    )
+    lines += ["Peak memory beyond the interpreter's own with everything imported, one scale, compact:", ""]
+    lines += table(
+        ("job", "memory", "time", "goal"),
+        [
+            (name, f"{found['gb']:.2f} GB", f"{found['seconds']:.0f} s", found["goal"])
+            for name, found in record["memory"].items()
+        ],
+    )
+    lines += ["Where an iteration's time goes:", ""]
+    lines += table(
+        ("operations", *record["profile"]),
+        [
+            (group, *(f"{shares[group]:.0%}" for shares in record["profile"].values()))
+            for group in [*GROUPS, "the rest"]
+        ],
+    )
+    lines += ["Convolutions beside matrix products of the same shape (positions x 9 inputs x outputs), TFLOP/s:", ""]
+    lines += table(
+        ("3x3, channels and side", "convolution", "product", "ratio"), [tuple(row) for row in record["rates"]]
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, small sizes, under two minutes")
+    quick = parser.parse_args().quick
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    record: dict[str, Any] = {
+        "date": str(datetime.date.today()),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown",
+        "hardware": hardware(),
+    }
+    record["help"] = process(["--help"], 5)
+    record["transfer"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", "--quiet"], 1 if quick else 3)
+    record["iterations"] = iterations(3 if quick else 9)
+    record["scaling"] = scaling((512, 1024) if quick else (512, 1024, 2048, 4096), 2)
+    size, steps = (128, 300) if quick else (384, 3000)
+    record["race"] = {"size": size, "steps": steps} | to_the_same_loss(size, steps)
+    jobs: dict[str, tuple[tuple[object, ...], str]] = {}
+    for side in (512, 1024) if quick else (512, 1024, 2048):
+        jobs[f"ours, {side} px, 3 iterations"] = (("ours", side, 0, 3), "")
+        jobs[f"baseline, {side} px, 1 iteration"] = (("baseline", side), "")
+    if not quick:
+        jobs["ours, 4096 px, `--memory 2`, 3 iterations"] = (("ours", 4096, 2, 3), "2 GB")
+        jobs["ours, 8192 px, `--memory 4`, 1 iteration"] = (("ours", 8192, 4, 1), "4 GB")
+    record["memory"] = {name: memory(*arguments) | {"goal": goal} for name, (arguments, goal) in jobs.items()}
+    networks = {"VGG-19": vgg19(), "compact": encoder.load("compact")}
+    record["profile"] = {name: where_time_goes(network) for name, network in networks.items()}
+    record["rates"] = convolution_rates(networks["VGG-19"])
+    text = report(record)
+    Console().print(Markdown(text))
+    (HERE / "results.md").write_text(text)
     (HERE / "results.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -12,13 +12,13 @@ layers = ["relu1_1", "relu2_1", "relu3_1"]
 targets = {layer: losses.gram(x) for layer, x in network(painting, layers).items()}
 
 
-def objective(image):
+def terms(image):
     features = network(image, layers).items()
     return {
         layer: losses.style_loss(losses.gram(x), targets[layer], x[0, 0].numel(), "relative") for layer, x in features
     }
 
 
-*_, step = optimize.minimize(photograph, objective, optimizer="lbfgs", steps=30, rate=1.0)
+*_, step = optimize.minimize(photograph, optimize.by_autograd(terms), optimizer="lbfgs", steps=30, rate=1.0)
 impasto.write(out, step.image.clamp(0, 1))
 print(out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +39,10 @@ EXAMPLES = """\
 """
 
 
+class UsageError(Exception):
+    """The arguments are not understood."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it is done, 1 when it cannot be, 2 when it was not understood, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -68,6 +74,8 @@ def guarded(run: Any) -> int:
     """Run, turning what can go wrong into one line; IMPASTO_DEBUG=1 shows the whole traceback."""
     try:
         run()
+    except UsageError as error:
+        return fail(str(error), 2)
     except Exception as error:
         if os.environ.get("IMPASTO_DEBUG"):
             raise
@@ -91,14 +99,28 @@ def guarded(run: Any) -> int:
 def parse(name: str, arguments: list[str]) -> Any:
     """The command that the arguments describe; with --recipe or --resume, its defaults are that recipe's."""
     default = DEFAULTS[name](arguments)
-    return tyro.cli(
-        type(default),
-        args=arguments,
-        default=default,
-        prog=f"impasto {name}",
-        description=(type(default).__doc__ or "").strip(),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                type(default),
+                args=arguments,
+                default=default,
+                prog=f"impasto {name}",
+                description=(type(default).__doc__ or "").strip(),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        raise UsageError(f"{gist(said.getvalue())}; see impasto {name} --help") from None
+
+
+def gist(box: str) -> str:
+    """What tyro says in a box, in one line: without the frame, the help texts in it, and where to find more."""
+    lines = [line.strip("│")[1:].replace("─", "") for line in box.splitlines()[1:-1]]
+    end = next((index for index, line in enumerate(lines) if "helptext" in line), len(lines))
+    return " ".join(" ".join(line for line in lines[:end] if not line.startswith(" " * 8)).split()).rstrip(".")
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:
@@ -186,7 +208,9 @@ class TransferCommand:
         inputs = session.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = session.load_state(self.resume) if self.resume else None
-        watch = session.Watch(self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state)
+        watch = session.Watch(
+            self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state
+        )
         paint_and_say(inputs, self.settings, watch)
 
 
@@ -218,9 +242,12 @@ class ReconstructCommand:
     def run(self) -> None:
         from impasto import session
 
-        recipe = reconstruction(self.settings, self.of, self.layers)
+        chosen: Any = {f"{self.of}_layers": self.layers}
+        recipe = replace(self.settings, layer_weights=(), **chosen)
         inputs = session.read_inputs(self.image, [self.image] if self.of == "style" else [])
-        watch = session.Watch(self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet)
+        watch = session.Watch(
+            self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet
+        )
         paint_and_say(inputs, recipe, watch)
 
 
@@ -299,7 +326,9 @@ class ReplayCommand:
 
         receipt = images.read_receipt(self.picture)
         recipe, inputs = session.from_receipt(receipt, [Path(), self.picture.parent, *self.inputs])
-        watch = session.Watch(self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet)
+        watch = session.Watch(
+            self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
+        )
         paint_and_say(inputs, recipe, watch)
 
 
@@ -328,13 +357,6 @@ class ListCommand:
         width = max(len(name) for name, _ in rows)
         for name, about in rows:
             print(f"{name:<{width}}  {about}")
-
-
-def reconstruction(recipe: Transfer, of: str, layers: tuple[str, ...]) -> Transfer:
-    """The recipe, for these layers alone."""
-    if of == "content":
-        return replace(recipe, content_layers=layers)
-    return replace(recipe, style_layers=layers, layer_weights=())
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:

@@ -196,7 +196,7 @@ class Frozen:
         return record
 
     def _input(self, x: Tensor) -> Tensor:
-        """Rounding the image to bfloat16 would move most maxima of the first pool: its rest gets channels of its own."""
+        """Rounding the image would move many maxima of the first pool: what it loses gets channels of its own."""
         rounded = x.to(self.dtype, memory_format=torch.channels_last)
         if self.dtype != torch.bfloat16:
             return rounded

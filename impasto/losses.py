@@ -73,9 +73,9 @@ def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) 
     difference = features - target
     if mask is not None:
         difference = difference * mask
-    return difference.float().square().flatten(1).sum(1) if features.dtype == torch.bfloat16 else (
-        difference.square().flatten(1).sum(1)
-    )
+    if difference.dtype == torch.bfloat16:
+        difference = difference.float()
+    return difference.square().flatten(1).sum(1)
 
 
 def weigh_error(error: Tensor, energy: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:

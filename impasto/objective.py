@@ -1,4 +1,4 @@
-"""The loss of a picture, its value and its gradient: alpha content + beta style + smoothness (Gatys et al. 2016, eq. 7).
+"""The loss of a picture and its gradient: alpha content + beta style + smoothness (Gatys et al. 2016, eq. 7).
 
 The loss L knows the features F of a layer through sums over positions alone, e = |m (F - P)|^2 for the content P and
 S = (m F)(m F)^T for a style, with m the guidance mask if there is one. Hence
@@ -132,7 +132,9 @@ class Objective:
                 record = self.frozen.forward(tile.crop(image))
             features = record.features
 
-            def add(layer: str, gradient: Tensor, features: Mapping[str, Tensor] = features, tile: Window = tile) -> None:
+            def add(
+                layer: str, gradient: Tensor, features: Mapping[str, Tensor] = features, tile: Window = tile
+            ) -> None:
                 self.add_gradient(gradient, features[layer], layer, slopes, tile)
 
             tile.crop(gradient).add_(self.frozen.backward(record, add))
@@ -186,9 +188,7 @@ class Objective:
             terms[what] = terms[what] + term if what in terms else term
         return terms
 
-    def add_gradient(
-        self, gradient: Tensor, x: Tensor, layer: str, slopes: Mapping[Key, Tensor], tile: Window
-    ) -> None:
+    def add_gradient(self, gradient: Tensor, x: Tensor, layer: str, slopes: Mapping[Key, Tensor], tile: Window) -> None:
         """Add dL/dF of a layer whose features are x, in place; ``slopes`` are dL/de and dL/dS."""
         if layer in self.content:
             difference = x - tile.at_layer(self.content[layer], x, layer)
@@ -294,7 +294,9 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     side = int(pixels**0.5) - 2 * frozen.halo
     if side < LEAST_TILE:
         least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
-        raise RecipeError(f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see --memory")
+        raise RecipeError(
+            f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see --memory"
+        )
     return [
         Window(top, left, bottom, right, (rows, columns))
         for top, bottom, rows in _parts(height, side, frozen)

@@ -61,8 +61,9 @@ class Transfer:
     """What the optimisation starts from: content, noise, style, or the path of a picture."""
     noise: float = 0.25
     """Standard deviation of the noise around mid grey when starting from noise, for sRGB in [0, 1]."""
-    scales: tuple[float, ...] = (0.25, 0.5, 1.0)
-    """Fractions of the size that are painted one after the other, each starting from the one before."""
+    scales: tuple[float, ...] = ()
+    """Fractions of the size that are painted one after the other, each starting from the one before; none given:
+    halvings down to about 128 pixels."""
 
     optimizer: Literal["lbfgs", "adam", "descent"] = "lbfgs"
     """L-BFGS with a line search, Adam, or descent along the normalised gradient."""
@@ -259,7 +260,7 @@ def check(recipe: Transfer) -> Transfer:
         if not (value >= 0 and value < float("inf")) or (field in positive and value == 0):
             kind = "more than 0" if field in positive else "0 or more"
             raise RecipeError(f"{_flag(field)} must be {kind}, not {value}")
-    if not recipe.scales or not all(0 < scale <= 1 for scale in recipe.scales) or recipe.scales[-1] != 1:
+    if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
         raise RecipeError(f"--scales must lie in (0, 1] and end with 1, not {recipe.scales}")
     if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
         raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")

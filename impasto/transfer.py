@@ -57,7 +57,7 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
         (1, 3, H, W) sRGB in [0, 1], of the content's aspect ratio.
     """
     last = None
-    for last in steps(content, style, recipe, **options):
+    for last in steps(content, style, recipe, **options):  # noqa: B007
         pass
     if last is None:
         raise RecipeError("--steps must be 1 or more, to paint anything")
@@ -93,6 +93,8 @@ def steps(
         DivergedError: a loss that is not finite.
     """
     recipes.check(recipe)
+    if not memory >= 0:
+        raise RecipeError(f"--memory must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
     target = pick_device(device)
@@ -119,7 +121,8 @@ def steps(
     done = 0
     resumed = int(state["done"]) if state is not None else 0
     image = state["inner"]["image"].to(target) if state is not None else None
-    for scale, count in zip(recipe.scales, shares(recipe.steps, len(recipe.scales)), strict=True):
+    scales = recipe.scales or halvings(max(full))
+    for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
         done += count
         if count == 0 or resumed >= done:
             continue
@@ -184,6 +187,14 @@ def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
     if not recipe.sweep:
         return [("", recipe)]
     return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]
+
+
+def halvings(longest: int, least: int = 96) -> tuple[float, ...]:
+    """The scales for a picture whose long edge has so many pixels: 1, 1/2, 1/4, ... above ``least``, smallest first."""
+    scales = [1.0]
+    while longest * scales[0] / 2 > least:
+        scales.insert(0, scales[0] / 2)
+    return tuple(scales)
 
 
 def shares(total: int, parts: int) -> list[int]:

@@ -355,7 +355,7 @@ def test_variation_of_a_tile_and_its_derivative(tile: tuple[int, int, int, int])
 
 def test_the_variations_of_tiles_add_up() -> None:
     image = activations(1, 3, 5, 7, seed=21)
-    parts = [losses.variation(image, t, l, b, r) for t, b in ((0, 2), (2, 5)) for l, r in ((0, 4), (4, 7))]
+    parts = [losses.variation(image, t, left, b, r) for t, b in ((0, 2), (2, 5)) for left, r in ((0, 4), (4, 7))]
     torch.testing.assert_close(torch.stack(parts).sum() / image.numel(), losses.total_variation(image))
 
 

@@ -119,7 +119,9 @@ def test_tiles_of_shallow_layers(deepest: str) -> None:
     recipe = replace(RECIPE, style_layers=("relu1_1", deepest), content_layers=("relu2_1",))
     frozen = encoder.Frozen(vgg, recipe.style_layers)
     budget = (128 + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
-    one, many = (objective.build(vgg, recipe, picture(290, 135, 1), [picture(99, 98, 2)], budget=b) for b in (0, budget))
+    one, many = (
+        objective.build(vgg, recipe, picture(290, 135, 1), [picture(99, 98, 2)], budget=b) for b in (0, budget)
+    )
     assert_same(many, one, picture(290, 135, 3), gradient=1e-4)
 
 
@@ -157,7 +159,9 @@ def test_the_halo_is_what_a_position_sees() -> None:
     after = frozen.forward(changed).features["relu5_1"]
     assert torch.equal(features[..., : 176 // 16 + 1], after[..., : 176 // 16 + 1])
     changed[..., 176 + 16 + frozen.halo - 32 :] += 1
-    assert not torch.equal(features[..., : 176 // 16 + 1], frozen.forward(changed).features["relu5_1"][..., : 176 // 16 + 1])
+    assert not torch.equal(
+        features[..., : 176 // 16 + 1], frozen.forward(changed).features["relu5_1"][..., : 176 // 16 + 1]
+    )
 
 
 def test_bfloat16_points_the_same_way() -> None:
@@ -175,7 +179,9 @@ def test_bfloat16_points_the_same_way() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_transfer_ends_where_the_reference_ends(precision: Any) -> None:
-    content, style = (images.to_size(images.to_tensor(pictures.locate(name)), 96) for name in ("rocket", "starry-night"))
+    content, style = (
+        images.to_size(images.to_tensor(pictures.locate(name)), 96) for name in ("rocket", "starry-night")
+    )
     vgg = encoder.load("compact")
     ends = []
     for by_hand in (True, False):

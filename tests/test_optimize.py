@@ -19,6 +19,7 @@ def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Ste
         assert step.image is not None  # copied now, for the next iteration changes the picture
         yield step
 
+
 RATES = {"lbfgs": 1.0, "adam": 0.05, "descent": 0.02}
 TARGET = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(1))
 STIFFNESS = 0.5 + torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(2))

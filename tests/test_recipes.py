@@ -119,7 +119,7 @@ def test_ours() -> None:
     ours = TRANSFERS["impasto"]
     assert ours == Transfer()
     assert ours.content_term == ours.style_term == "relative"
-    assert len(ours.scales) > 1
+    assert ours.scales == ()
     assert TRANSFERS["reconstruct-content"].style_layers == ()
     assert TRANSFERS["reconstruct-style"].content_layers == ()
 
@@ -220,7 +220,7 @@ def test_the_numbers_are_all_of_them() -> None:
     assert numeric == {*NUMBERS, "seed"}
 
 
-@pytest.mark.parametrize("scales", [(), (0.5,), (1.0, 0.5), (0.0, 1.0), (-0.5, 1.0), (2.0, 1.0), (float("nan"), 1.0)])
+@pytest.mark.parametrize("scales", [(0.5,), (1.0, 0.5), (0.0, 1.0), (-0.5, 1.0), (2.0, 1.0), (float("nan"), 1.0)])
 def test_scales(scales: tuple[float, ...]) -> None:
     with pytest.raises(RecipeError, match="--scales"):
         check(replace(Transfer(), scales=scales))

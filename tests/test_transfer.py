@@ -61,7 +61,37 @@ OTHER = picture(25, 25, 3)
 @pytest.fixture
 def recipe(tiny: str) -> Transfer:
     """Ours, small, exact and short."""
-    return replace(TRANSFERS["impasto"], encoder=tiny, size=32, steps=6, precision="float32", smoothness=0.0)
+    return replace(
+        TRANSFERS["impasto"],
+        encoder=tiny,
+        size=32,
+        steps=6,
+        precision="float32",
+        smoothness=0.0,
+        scales=(0.25, 0.5, 1.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [(1, (1.0,)), (192, (1.0,)), (193, (0.5, 1.0)), (512, (0.25, 0.5, 1.0)), (1024, (0.125, 0.25, 0.5, 1.0))],
+)
+def test_the_scales_of_a_size(longest: int, expected: tuple[float, ...]) -> None:
+    assert transfer.halvings(longest) == expected
+
+
+def test_little_memory_gives_the_same_picture(recipe: Transfer) -> None:
+    """In tiles: the optimiser and the pictures take 39 MB, so that a pass gets what is left."""
+    large = replace(recipe, size=440, scales=(1.0,), steps=3)
+    whole, tiled = (transfer.stylize(CONTENT, STYLE, large, memory=memory) for memory in (0.0, MEMORY))
+    torch.testing.assert_close(whole, tiled, rtol=0, atol=1e-3)
+
+
+def test_too_little_memory(recipe: Transfer) -> None:
+    with pytest.raises(RecipeError, match="too little memory"):
+        transfer.stylize(CONTENT, STYLE, replace(recipe, size=440, scales=(1.0,)), memory=0.03)
+    with pytest.raises(RecipeError, match="--memory must be"):
+        transfer.stylize(CONTENT, STYLE, recipe, memory=-1)
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ class Easel:
     """
 
     def __init__(
-        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], slots: int = 6, visits: int = 24
+        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], slots: int = 6, visits: int = 60
     ) -> None:
         self.student, self.stats, self.visits = student, stats, visits
         self.slots: list[dict[str, Any]] = [{"left": 0} for _ in range(slots)]
@@ -234,7 +234,7 @@ class Easel:
         return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
 
     def paint(
-        self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator, strokes: int = 2
+        self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator, strokes: int = 1
     ) -> Tensor:
         """The next easel's pictures (8, 3, 128, 128), ``strokes`` steps of Adam further."""
         slot = self.slots[self.turn % len(self.slots)]
@@ -444,7 +444,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15_000)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
-    parser.add_argument("--freeze", type=int, default=8_000, help="step from which batch norms keep their statistics, and the student paints")
+    parser.add_argument(
+        "--freeze",
+        type=int,
+        default=8_000,
+        help="step from which batch norms keep their statistics, and the student paints",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
     args = parser.parse_args()

@@ -18,7 +18,7 @@ import torch
 from compact_encoder import Teachers
 from torch import nn
 
-from impasto import encoder, images, optimize, recipes, sheets, transfer
+from impasto import encoder, images, objective, optimize, recipes, sheets
 
 PAIRS = (
     *(("tubingen", "starry_night"), ("chicago", "the_great_wave"), ("golden_gate", "the_scream")),
@@ -30,7 +30,7 @@ RECIPE = replace(recipes.impasto, size=384, steps=200, scales=(1.0,))
 
 
 def paint(network: nn.Module, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-    goal = transfer.objective(network, RECIPE, content, [style])
+    goal = objective.build(network, RECIPE, content, [style])
     for step in optimize.minimize(content, goal, optimizer="lbfgs", steps=RECIPE.steps, rate=RECIPE.rate):
         image = step.image
     return image.clamp(0, 1)
@@ -58,9 +58,9 @@ def main() -> None:
             if not file.exists():
                 torch.save(paint(network, content, style), file)
             results[name] = torch.load(file, weights_only=True)
-        goal = transfer.objective(teachers, replace(RECIPE, precision="float32"), content, [style])
+        goal = objective.build(teachers, replace(RECIPE, precision="float32"), content, [style])
         with torch.no_grad():
-            terms = {name: goal(image) for name, image in (("start", content), *results.items())}
+            terms = {name: goal.terms(image) for name, image in (("start", content), *results.items())}
         rows.append({name: (float(term["style"]), float(term["content"])) for name, term in terms.items()})
         print(content_name, style_name, rows[-1], flush=True)
         panels += [(content_name, content), (style_name, style)]

@@ -1,0 +1,49 @@
+"""Peak memory and time of one job in a process of its own, as JSON: called by run.py.
+
+    python benchmarks/memory.py ours SIZE MEMORY_GB STEPS | baseline SIZE
+
+The memory is what the job adds to an interpreter that has imported everything.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import torch
+from baseline import iteration
+
+from impasto import images, pictures, recipes, session
+
+
+def main() -> None:
+    kind, size, *rest = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+    own = psutil.Process().memory_info().rss
+    start = time.perf_counter()
+    if kind == "ours":
+        inputs = session.read_inputs("rocket", ["starry-night"])
+        # A square: the goals are stated for squares.
+        side = min(inputs.content.image.shape[-2:])
+        square = replace(inputs.content, image=inputs.content.image[..., :side, :side])
+        recipe = replace(recipes.impasto, size=size, steps=int(rest[1]), scales=(1.0,), flat=0.0)
+        with TemporaryDirectory() as folder:
+            watch = session.Watch(Path(folder) / "out.png", memory=float(rest[0]), quiet=True)
+            session.paint(replace(inputs, content=square), recipe, watch)
+    else:
+        content, style = (
+            images.resize(images.to_tensor(pictures.locate(name)), size, size) for name in ("rocket", "starry-night")
+        )
+        iteration(content, style)()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"gb": (peak - own) / 1e9, "seconds": seconds, "threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()
