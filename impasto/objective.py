@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from impasto import encoder, images, losses, masks
+from impasto import encoder, images, losses, masks, optimize
 from impasto.encoder import VGG, Frozen
 from impasto.recipes import RecipeError, Transfer
 
@@ -104,7 +104,7 @@ class Objective:
     content: Mapping[str, Tensor] = field(default_factory=dict)
     regions: Sequence[Region] = ()
 
-    def __call__(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """The terms, scalars, and the gradient of their sum, (B, 3, H, W) float32.
 
         Args:
@@ -112,10 +112,7 @@ class Objective:
         """
         image = image.detach()
         if self.frozen is None:
-            leaf = image.clone().requires_grad_()
-            terms = self.terms(leaf)
-            (gradient,) = torch.autograd.grad(torch.stack([*terms.values()]).sum(), leaf)
-            return {name: term.detach() for name, term in terms.items()}, gradient
+            return optimize.by_autograd(self.terms)(image)
         tiles = windows(image, self.frozen, self.budget)
         sums: Sums = {}
         for tile in tiles:

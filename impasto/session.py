@@ -139,6 +139,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     if last is None:
         raise RecipeError("no step is left to do" if watch.state else "--steps must be 1 or more, to paint anything")
     image = images.resize(last.image.cpu(), height, width)
+    del last, step  # and with them the optimiser
     save(watch, inputs, image)
     if stopped:
         raise Stopped(stopped)

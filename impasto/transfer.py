@@ -118,6 +118,8 @@ def steps(
             image = color.keep_luma(images.resize(photograph, *image.shape[-2:]), image)
         return image
 
+    pictures = sum(t.nbytes for t in (photograph, *paintings, *where, *what))
+    available = (memory * 1e9 or 0.7 * free_memory(target)) - pictures
     done = 0
     resumed = int(state["done"]) if state is not None else 0
     image = state["inner"]["image"].to(target) if state is not None else None
@@ -137,12 +139,10 @@ def steps(
             [images.to_size(painting, max(1, round(edge))) for painting in paintings],
             [images.resize(mask, *shape) for mask in where],
             what,
-            budget=(memory * 1e9 or 0.7 * free_memory(target)) - optimize.memory(small, recipe.optimizer),
+            budget=max(1.0, 0.9 * (available - optimize.memory(small, recipe.optimizer))),
         )
-        image = start(recipe, small, paintings) if image is None else images.resize(image, *shape)
-        del small
-        for step in optimize.minimize(
-            image,
+        engine = optimize.minimize(
+            start(recipe, small, paintings) if image is None else images.resize(image, *shape),
             goal,
             optimizer=recipe.optimizer,
             steps=count,
@@ -150,7 +150,10 @@ def steps(
             clip=recipe.clip,
             flat=recipe.flat,
             state=state["inner"] if state is not None and resumed > before else None,
-        ):
+        )
+        image = state["inner"]["image"] if state is not None and resumed > before else None
+        del small  # a large picture is held but once: by the engine
+        for step in engine:
             image, index = step.look(), before + step.index
 
             def snapshot(step: optimize.Step = step, index: int = index) -> dict[str, Any]:

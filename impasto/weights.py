@@ -50,8 +50,8 @@ WEIGHTS: dict[str, Weights] = {
         name="compact",
         file="compact.safetensors",
         url=None,
-        sha256="9cc41eda7a57a621c24ba1fb7d7260f9e57c4c509c6baca094b713f8efa2718e",
-        size=2863832,
+        sha256="15b97c9fb2f8acdeb053f3615cf6c36a3398f34ae72375ff1dde87207eb9d7a8",
+        size=2642600,
         licence="MIT",
         source="distilled for impasto from VGG-19 (Simonyan and Zisserman) "
         "and a pruned VGG-19 (Wang et al. 2020); see compact.md",

@@ -23,7 +23,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +40,7 @@ PRUNED_LAYERS = ("relu4_1", "relu4_2", "relu5_1")
 LAYERS = VGG_LAYERS + PRUNED_LAYERS
 HELD_OUT = 75
 CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
-IMPORTANCE = {"relu3_1": 2.0}  # on the error of features; the rest 1
+IMPORTANCE = {"relu3_1": 2.5}  # on the error of features; the rest 1
 STYLE = recipes.impasto.style_layers
 
 
@@ -206,17 +205,17 @@ def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> dict[str
     return result
 
 
-class Easel:
-    """Pictures under the brush: crops that the student's own default objective repaints, a few steps at each visit.
+class Easels:
+    """Pictures under the brush: crops that the student's own default objective repaints, a step of Adam at each visit.
 
-    Eight pictures stand on each of ``slots`` easels; after ``visits`` visits they make room for new ones.
+    Eight pictures stand on each of ``count`` easels; after ``visits`` visits they make room for new ones.
     """
 
     def __init__(
-        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], slots: int = 6, visits: int = 60
+        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], count: int = 6, visits: int = 60
     ) -> None:
         self.student, self.stats, self.visits = student, stats, visits
-        self.slots: list[dict[str, Any]] = [{"left": 0} for _ in range(slots)]
+        self.easels: list[tuple[Tensor, list[Tensor], torch.optim.Adam] | None] = [None] * count
         self.turn = 0
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
@@ -233,34 +232,74 @@ class Easel:
             error = error + recipes.impasto.style_weight * distance
         return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
 
-    def paint(
-        self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator, strokes: int = 1
-    ) -> Tensor:
-        """The next easel's pictures (8, 3, 128, 128), ``strokes`` steps of Adam further."""
-        slot = self.slots[self.turn % len(self.slots)]
+    @torch.no_grad()
+    def start(self, pool: datasets.Pool, generator: torch.Generator) -> tuple[Tensor, list[Tensor], torch.optim.Adam]:
+        content, style = datasets.random_crops(pool, 16, 128, generator).split(8)
+        noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
+        image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
+        image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
+        grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
+        targets = [self.features(content)["relu4_2"], *grams]
+        return image, targets, torch.optim.Adam([image], lr=0.03, betas=(0.9, 0.95))
+
+    def paint(self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator) -> Tensor:
+        """The next easel's pictures, (8, 3, 128, 128), one step further."""
+        place, visit = self.turn % len(self.easels), self.turn // len(self.easels)
         self.turn += 1
-        if not slot["left"]:
-            content, style = datasets.random_crops(pool, 16, 128, generator).split(8)
-            noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
-            image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
-            with torch.no_grad():
-                grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
-                targets = [self.features(content)["relu4_2"], *grams]
-            slot |= {"left": self.visits, "image": image, "targets": targets, "adam": torch.zeros(2, *image.shape)}
-            slot["adam"] = slot["adam"].to(image.device)
-            slot["done"] = 0
-        slot["left"] -= 1
+        # The easels take turns in making room, too.
+        if (easel := self.easels[place]) is None or (
+            visit + place * self.visits // len(self.easels)
+        ) % self.visits == 0:
+            easel = self.easels[place] = self.start(pool, generator)
+        image, targets, adam = easel
         self.student.requires_grad_(False)
-        for _ in range(strokes):
-            image = slot["image"].contiguous(memory_format=torch.channels_last).requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(image, *slot["targets"]), image)
-            slot["done"] += 1
-            slot["adam"][0].lerp_(gradient, 0.1)
-            slot["adam"][1].lerp_(gradient.square(), 0.05)
-            mean, square = slot["adam"][0] / (1 - 0.9 ** slot["done"]), slot["adam"][1] / (1 - 0.95 ** slot["done"])
-            slot["image"] = (image.detach() - 0.03 * mean / (square.sqrt() + 1e-12)).clamp(-0.1, 1.1)
+        adam.zero_grad()
+        loss(image, *targets).backward()
+        adam.step()
         self.student.requires_grad_(True)
-        return slot["image"].clamp(0, 1)
+        image.data.clamp_(-0.1, 1.1)
+        return image.detach().clamp(0, 1)
+
+
+@torch.no_grad()
+def revive(student: Student, teachers: Teachers, stats: dict[str, tuple[Tensor, Tensor]], pool: datasets.Pool) -> None:
+    """Set channels anew that died early: by least squares from the patches before them to the teacher's channel.
+
+    A rectifier that never fires gets no gradient. Where a channel is the teacher's own, no other can stand in for it.
+    """
+    generator = torch.Generator(pool.canvas.device).manual_seed(2)
+    student.eval()
+    for layer in PRUNED_LAYERS:
+        place = layer[4:]
+        before = f"relu{PLACES[PLACES.index(place) - 1]}"
+        rows, targets, outputs = [], [], []
+        for _ in range(12):
+            crops = datasets.random_crops(pool, 16, 192, generator)
+            features = student.encoder(crops, [before, layer])
+            x = features[before] if not place.endswith("_1") else F.max_pool2d(features[before], 2)
+            rows.append(F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)[::5])
+            targets.append((teachers(crops)[layer] / stats[layer][1]).flatten(2).transpose(1, 2).flatten(0, 1)[::5])
+            outputs.append(features[layer].flatten(2).transpose(1, 2).flatten(0, 1)[::5])
+        patches, target = torch.cat(rows), torch.cat(targets)
+        error = (torch.cat(outputs) - target).square().mean(0) / target.var(0)
+        dead = ((error > 0.6) & (student.heads[layer].fires.flatten() > 0)).nonzero().flatten().tolist()
+        print(f"{layer}: {len(dead)} channels revived", flush=True)
+        if not dead:
+            continue
+        patches = torch.cat([patches, torch.ones_like(patches[:, :1])], 1).double()
+        square = patches.T @ patches
+        square.diagonal().add_(1e-3 * square.diagonal().mean())
+        solution = torch.linalg.solve(square, patches.T @ target[:, dead].double()).float()
+        convolution, batch_norm = getattr(student.encoder, f"conv{place}")
+        convolution.weight[dead] = solution[:-1].T.reshape(len(dead), *convolution.weight.shape[1:])
+        convolution.bias[dead] = solution[-1]
+        for tensor, value in (
+            (batch_norm.weight, 1), (batch_norm.bias, 0), (batch_norm.running_mean, 0), (batch_norm.running_var, 1),
+        ):  # fmt: skip
+            tensor[dead] = value
+        if place != PLACES[-1]:  # what follows has learnt to do without them
+            getattr(student.encoder, f"conv{PLACES[PLACES.index(place) + 1]}")[0].weight[:, dead] = 0
+    student.train()
 
 
 def amp(device: str) -> torch.autocast:
@@ -301,19 +340,21 @@ def train(args: argparse.Namespace) -> None:
                     terms[f"gram {layer}"] = (distance / pair[1].float().square().sum((1, 2)).clamp_min(1)).mean()
         return terms
 
-    easel = Easel(student, stats)
-    compiled, loss = (torch.compile(body, dynamic=False) if args.compile else body for body in (distil, easel.loss))
+    easels = Easels(student, stats)
+    compiled, loss = (torch.compile(body, dynamic=False) if args.compile else body for body in (distil, easels.loss))
 
     batch_norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def objective(index: int) -> dict[str, Tensor]:
         # Statistics of a few crops are not those of the world: the deep layers come to lean on them. From here on the
         # running ones are used, as they will be when they are folded in.
+        if index == args.freeze:
+            revive(student, teachers, stats, pool)
         for batch_norm in batch_norms:
             batch_norm.train(index < args.freeze)
         generator = torch.Generator(device).manual_seed(args.seed * 1_000_003 + index)
         if index % 3 == 2 and index >= args.freeze:
-            crops = easel.paint(loss, pool, generator)
+            crops = easels.paint(loss, pool, generator)
         else:
             side, batch = CROPS[index % 3 % 2]
             crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
