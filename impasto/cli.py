@@ -118,7 +118,8 @@ def parse(name: str, arguments: list[str]) -> Any:
 
 def gist(box: str) -> str:
     """What tyro says in a box, in one line: without the frame, the help texts in it, and where to find more."""
-    lines = [line.strip("│")[1:].replace("─", "") for line in box.splitlines()[1:-1]]
+    lines = [line.strip("│|")[1:] for line in box.splitlines()[1:-1]]
+    lines = [line for line in lines if line.strip("─- ")]
     end = next((index for index, line in enumerate(lines) if "helptext" in line), len(lines))
     return " ".join(" ".join(line for line in lines[:end] if not line.startswith(" " * 8)).split()).rstrip(".")
 
@@ -398,7 +399,3 @@ DEFAULTS: dict[str, Any] = {
     "replay": lambda arguments: ReplayCommand(tyro.MISSING, tyro.MISSING),
     "list": lambda arguments: ListCommand(tyro.MISSING),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

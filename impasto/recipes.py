@@ -93,7 +93,7 @@ class Transfer:
     """Seed of the noise."""
 
 
-impasto = Transfer()
+impasto = Transfer(flat=0.04)
 
 # Gatys et al. 2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
 # Its sums presuppose activations in the hundreds, as the original VGG-19 gives on 0-255 input.
@@ -252,7 +252,7 @@ def check(recipe: Transfer) -> Transfer:
         _typed(name, kind, getattr(recipe, name))
     positive = ("noise", "rate", "style_scale", "fps")
     not_negative = (
-        *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale"),
+        *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat"),
         *("checkpoint_every", "frame_every"),
     )
     for field in positive + not_negative:

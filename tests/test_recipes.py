@@ -117,7 +117,7 @@ def test_the_numbers_that_are_made_of_two() -> None:
 
 def test_ours() -> None:
     ours = TRANSFERS["impasto"]
-    assert ours == Transfer()
+    assert ours == replace(Transfer(), flat=ours.flat) and 0 < ours.flat < 0.1
     assert ours.content_term == ours.style_term == "relative"
     assert ours.scales == ()
     assert TRANSFERS["reconstruct-content"].style_layers == ()
@@ -192,7 +192,7 @@ def test_wrong_types(field: str, value: Any) -> None:
 
 
 NUMBERS = (
-    *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale"),
+    *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat"),
     *("style_scale", "noise", "rate", "checkpoint_every", "frame_every", "fps"),
 )
 

@@ -76,6 +76,6 @@ def test_interrupting_once_asks_and_twice_stops() -> None:
 def test_a_study_is_drawn(inputs: session.Inputs, tiny: str) -> None:
     small = replace(recipes.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
     panels = [session.study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
-    sheet, stopped = session.draw(inputs, panels, title="seeds", device="cpu", quiet=True)
+    sheet, stopped = session.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
     assert not stopped
     assert sheet.shape[-1] > 3 * 32

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from impasto import color, encoder, images, losses, objective, transfer
+from impasto import color, encoder, images, losses, objective, optimize, transfer
 from impasto.recipes import TRANSFERS, RecipeError, Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
@@ -80,11 +80,35 @@ def test_the_scales_of_a_size(longest: int, expected: tuple[float, ...]) -> None
     assert transfer.halvings(longest) == expected
 
 
-def test_little_memory_gives_the_same_picture(recipe: Transfer) -> None:
-    """In tiles: the optimiser and the pictures take 39 MB, so that a pass gets what is left."""
-    large = replace(recipe, size=440, scales=(1.0,), steps=3)
-    whole, tiled = (transfer.stylize(CONTENT, STYLE, large, memory=memory) for memory in (0.0, MEMORY))
+def test_little_memory_gives_the_same_picture(recipe: Transfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = replace(recipe, size=640, scales=(1.0,), steps=3)
+    frozen = encoder.Frozen(network(), large.style_layers)
+    own = optimize.memory(torch.empty(1, 3, 320, 640), "lbfgs") + CONTENT.nbytes + STYLE.nbytes
+    memory = (own + 90_000 / 0.9 * frozen.bytes_per_pixel) / 1e9  # of 204,800 pixels
+    tiles: list[int] = []
+    windows = objective.windows
+
+    def counted(*arguments: Any) -> list[objective.Window]:
+        found = windows(*arguments)
+        tiles.append(len(found))
+        return found
+
+    monkeypatch.setattr(objective, "windows", counted)
+    whole = transfer.stylize(CONTENT, STYLE, large)
+    assert set(tiles) == {1}
+    tiled = transfer.stylize(CONTENT, STYLE, large, memory=memory)
+    assert max(tiles) > 2
     torch.testing.assert_close(whole, tiled, rtol=0, atol=1e-3)
+
+
+def test_enlarging_keeps_what_was_painted_and_the_detail_of_the_content(recipe: Transfer) -> None:
+    content = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(4))
+    small = images.resize(content, 20, 30)
+    torch.testing.assert_close(transfer.enlarge(small, content, content, recipe), content)  # nothing was painted
+    painted = transfer.enlarge(0.5 * small, content, content, recipe)
+    torch.testing.assert_close(painted, content - 0.5 * images.resize(small, 40, 60), rtol=0, atol=0.02)
+    style_alone = replace(recipe, content_layers=())
+    assert torch.equal(transfer.enlarge(small, content, content, style_alone), images.resize(small, 40, 60))
 
 
 def test_too_little_memory(recipe: Transfer) -> None:
@@ -132,7 +156,7 @@ def test_coarse_to_fine(recipe: Transfer) -> None:
 
 def test_each_scale_starts_from_the_one_before(recipe: Transfer) -> None:
     """With next to no rate the picture that comes out is the coarse one, enlarged; not the content again."""
-    still = replace(recipe, optimizer="adam", rate=1e-9, scales=(0.25, 1.0), steps=2)
+    still = replace(recipe, content_layers=(), optimizer="adam", rate=1e-9, scales=(0.25, 1.0), steps=2)
     coarse = images.resize(images.resize(CONTENT, 4, 8), 16, 32)
     torch.testing.assert_close(transfer.stylize(CONTENT, STYLE, still), coarse, rtol=0, atol=1e-5)
     assert not torch.allclose(coarse, images.resize(CONTENT, 16, 32), atol=1e-2)
