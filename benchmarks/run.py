@@ -274,11 +274,12 @@ def main() -> None:
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown",
         "hardware": hardware(),
     }
+    transfer.reuse_memory()
     record["help"] = process(["--help"], 5)
     record["transfer"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", "--quiet"], 1 if quick else 3)
     record["iterations"] = iterations(3 if quick else 9)
     record["scaling"] = scaling((512, 1024) if quick else (512, 1024, 2048, 4096), 2)
-    size, steps = (128, 300) if quick else (384, 3000)
+    size, steps = (128, 300) if quick else (256, 3000)
     record["race"] = {"size": size, "steps": steps} | to_the_same_loss(size, steps)
     jobs: dict[str, tuple[tuple[object, ...], str]] = {}
     for side in (512, 1024) if quick else (512, 1024, 2048):
