@@ -265,6 +265,12 @@ def build(
     return replace(bare, regions=regions)
 
 
+def for_content(goal: Objective, content: Tensor) -> Objective:
+    """The same objective for another content, (B, 3, H, W)."""
+    with torch.no_grad():
+        return replace(goal, content=_activations_to_keep(goal, content, [*goal.content]))
+
+
 def activations(network: VGG, image: Tensor, layers: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
     """The encoder's features by way of autograd, float32."""
     image = image.contiguous(memory_format=torch.channels_last)

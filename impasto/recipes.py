@@ -93,6 +93,40 @@ class Transfer:
     """Seed of the noise."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """Training of a one-pass network: the default recipe's objective, of what the network paints."""
+
+    steps: int = 2400
+    """Steps of Adam."""
+    batch: int = 4
+    """Crops in a step."""
+    crop: int = 256
+    """Side of a crop in pixels."""
+    rate: float = 2e-3
+    """The largest learning rate; it rises in the first steps and falls along a cosine."""
+    strength: float = 1.0
+    """How strongly the style is painted: a factor on the style's weight."""
+    style_size: int = 512
+    """Long edge of the photographs that the network is meant for, in pixels."""
+    style_scale: float = 1.0
+    """Size of the strokes: the style's long edge over that of the photographs."""
+    smoothness: float = 3.0
+    """Weight of the total variation."""
+    encoder: str = "compact"
+    """Perceptual encoder: compact, vgg19, or the path of a weights file."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of network and encoder; auto: bfloat16 where the processor has it."""
+    seed: int = 0
+    """Seed of the weights and the crops."""
+
+    def objective(self) -> Transfer:
+        """The recipe of the loss."""
+        return Transfer(
+            strength=self.strength, smoothness=self.smoothness, encoder=self.encoder, precision=self.precision
+        )
+
+
 impasto = Transfer(flat=0.04)
 
 # Gatys et al. 2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
@@ -270,7 +304,24 @@ def check(recipe: Transfer) -> Transfer:
     return recipe
 
 
-def to_json(recipe: Transfer) -> dict[str, Any]:
+def check_training(recipe: Training) -> Training:
+    """The recipe itself, if it can be followed.
+
+    Raises:
+        RecipeError: a number out of its range.
+    """
+    for field in ("steps", "batch", "rate", "style_size", "style_scale"):
+        if not 0 < getattr(recipe, field) < float("inf"):
+            raise RecipeError(f"{_flag(field)} must be more than 0, not {getattr(recipe, field)}")
+    if recipe.crop < 64:
+        raise RecipeError(f"--crop must be 64 or more, not {recipe.crop}")
+    for field in ("strength", "smoothness"):
+        if not 0 <= getattr(recipe, field) < float("inf"):
+            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
+    return recipe
+
+
+def to_json(recipe: Transfer | Training) -> dict[str, Any]:
     """The fields, as JSON knows them."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return fields

@@ -100,7 +100,7 @@ def steps(
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
     target = pick_device(device)
-    reuse_memory()
+    reuse_memory(sparingly=memory > 0)
     network = encoder.load(recipe.encoder).to(target)
     photograph = images.to_tensor(content).to(target)
     paintings = [images.to_tensor(source).to(target) for source in styles]
@@ -241,13 +241,18 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def reuse_memory() -> None:
-    """Have glibc keep freed blocks of up to 32 MB: a fresh page for each activation is a sixth of an iteration."""
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+def reuse_memory(*, sparingly: bool = False) -> None:
+    """Have glibc keep what is freed: fresh pages are a sixth of an iteration, and half of a large picture's.
+
+    Args:
+        sparingly: give blocks above 32 MB back all the same.
+    """
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim_threshold, 256 << 20)
+        libc.mallopt(mmap_max, 65536 if sparingly else 0)
+        libc.mallopt(trim_threshold, 256 << 20 if sparingly else (1 << 31) - 1)
 
 
 def free_memory(device: torch.device) -> float:

@@ -12,8 +12,8 @@ FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
     "parts": {"color", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
     "objective": {"objective"},
-    "methods": {"transfer", "study", "video"},
-    "apps": {"session", "cli", "__main__"},
+    "methods": {"feedforward", "transfer", "study", "video"},
+    "apps": {"session", "onepass", "commands", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
 

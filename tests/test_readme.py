@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import save_picture
 
-from impasto import cli, recipes
+from impasto import cli, feedforward, recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,6 +27,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save_picture(tmp_path / name, seed=seed)
     for seed, name in enumerate(["sky-mask.png", "ground-mask.png"]):
         save_picture(tmp_path / name, seed=seed, mode="L")
+    for folder in ("photographs", "holiday"):
+        (tmp_path / folder).mkdir()
+        save_picture(tmp_path / folder / "one.jpg")
+    feedforward.save(Path("my-style.safetensors"), feedforward.Network(), {})
     return tmp_path
 
 
@@ -42,8 +46,9 @@ def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFix
     size = arguments.index("--size") if "--size" in arguments else None
     if size is not None:
         del arguments[size : size + 2]
-    assert cli.main([*arguments, "--size", "40", "--steps", "3", "--encoder", tiny]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == out
+    small = {"train": ["--crop", "64", "--steps", "3", "--encoder", tiny], "apply": []}
+    assert cli.main([*arguments, *small.get(arguments[0], ["--size", "40", "--steps", "3", "--encoder", tiny])]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(Path(out))
     assert (here / out).stat().st_size > 0
 
 

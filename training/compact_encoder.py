@@ -21,73 +21,23 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from easels import Easels
+from safetensors.torch import save_file
+from teachers import LAYERS, PLACES, PRUNED_LAYERS, VGG_LAYERS, Teachers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from impasto import datasets, losses, recipes, training
-from impasto.encoder import CAFFE, CONVOLUTIONS, IMAGENET, VGG
+from impasto import datasets, training
+from impasto.encoder import IMAGENET, VGG
 
 WIDTHS = (32, 64, 128, 128, 128)
-PLACES = CONVOLUTIONS[: CONVOLUTIONS.index("5_1") + 1]
-VGG_LAYERS = ("relu1_1", "relu2_1", "relu3_1")
-PRUNED_LAYERS = ("relu4_1", "relu4_2", "relu5_1")
-LAYERS = VGG_LAYERS + PRUNED_LAYERS
 HELD_OUT = 75
 CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
 IMPORTANCE = {"relu3_1": 2.5}  # on the error of features; the rest 1
-STYLE = recipes.impasto.style_layers
-
-
-class Pruned(nn.Module):
-    """The 16x pruned VGG-19 of Wang et al. 2020: reflection padding, a 1x1 convolution before the first."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        for name, tensor in load_file(file).items():
-            self.register_buffer(name.replace(".", "_"), tensor)
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        x = F.conv2d(image, self.conv0_weight, self.conv0_bias)
-        features = {}
-        for place in PLACES:
-            if place.endswith("_1") and place != "1_1":
-                x = F.max_pool2d(x, 2)
-            name = f"conv{place.replace('_', '')}"
-            x = F.relu(
-                F.conv2d(
-                    F.pad(x, (1, 1, 1, 1), "reflect"), getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-                )
-            )
-            features[f"relu{place}"] = x
-        return {layer: features[layer] for layer in PRUNED_LAYERS}
-
-
-class Teachers(nn.Module):
-    """Both teachers: sRGB in [0, 1] -> the six target layers, raw; called as an encoder is."""
-
-    places = PLACES
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.vgg = VGG(mean=CAFFE[0], std=CAFFE[1], places=CONVOLUTIONS[:5])
-        state = load_file(folder / "vgg19_conv1_1_to_conv3_4_caffe.safetensors")
-        for place, index in zip(self.vgg.places, (0, 2, 5, 7, 10), strict=True):
-            convolution = getattr(self.vgg, f"conv{place}")
-            kernel = state[f"features.{index}.weight"]
-            convolution.weight.data = kernel.flip(1).contiguous() if index == 0 else kernel  # BGR -> RGB
-            convolution.bias.data = state[f"features.{index}.bias"]
-        self.pruned = Pruned(folder / "vgg19_pruned16x_to_conv5_1.safetensors")
-        self.requires_grad_(False)
-
-    def forward(self, image: Tensor, layers: Sequence[str] = LAYERS) -> dict[str, Tensor]:
-        features = self.vgg(image, VGG_LAYERS) | self.pruned(image)
-        return {layer: features[layer] for layer in layers}
 
 
 class Direct(nn.Module):
@@ -203,62 +153,6 @@ def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> dict[str
         deviation = torch.where(deviation < 1e-3 * deviation.max(), deviation.max(), deviation)
         result[layer] = (mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
     return result
-
-
-class Easels:
-    """Pictures under the brush: crops that the student's own default objective repaints, a step of Adam at each visit.
-
-    Eight pictures stand on each of ``count`` easels; after ``visits`` visits they make room for new ones.
-    """
-
-    def __init__(
-        self, student: Student, stats: dict[str, tuple[Tensor, Tensor]], count: int = 6, visits: int = 60
-    ) -> None:
-        self.student, self.stats, self.visits = student, stats, visits
-        self.easels: list[tuple[Tensor, list[Tensor], torch.optim.Adam] | None] = [None] * count
-        self.turn = 0
-
-    def features(self, image: Tensor) -> dict[str, Tensor]:
-        with amp(image.device.type):
-            raw = self.student(image)
-        return {layer: x.float() * self.stats[layer][1] + self.stats[layer][0] for layer, x in raw.items()}
-
-    def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
-        """The default recipe's objective, each picture by itself, summed."""
-        features = self.features(image)
-        error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
-        for layer, target in zip(STYLE, grams, strict=True):
-            distance = (losses.gram(features[layer]) - target).square().sum((1, 2)) / target.square().sum((1, 2))
-            error = error + recipes.impasto.style_weight * distance
-        return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
-
-    @torch.no_grad()
-    def start(self, pool: datasets.Pool, generator: torch.Generator) -> tuple[Tensor, list[Tensor], torch.optim.Adam]:
-        content, style = datasets.random_crops(pool, 16, 128, generator).split(8)
-        noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
-        image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
-        image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
-        grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
-        targets = [self.features(content)["relu4_2"], *grams]
-        return image, targets, torch.optim.Adam([image], lr=0.03, betas=(0.9, 0.95))
-
-    def paint(self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator) -> Tensor:
-        """The next easel's pictures, (8, 3, 128, 128), one step further."""
-        place, visit = self.turn % len(self.easels), self.turn // len(self.easels)
-        self.turn += 1
-        # The easels take turns in making room, too.
-        if (easel := self.easels[place]) is None or (
-            visit + place * self.visits // len(self.easels)
-        ) % self.visits == 0:
-            easel = self.easels[place] = self.start(pool, generator)
-        image, targets, adam = easel
-        self.student.requires_grad_(False)
-        adam.zero_grad()
-        loss(image, *targets).backward()
-        adam.step()
-        self.student.requires_grad_(True)
-        image.data.clamp_(-0.1, 1.1)
-        return image.detach().clamp(0, 1)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from compact_encoder import Teachers
+from teachers import Teachers
 from torch import nn
 
 from impasto import encoder, images, objective, optimize, recipes, sheets

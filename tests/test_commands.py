@@ -1,0 +1,32 @@
+"""What the commands are made of; what they do is in test_cli.py and test_onepass.py."""
+
+import pytest
+
+from impasto import cli, commands
+
+
+def test_every_command_is_described() -> None:
+    assert set(commands.DEFAULTS) == set(cli.ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--recipe", "owl"], "owl"),
+        (["a", "--recipe=owl", "b"], "owl"),
+        (["--recipe"], None),
+        (["--recipes", "owl"], None),
+        ([], None),
+    ],
+)
+def test_peek(arguments: list[str], expected: str | None) -> None:
+    assert commands.peek(arguments, "--recipe") == expected
+
+
+@pytest.mark.parametrize("name", commands.DEFAULTS)
+def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert f"impasto {name}" in said and len(said.splitlines()) > 8

@@ -1,0 +1,121 @@
+"""Training and applying from the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import opened, save_picture
+
+from impasto import cli, feedforward, images
+from impasto.feedforward import Architecture, Network
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos" / "inner").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "b.jpg", "inner/c.png")):
+        save_picture(tmp_path / "photos" / name, 80, 70, seed=seed)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    feedforward.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
+    return path
+
+
+@pytest.fixture
+def train(folder: Path, painting: Path, tmp_path: Path, tiny: str) -> Callable[..., int]:
+    def run(*flags: str) -> int:
+        fixed = ["--photos", str(folder), "-o", str(tmp_path / "mine.safetensors"), "--encoder", tiny]
+        small = ["--steps", "3", "--batch", "1", "--crop", "64", "--style-size", "64", "--quiet"]
+        return cli.main(["train", str(painting), *fixed, *small, *flags])
+
+    return run
+
+
+def one_line(capsys: Capture, *named: str) -> None:
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("impasto: ") and complaint.count("\n") == 1
+    for name in named:
+        assert name in complaint
+
+
+def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert train() == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == str(tmp_path / "mine.safetensors")
+    assert "1 of 4 pictures could not be read" in said.err
+    assert not (tmp_path / "mine.resume").exists()
+    out = tmp_path / "out.jpg"
+    assert (
+        cli.main(["apply", str(folder / "b.jpg"), "--style", str(tmp_path / "mine.safetensors"), "-o", str(out)]) == 0
+    )
+    assert opened(out).size == (80, 70)
+    assert images.read_receipt(out)["command"] == "apply"
+
+
+def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    command = ["apply", str(folder), "--style", str(model), "-o", str(out), "--quiet"]
+    assert cli.main(command) == 1
+    complaint = capsys.readouterr().err
+    assert "broken.png" in complaint and "1 of the pictures" in complaint
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["a.png", "b.jpg", "inner/c.png"]
+    (folder / "broken.png").unlink()
+    before = (out / "a.png").stat().st_mtime_ns
+    (out / "b.jpg").unlink()
+    assert cli.main([*command, "--resume"]) == 0
+    assert (out / "b.jpg").exists() and (out / "a.png").stat().st_mtime_ns == before
+
+
+def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> None:
+    command = ["apply", str(folder / "a.png"), "--style", str(model), "-o", str(tmp_path / "out.png")]
+    assert cli.main([*command, "--strength", "0"]) == 0
+    same, photo = (images.read(path).image for path in (tmp_path / "out.png", folder / "a.png"))
+    assert torch.equal(same, photo)
+    assert cli.main([*command, "--keep-colors"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--crop", "8"], "--crop"),
+        (["--rate", "-1"], "--rate"),
+        (["--photos", "nowhere"], "nowhere"),
+        (["-o", "model.png"], "model.png"),
+    ],
+)
+def test_bad_training(train: Callable[..., int], flags: list[str], named: str, capsys: Capture) -> None:
+    assert train(*flags) == 1
+    one_line(capsys, named)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--style", "cubism"], "cubism"),
+        (["--strength", "2"], "--strength"),
+        (["-o", "nowhere/out.png"], "nowhere"),
+    ],
+)
+def test_bad_applying(model: Path, folder: Path, flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:
+    command = ["apply", str(folder / "a.png"), "--style", str(model), "-o", str(tmp_path / "out.png"), *flags]
+    assert cli.main(command) == 1
+    one_line(capsys, named)
+
+
+def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert train() == 0
+    torch.save({"card": {"style": "another"}}, tmp_path / "mine.resume")
+    capsys.readouterr()
+    assert train("--resume") == 1
+    one_line(capsys, "mine.resume")

@@ -1,0 +1,68 @@
+"""Pictures under the brush, for an encoder to learn from: what an optimiser finds is not what a camera finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from impasto import datasets, losses, recipes
+
+STYLE = recipes.impasto.style_layers
+
+
+class Easels:
+    """Pictures under the brush: crops that the student's own default objective repaints, a step of Adam at each visit.
+
+    Eight pictures stand on each of ``count`` easels; after ``visits`` visits they make room for new ones.
+    """
+
+    def __init__(
+        self, student: nn.Module, stats: dict[str, tuple[Tensor, Tensor]], count: int = 6, visits: int = 60
+    ) -> None:
+        self.student, self.stats, self.visits = student, stats, visits
+        self.easels: list[tuple[Tensor, list[Tensor], torch.optim.Adam] | None] = [None] * count
+        self.turn = 0
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(image.device.type, torch.bfloat16):
+            raw = self.student(image)
+        return {layer: x.float() * self.stats[layer][1] + self.stats[layer][0] for layer, x in raw.items()}
+
+    def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
+        """The default recipe's objective, each picture by itself, summed."""
+        features = self.features(image)
+        error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
+        for layer, target in zip(STYLE, grams, strict=True):
+            distance = (losses.gram(features[layer]) - target).square().sum((1, 2)) / target.square().sum((1, 2))
+            error = error + recipes.impasto.style_weight * distance
+        return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
+
+    @torch.no_grad()
+    def start(self, pool: datasets.Pool, generator: torch.Generator) -> tuple[Tensor, list[Tensor], torch.optim.Adam]:
+        content, style = datasets.random_crops(pool, 16, 128, generator).split(8)
+        noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
+        image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
+        image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
+        grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
+        targets = [self.features(content)["relu4_2"], *grams]
+        return image, targets, torch.optim.Adam([image], lr=0.03, betas=(0.9, 0.95))
+
+    def paint(self, loss: Callable[..., Tensor], pool: datasets.Pool, generator: torch.Generator) -> Tensor:
+        """The next easel's pictures, (8, 3, 128, 128), one step further."""
+        place, visit = self.turn % len(self.easels), self.turn // len(self.easels)
+        self.turn += 1
+        # The easels take turns in making room, too.
+        if (easel := self.easels[place]) is None or (
+            visit + place * self.visits // len(self.easels)
+        ) % self.visits == 0:
+            easel = self.easels[place] = self.start(pool, generator)
+        image, targets, adam = easel
+        self.student.requires_grad_(False)
+        adam.zero_grad()
+        loss(image, *targets).backward()
+        adam.step()
+        self.student.requires_grad_(True)
+        image.data.clamp_(-0.1, 1.1)
+        return image.detach().clamp(0, 1)
