@@ -275,15 +275,10 @@ def main() -> None:
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown",
         "hardware": hardware(),
     }
-    transfer.reuse_memory()
     record["help"] = process(["--help"], 5)
     tiny = ["--size", "64", "--steps", "1", "--quiet"]
     record["start"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", *tiny], 3)
     record["transfer"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", "--quiet"], 1 if quick else 3)
-    record["iterations"] = iterations(3 if quick else 9)
-    record["scaling"] = scaling((512, 1024) if quick else (512, 1024, 2048, 4096), 2)
-    size, steps = (128, 300) if quick else (256, 3000)
-    record["race"] = {"size": size, "steps": steps} | to_the_same_loss(size, steps)
     jobs: dict[str, tuple[tuple[object, ...], str]] = {}
     for side in (512, 1024) if quick else (512, 1024, 2048):
         jobs[f"ours, {side} px, 3 iterations"] = (("ours", side, 0, 3), "")
@@ -292,9 +287,14 @@ def main() -> None:
         jobs["ours, 4096 px, `--memory 2`, 3 iterations"] = (("ours", 4096, 2, 3), "2 GB")
         jobs["ours, 8192 px, `--memory 4`, 1 iteration"] = (("ours", 8192, 4, 1), "4 GB")
     record["memory"] = {name: memory(*arguments) | {"goal": goal} for name, (arguments, goal) in jobs.items()}
-    networks = {"VGG-19": vgg19(), "compact": encoder.load("compact")}
-    record["profile"] = {name: where_time_goes(network) for name, network in networks.items()}
-    record["rates"] = convolution_rates(networks["VGG-19"])
+    with transfer.reused_memory():
+        record["iterations"] = iterations(3 if quick else 9)
+        record["scaling"] = scaling((512, 1024) if quick else (512, 1024, 2048, 4096), 2)
+        networks = {"VGG-19": vgg19(), "compact": encoder.load("compact")}
+        record["profile"] = {name: where_time_goes(network) for name, network in networks.items()}
+        record["rates"] = convolution_rates(networks["VGG-19"])
+    size, steps = (128, 300) if quick else (256, 3000)
+    record["race"] = {"size": size, "steps": steps} | to_the_same_loss(size, steps)
     text = report(record)
     Console().print(Markdown(text))
     (HERE / "results.md").write_text(text)

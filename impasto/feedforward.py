@@ -61,7 +61,7 @@ class Layer(nn.Module):
         x = F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
         if self.norm is not None:
             x = F.instance_norm(x, weight=self.norm.weight, bias=self.norm.bias)
-        return F.relu(x) if self.rectify else x
+        return x.relu() if self.rectify else x
 
 
 class Block(nn.Module):
@@ -72,7 +72,8 @@ class Block(nn.Module):
         self.first, self.second = Layer(channels, channels, 3), Layer(channels, channels, 3, rectify=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))
+        residual: Tensor = self.second(self.first(x))
+        return x + residual
 
 
 class Network(nn.Module):

@@ -99,8 +99,20 @@ def steps(
         raise RecipeError(f"--memory must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    target = pick_device(device)
-    reuse_memory(sparingly=memory > 0)
+    with reused_memory(sparingly=memory > 0):
+        yield from _steps(content, styles, recipe, content_masks, style_masks, pick_device(device), memory, state)
+
+
+def _steps(
+    content: images.Source,
+    styles: Sequence[images.Source],
+    recipe: Transfer,
+    content_masks: Sequence[images.Source],
+    style_masks: Sequence[images.Source],
+    target: torch.device,
+    memory: float,
+    state: Mapping[str, Any] | None,
+) -> Iterator[Step]:
     network = encoder.load(recipe.encoder).to(target)
     photograph = images.to_tensor(content).to(target)
     paintings = [images.to_tensor(source).to(target) for source in styles]
@@ -241,18 +253,28 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def reuse_memory(*, sparingly: bool = False) -> None:
+@contextlib.contextmanager
+def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
     """Have glibc keep what is freed: fresh pages are a sixth of an iteration, and half of a large picture's.
 
     Args:
         sparingly: give blocks above 32 MB back all the same.
     """
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(mmap_max, 65536 if sparingly else 0)
         libc.mallopt(trim_threshold, 256 << 20 if sparingly else (1 << 31) - 1)
+    except (OSError, AttributeError):  # another C library
+        yield
+        return
+    try:
+        yield
+    finally:
+        libc.mallopt(mmap_max, 65536)
+        libc.mallopt(trim_threshold, 256 << 20)
+        libc.malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> float:
