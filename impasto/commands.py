@@ -270,8 +270,8 @@ class ApplyCommand:
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """A picture, a folder, or a name out of `impasto list contents`."""
-    style: str
-    """A style that ships trained (`impasto list networks`), or a file that `impasto train` made."""
+    style: Path
+    """The style: a file that `impasto train` made."""
     out: Out
     """Where the picture goes, or the folder of pictures."""
     strength: float = 1.0
@@ -300,22 +300,16 @@ class ListCommand:
     """What there is, with sources, sizes and licences."""
 
     what: Annotated[
-        tyro.conf.Positional[Literal["recipes", "styles", "contents", "networks", "weights"]],
+        tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]],
         tyro.conf.arg(metavar="WHAT"),
     ]
-    """recipes, styles, contents, networks or weights."""
+    """recipes, styles, contents or weights."""
 
     def run(self) -> None:
         from impasto import pictures, weights
 
         if self.what == "recipes":
             rows = [(name, recipes.ABOUT[name]) for name in recipes.TRANSFERS]
-        elif self.what == "networks":
-            from impasto import feedforward
-
-            rows = [
-                (name, f"{path.stat().st_size / 1e6:.1f} MB") for name, path in feedforward.shipped_styles().items()
-            ]
         elif self.what == "weights":
             rows = [
                 (name, f"{entry.size / 1e6:.1f} MB, {entry.licence}; {entry.source}")

@@ -219,26 +219,6 @@ def load(path: Path) -> Model:
     return Model(network.requires_grad_(False).eval(), metadata)
 
 
-def find(name: str) -> Path:
-    """The file of a style that ships, or the path that the name is.
-
-    Raises:
-        WeightsError: neither.
-    """
-    shipped = shipped_styles()
-    if name in shipped:
-        return shipped[name]
-    if not Path(name).exists():
-        raise WeightsError(f"unknown style {name!r}: one of {', '.join(shipped)}, or a file that impasto train made")
-    return Path(name)
-
-
-def shipped_styles() -> dict[str, Path]:
-    """Name -> file of the networks that ship."""
-    folder = Path(__file__).parent / "models" / "styles"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
 @torch.no_grad()
 def apply(model: Model, image: Tensor, *, strength: float = 1.0, precision: str = "auto") -> Tensor:
     """Repaint photographs in one pass.

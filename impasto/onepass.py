@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,8 @@ from impasto.recipes import RecipeError, Training
 EVERY = 200  # steps between two previews, and two checkpoints
 
 
-@dataclass(frozen=True)
 class Failed(Exception):
     """Some pictures of many could not be done; the others are."""
-
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.count} of the pictures could not be repainted (named above)"
 
 
 def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str, quiet: bool, resume: bool) -> None:
@@ -58,8 +51,12 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     checkpoint = out.with_suffix(".resume")
     state: dict[str, Any] | None = None
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state.pop("card") != card:
+        try:
+            state = dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+            theirs = state.pop("card")
+        except Exception:
+            raise RecipeError(f"{checkpoint}: not a checkpoint of impasto train; remove it to begin anew") from None
+        if theirs != card:
             raise RecipeError(f"{checkpoint}: of a training with other settings, or another style")
     network = feedforward.Network()
     photograph = images.to_size(images.read(pictures.locate("chelsea")).image, recipe.style_size)
@@ -93,7 +90,7 @@ def save(out: Path, checkpoint: Path, network: feedforward.Network, card: dict[s
 
 
 def apply(
-    source: str, style: str, out: Path, *, strength: float, keep_colors: bool, device: str, quiet: bool, resume: bool
+    source: str, style: Path, out: Path, *, strength: float, keep_colors: bool, device: str, quiet: bool, resume: bool
 ) -> None:
     """Repaint a picture, or every picture below a folder, in one pass each.
 
@@ -102,7 +99,7 @@ def apply(
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
-    model = feedforward.load(feedforward.find(style))
+    model = feedforward.load(style)
     target = transfer.pick_device(device)
     model.network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -139,7 +136,7 @@ def apply(
             if interrupted():
                 raise session.Stopped(f"stopped after {to.name}; --resume goes on from there")
     if failed:
-        raise Failed(failed)
+        raise Failed(f"{failed} of the pictures could not be repainted (named above)")
 
 
 def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]]:

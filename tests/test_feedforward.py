@@ -127,11 +127,6 @@ def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> N
         feedforward.load(tmp_path / "other.safetensors")
 
 
-def test_unknown_styles() -> None:
-    with pytest.raises(WeightsError, match="unknown style"):
-        feedforward.find("cubism-for-all")
-
-
 def test_strength(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Model(Network(SMALL).eval(), {})

@@ -115,7 +115,10 @@ def test_bad_applying(model: Path, folder: Path, flags: list[str], named: str, t
 
 def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     assert train() == 0
-    torch.save({"card": {"style": "another"}}, tmp_path / "mine.resume")
     capsys.readouterr()
+    torch.save({"card": {"style": "another"}}, tmp_path / "mine.resume")
     assert train("--resume") == 1
-    one_line(capsys, "mine.resume")
+    one_line(capsys, "mine.resume", "other settings")
+    (tmp_path / "mine.resume").write_bytes(b"half a chec")
+    assert train("--resume") == 1
+    one_line(capsys, "mine.resume", "begin anew")
