@@ -226,7 +226,7 @@ def build(
         content_masks: none, or for each style (1, 1, H, W).
         style_masks: none, or for each style, of any size.
         by_hand: False leaves everything to autograd: the reference.
-        budget: bytes that a pass may take; 0: as many as it wants.
+        budget: bytes that targets and a pass may take; 0: as many as they want.
 
     Raises:
         RecipeError: the budget is too small for any tile.
@@ -242,7 +242,10 @@ def build(
         if recipe.feature_scale:
             means = _mean_squares(bare, content if content_layers else styles[0])
             scales = {layer: recipe.feature_scale / max(mean**0.5, 1e-12) for layer, mean in means.items()}
-        bare = replace(bare, scales=scales, content=_activations_to_keep(bare, content, content_layers))
+        kept = _activations_to_keep(bare, content, content_layers)
+        if budget:
+            budget = max(1.0, budget - sum(x.nbytes for x in kept.values()))
+        bare = replace(bare, scales=scales, content=kept, budget=budget)
         grams = []
         for index, style in enumerate(styles if style_layers else ()):
             mask = images.resize(style_masks[index], *style.shape[-2:]) if style_masks else None

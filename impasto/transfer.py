@@ -20,6 +20,8 @@ from torch import Tensor
 from impasto import color, encoder, images, objective, optimize, recipes
 from impasto.recipes import RecipeError, Transfer
 
+LIBRARIES = 300_000_000  # bytes that kernels and small things take, whatever the size
+
 
 @dataclass(frozen=True)
 class Step:
@@ -134,7 +136,7 @@ def _steps(
         return image
 
     pictures = sum(t.nbytes for t in (photograph, *paintings, *where, *what))
-    available = (memory * 1e9 or 0.7 * free_memory(target)) - pictures
+    available = (memory * 1e9 or 0.7 * free_memory(target)) - pictures - LIBRARIES
     done = 0
     resumed = int(state["done"]) if state is not None else 0
     image = state["inner"]["image"].to(target) if state is not None else None
@@ -265,7 +267,7 @@ def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(mmap_max, 65536 if sparingly else 0)
-        libc.mallopt(trim_threshold, 256 << 20 if sparingly else (1 << 31) - 1)
+        libc.mallopt(trim_threshold, 32 << 20 if sparingly else -1)  # -1: never
     except (OSError, AttributeError):  # another C library
         yield
         return
@@ -273,7 +275,7 @@ def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
         yield
     finally:
         libc.mallopt(mmap_max, 65536)
-        libc.mallopt(trim_threshold, 256 << 20)
+        libc.mallopt(trim_threshold, 32 << 20)
         libc.malloc_trim(0)
 
 
