@@ -118,7 +118,8 @@ def test_tiles_of_shallow_layers(deepest: str) -> None:
     vgg = network()
     recipe = replace(RECIPE, style_layers=("relu1_1", deepest), content_layers=("relu2_1",))
     frozen = encoder.Frozen(vgg, recipe.style_layers)
-    budget = (128 + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
+    targets = 7 * 145 * 67 * 4  # relu2_1 of the content
+    budget = targets + (128 + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
     one, many = (
         objective.build(vgg, recipe, picture(290, 135, 1), [picture(99, 98, 2)], budget=b) for b in (0, budget)
     )
