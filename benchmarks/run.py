@@ -31,7 +31,7 @@ from rich.progress import track
 from torch.profiler import ProfilerActivity, profile
 
 import impasto
-from impasto import encoder, images, objective, pictures, recipes, transfer
+from impasto import encoder, images, machine, objective, pictures, recipes, transfer
 from impasto.recipes import Transfer
 
 HERE = Path(__file__).parent
@@ -48,10 +48,10 @@ GROUPS = {
 Row = tuple[str, ...]
 
 
-def pair(size: int, height: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A content and a style, stretched to a square."""
     content, style = (images.to_tensor(pictures.locate(name)) for name in ("rocket", "starry-night"))
-    return images.resize(content, height or size, size), images.resize(style, size, size)
+    return images.resize(content, size, size), images.resize(style, size, size)
 
 
 def vgg19() -> encoder.VGG:
@@ -86,7 +86,7 @@ def iterations(rounds: int) -> dict[str, list[float]]:
     for turn in track(range(rounds + 1), "iterations", console=STDERR):
         for name, body in contenders.items():
             # Each with the allocator that it would run with: the loop that the baseline follows knows no other.
-            with contextlib.nullcontext() if name == BASELINE else transfer.reused_memory():
+            with contextlib.nullcontext() if name == BASELINE else machine.reused_memory():
                 body()
                 taken = seconds(body)
             if turn:  # the first is a warm-up
@@ -142,7 +142,7 @@ def where_time_goes(network: encoder.VGG, rounds: int = 5) -> dict[str, float]:
 
 def convolution_rates(network: encoder.VGG) -> list[Row]:
     """Each kind of convolution beside a matrix product of the same shape, in TFLOP/s."""
-    dtype = objective.precision("auto", torch.device("cpu"))
+    dtype = machine.precision("auto", torch.device("cpu"))
     rows, seen = [], set()
     for place in ("1_2", "2_1", "2_2", "3_1", "3_2", "4_1", "4_2", "5_1"):
         kernel = getattr(network, f"conv{place}").weight
@@ -292,7 +292,7 @@ def main() -> None:
         jobs["ours, 8192 px, `--memory 4`, 1 iteration"] = (("ours", 8192, 4, 1), "4 GB")
     record["memory"] = {name: memory(*arguments) | {"goal": goal} for name, (arguments, goal) in jobs.items()}
     record["iterations"] = iterations(2 if quick else 7)
-    with transfer.reused_memory():
+    with machine.reused_memory():
         record["scaling"] = scaling((512, 1024) if quick else (512, 1024, 2048, 4096), 2)
         networks = {"VGG-19": vgg19(), "compact": encoder.load("compact")}
         record["profile"] = {name: where_time_goes(network) for name, network in networks.items()}

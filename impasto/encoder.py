@@ -104,10 +104,14 @@ def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) ->
     return sorted(wanted, key=LAYERS.index)
 
 
+def pools(layer: str) -> int:
+    """How many pools lie before a layer."""
+    return int(layer[4]) - 1
+
+
 def layer_size(layer: str, height: int, width: int) -> tuple[int, int]:
     """The size of a layer of an image: halved, rounded down, by each pool before it, but never under 1."""
-    pools = int(layer[4]) - 1
-    return max(1, height >> pools), max(1, width >> pools)
+    return max(1, height >> pools(layer)), max(1, width >> pools(layer))
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Frozen:
     @property
     def stride(self) -> int:
         """Pixels of the image from one position of the deepest layer to the next."""
-        return 1 << (int(self.places[-1][0]) - 1)
+        return 1 << pools(self.layers[-1])
 
     @property
     def halo(self) -> int:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, encoder, images, objective, recipes, training, weights
+from impasto import datasets, encoder, images, machine, objective, recipes, training, weights
 from impasto.weights import WeightsError
 
 
@@ -229,7 +229,7 @@ def apply(model: Model, image: Tensor, *, strength: float = 1.0, precision: str 
         strength: 0 is the photograph, 1 the full style.
         precision: auto, float32 or bfloat16.
     """
-    dtype = objective.precision(precision, image.device)
+    dtype = machine.precision(precision, image.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         painted = model.network(image.contiguous(memory_format=torch.channels_last)).float()
     return torch.lerp(image, painted.clamp(0, 1), strength)

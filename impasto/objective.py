@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from impasto import encoder, images, losses, masks, optimize
+from impasto import encoder, images, losses, machine, masks, optimize
 from impasto.encoder import VGG, Frozen
 from impasto.recipes import RecipeError, Transfer
 
@@ -42,7 +42,7 @@ class Window:
 
     def at_layer(self, whole: Tensor, features: Tensor, layer: str) -> Tensor:
         """Of a tensor of the whole layer's size what belongs to the tile's ``features``, a view."""
-        top, left = (part.start >> halvings(layer) for part in self.outer)
+        top, left = (part.start >> encoder.pools(layer) for part in self.outer)
         return whole[..., top : top + features.shape[-2], left : left + features.shape[-1]]
 
     def inside(self, features: Tensor, layer: str) -> Tensor | None:
@@ -56,8 +56,8 @@ class Window:
             (self.left, self.right, columns, features.shape[-1]),
         ):
             # The picture's last tile takes what the pools leave of an odd side; the others end on whole strides.
-            end = (last - part.start) >> halvings(layer) if last < part.stop else length
-            ends.append(slice((first - part.start) >> halvings(layer), end))
+            end = (last - part.start) >> encoder.pools(layer) if last < part.stop else length
+            ends.append(slice((first - part.start) >> encoder.pools(layer), end))
         mask = features.new_zeros(1, 1, *features.shape[-2:])
         mask[..., ends[0], ends[1]] = 1
         return mask
@@ -234,7 +234,7 @@ def build(
     content_layers = recipe.content_layers if recipe.content_weight else ()
     style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
     layers = encoder.check_layers((*content_layers, *style_layers), network.places)
-    dtype = precision(recipe.precision, content.device)
+    dtype = machine.precision(recipe.precision, content.device)
     frozen = Frozen(network, layers, dtype) if by_hand and isinstance(network, VGG) else None
     bare = Objective(recipe, network, layers, dtype, frozen, budget)
     with torch.no_grad():
@@ -317,21 +317,6 @@ def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, s
     for first in range(0, length, step):
         last = min(length, first + step)
         yield first, last, slice(max(0, first - frozen.halo), min(length, last + frozen.halo))
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """What the encoder computes in: auto is bfloat16 where the hardware has it."""
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if fast else torch.float32
-
-
-def halvings(layer: str) -> int:
-    """How many pools lie before a layer."""
-    return int(layer[4]) - 1
 
 
 def _passes(bare: Objective, image: Tensor) -> Iterator[tuple[Mapping[str, Tensor], Window]]:

@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 import impasto
-from impasto import color, datasets, feedforward, images, pictures, recipes, session, training, transfer
+from impasto import color, datasets, feedforward, images, machine, pictures, recipes, session, training
 from impasto.feedforward import Model
 from impasto.recipes import RecipeError, Training
 
@@ -35,7 +35,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
     session.fetch_encoder(recipe.encoder, quiet=quiet)
-    target = transfer.pick_device(device)
+    target = machine.pick_device(device)
     paths = datasets.pictures(photos)
     pool = datasets.load(paths, side=640, short=448)
     if not len(pool):
@@ -100,7 +100,7 @@ def apply(
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     model = feedforward.load(style)
-    target = transfer.pick_device(device)
+    target = machine.pick_device(device)
     model.network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def repaint(path: Path, to: Path) -> None:

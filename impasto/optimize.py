@@ -121,8 +121,8 @@ class LBFGS:
 
     ARMIJO, TRIES = 1e-4, 20
 
-    def __init__(self, history: int, rate: float) -> None:
-        self.history, self.rate = history, rate
+    def __init__(self, history: int, rate: float, device: torch.device) -> None:
+        self.history, self.rate, self.device = history, rate, device
         self.rows = torch.zeros(0)  # (2 history, N): of each pair its step, and the gradient's change under it
         self.products = torch.zeros(0, 0, dtype=torch.float64)  # (2 history, 2 history), of the rows
         self.order: list[int] = []  # the rows of the steps, the oldest first
@@ -225,7 +225,7 @@ class LBFGS:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         used = len(state["rows"])
         if used:
-            self.rows = state["rows"].new_zeros(2 * self.history, state["rows"].shape[1])
+            self.rows = torch.zeros(2 * self.history, state["rows"].shape[1], device=self.device)
             self.rows[:used] = state["rows"]
         self.products, self.order = state["products"].cpu(), list(state["order"])
 
@@ -255,7 +255,7 @@ def minimize(
     Raises:
         DivergedError: a loss or gradient that is not finite; the picture stays what the last step yielded.
     """
-    x = (image if state is None else state["image"]).detach().clone()
+    x = (image if state is None else state["image"].to(image.device)).detach().clone()
     del image
     pairs = history(x)
     solver: LBFGS | Adam | NormalizedDescent
@@ -265,7 +265,7 @@ def minimize(
         # Where nothing can be remembered, Adam's two moments are all that fits.
         solver = Adam(x, rate if optimizer == "adam" else LARGE_RATE)
     else:
-        solver = LBFGS(pairs, rate)
+        solver = LBFGS(pairs, rate, x.device)
     done = 0
     losses: list[float] = []
     if state is not None:

@@ -5,19 +5,15 @@ The way of a picture: for each scale, coarse to fine, targets once (`objective.b
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, objective, optimize, recipes
+from impasto import color, encoder, images, machine, objective, optimize, recipes
 from impasto.recipes import RecipeError, Transfer
 
 LIBRARIES = 300_000_000  # bytes that kernels and small things take, whatever the size
@@ -101,8 +97,10 @@ def steps(
         raise RecipeError(f"--memory must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    with reused_memory(sparingly=memory > 0):
-        yield from _steps(content, styles, recipe, content_masks, style_masks, pick_device(device), memory, state)
+    with machine.reused_memory(sparingly=memory > 0):
+        yield from _steps(
+            content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state
+        )
 
 
 def _steps(
@@ -136,10 +134,14 @@ def _steps(
         return image
 
     pictures = sum(t.nbytes for t in (photograph, *paintings, *where, *what))
-    available = (memory * 1e9 or 0.7 * free_memory(target)) - pictures - LIBRARIES
+    available = (memory * 1e9 or 0.7 * machine.free_memory(target)) - pictures - LIBRARIES
     done = 0
     resumed = int(state["done"]) if state is not None else 0
     image = state["inner"]["image"].to(target) if state is not None else None
+    least = optimize.memory(torch.empty(1, 3, *full, device="meta"), recipe.optimizer)
+    if available <= least:
+        need = (least + pictures + LIBRARIES) / 1e9
+        raise RecipeError(f"too little memory: at {full[1]} x {full[0]} it takes more than {need:.1f} GB; see --memory")
     scales = recipe.scales or halvings(max(full))
     for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
         done += count
@@ -156,7 +158,7 @@ def _steps(
             [images.to_size(painting, max(1, round(edge))) for painting in paintings],
             [images.resize(mask, *shape) for mask in where],
             what,
-            budget=max(1.0, 0.7 * (available - optimize.memory(small, recipe.optimizer))),
+            budget=0.7 * (available - optimize.memory(small, recipe.optimizer)),
         )
         engine = optimize.minimize(
             start(recipe, small, paintings) if image is None else enlarge(image, photograph, small, recipe),
@@ -239,55 +241,6 @@ def halvings(longest: int, least: int = 96) -> tuple[float, ...]:
 def shares(total: int, parts: int) -> list[int]:
     """``total`` iterations in even parts, the last ones the larger: 8 in 3 -> 2, 3, 3."""
     return [(part + 1) * total // parts - part * total // parts for part in range(parts)]
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; auto is cuda, else mps, else cpu.
-
-    Raises:
-        RecipeError: this machine has no such device.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, available in there.items() if available)
-    if not there.get(name, False):
-        raise RecipeError(f"--device {name}: this machine has none; try --device auto")
-    return torch.device(name)
-
-
-@contextlib.contextmanager
-def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
-    """Have glibc keep what is freed: fresh pages are a sixth of an iteration, and half of a large picture's.
-
-    Args:
-        sparingly: give blocks above 32 MB back all the same.
-    """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(mmap_max, 65536 if sparingly else 0)
-        libc.mallopt(trim_threshold, 32 << 20 if sparingly else -1)  # -1: never
-    except (OSError, AttributeError):  # another C library
-        yield
-        return
-    try:
-        yield
-    finally:
-        libc.mallopt(mmap_max, 65536)
-        libc.mallopt(trim_threshold, 32 << 20)
-        libc.malloc_trim(0)
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free for us on a device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    free = float(psutil.virtual_memory().available)
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and (text := limit.read_text().strip()) != "max":  # a container may have less than its host
-        free = min(free, float(text) - float(used.read_text()))
-    return free
 
 
 def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequence[Any]) -> None:

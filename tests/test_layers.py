@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
-    "parts": {"color", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
+    "parts": {"color", "machine", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
     "objective": {"objective"},
     "methods": {"feedforward", "transfer", "study", "video"},
     "apps": {"session", "onepass", "commands", "cli", "__main__"},

@@ -613,10 +613,3 @@ def test_missing_files(recipe: Transfer) -> None:
 def test_mistakes_show_before_the_first_step(recipe: Transfer) -> None:
     with pytest.raises(RecipeError):
         next(transfer.steps(CONTENT, STYLE, recipe, content_masks=[STYLE, STYLE]))
-
-
-def test_device() -> None:
-    assert transfer.pick_device().type in ("cuda", "mps", "cpu")
-    with pytest.raises(RecipeError, match="abacus"):
-        transfer.pick_device("abacus")
-    assert (transfer.pick_device() == "cuda") == torch.cuda.is_available()
