@@ -19,7 +19,8 @@ ABOUT = {
     "transfer": "repaint a photograph in the manner of a painting, by optimisation",
     "reconstruct": "what an encoder's layers know of a picture: its content, or its style",
     "train": "train a network that repaints photographs in one style, in one pass",
-    "apply": "repaint a picture or a folder in one pass",
+    "apply": "repaint a picture, a film or a folder in one pass",
+    "export": "write a one-pass network as ONNX",
     "study": "a labelled sheet over layers or strengths",
     "replay": "repeat a result from the receipt that it carries",
     "list": "the recipes, styles, contents and weights that there are",
@@ -29,6 +30,8 @@ EXAMPLES = """\
   impasto transfer rocket starry-night -o rocket.png
   impasto transfer photo.jpg painting.jpg -o out.png --size 1024 --keep-colors luma
   impasto transfer photo.jpg painting.jpg -o out.png --recipe gatys-2016 --video out.mp4
+  impasto apply photo.jpg --style the-great-wave -o wave.jpg
+  impasto train painting.jpg --photos holidays/ -o mine.safetensors
   impasto reconstruct painting.jpg --of style --layers relu1_1 relu2_1 -o texture.png
 """
 

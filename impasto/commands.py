@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -261,23 +262,27 @@ class TrainCommand:
         except session.Stopped:
             session.say(self.out)
             raise
-        session.say(self.out)
+        if onepass.first():
+            session.say(self.out)
 
 
 @dataclass
 class ApplyCommand:
-    """Repaint INPUT in one pass: a picture, or a folder of them, whose structure is kept."""
+    """Repaint INPUT in one pass: a picture, a film, or a folder of pictures, whose structure is kept."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
-    """A picture, a folder, or a name out of `impasto list contents`."""
-    style: Path
-    """The style: a file that `impasto train` made."""
+    """A picture, a film, a folder, or a name out of `impasto list contents`."""
+    style: tuple[str, ...]
+    """The style: a name out of `impasto list styles`, a file that `impasto train` made, or a checkpoint (.pth) of
+    PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """Where the picture goes, or the folder of pictures."""
+    """Where the picture goes, or the film (.mp4), or the folder of pictures."""
+    style_weights: tuple[float, ...] = ()
+    """The part of each of several styles in the mixture; none: equal parts."""
     strength: float = 1.0
     """0 is the photograph, 1 the full style."""
-    keep_colors: bool = False
-    """Keep the photograph's colours: paint its luma alone."""
+    keep_colors: Literal["none", "luma", "histogram"] = "none"
+    """Keep the photograph's colours: luma paints its brightness alone; histogram gives each channel its histogram."""
     resume: bool = False
     """Leave out pictures of a folder that are done already."""
     device: Device = "auto"
@@ -286,12 +291,36 @@ class ApplyCommand:
     """Print the path of the result alone."""
 
     def run(self) -> None:
-        from impasto import onepass, session
+        from impasto import feedforward, machine, onepass, session
 
-        onepass.apply(
-            self.input, self.style, self.out, strength=self.strength, keep_colors=self.keep_colors,
-            device=self.device, quiet=self.quiet, resume=self.resume,
-        )  # fmt: skip
+        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength)
+        models = [feedforward.load(style) for style in self.style]
+        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, machine.pick_device(self.device))
+        try:
+            onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
+        except (session.Stopped, onepass.Failed):
+            session.say(self.out)
+            raise
+        session.say(self.out)
+
+
+@dataclass
+class ExportCommand:
+    """Write a one-pass network as ONNX, for pictures of any size; needs `pip install 'impasto[export]'`."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A name out of `impasto list styles`, or a model's file."""
+    out: Out
+    """Where it goes: .onnx. Its input "image" and its output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]."""
+
+    def run(self) -> None:
+        from impasto import feedforward, images, session
+
+        if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
+            raise RecipeError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
+        model = feedforward.load(self.model)
+        with images.atomic(self.out) as part:
+            feedforward.export(model, part)
         session.say(self.out)
 
 
@@ -316,11 +345,16 @@ class ListCommand:
                 for name, entry in weights.WEIGHTS.items()
             ]
         else:
-            shipped = pictures.STYLES if self.what == "styles" else pictures.CONTENTS
+            shipped = pictures.NETWORKS | pictures.STYLES if self.what == "styles" else pictures.CONTENTS
             rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in shipped.items()]
         width = max((len(name) for name, _ in rows), default=0)
         for name, about in rows:
             print(f"{name:<{width}}  {about}")
+            thumbnail = pictures.thumbnail(name) if self.what == "styles" and sys.stdout.isatty() else None
+            if thumbnail is not None:
+                from impasto import sheets
+
+                print(sheets.blocks(thumbnail, columns=32))
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
@@ -361,6 +395,7 @@ DEFAULTS: dict[str, Any] = {
     "study": lambda arguments: StudyCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING),
     "train": lambda arguments: TrainCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, Training()),
     "apply": lambda arguments: ApplyCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING),
+    "export": lambda arguments: ExportCommand(tyro.MISSING, tyro.MISSING),
     "replay": lambda arguments: ReplayCommand(tyro.MISSING, tyro.MISSING),
     "list": lambda arguments: ListCommand(tyro.MISSING),
 }

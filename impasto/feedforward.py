@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from impasto import datasets, encoder, images, machine, objective, recipes, training, weights
+from impasto import color, datasets, encoder, images, machine, objective, pictures, recipes, training, weights
+from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
 
@@ -30,11 +35,13 @@ class Architecture:
         widths: channels at full, half, ... resolution on the way down; 0: nothing is done at full resolution.
         blocks: residual blocks at the lowest resolution.
         kernel: side of the first and the last kernel.
+        bounded: the last values go through a tanh, scaled by 150 as in source 004; False: they are the picture.
     """
 
     widths: tuple[int, ...]
     blocks: int = 5
     kernel: int = 9
+    bounded: bool = True
 
 
 # Johnson et al. 2016, supplement, table 1, with instance normalisation (Ulyanov et al. 2016), reflection padding
@@ -42,6 +49,8 @@ class Architecture:
 JOHNSON = Architecture((32, 64, 128))
 # Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
 SLIM = Architecture((0, 32, 64), kernel=5)
+
+BAND = 1 << 18  # pixels of a layer that are worked at a time: what is upsampled and padded stays in the cache
 
 
 class Layer(nn.Module):
@@ -54,14 +63,53 @@ class Layer(nn.Module):
         self.norm = nn.InstanceNorm2d(outputs, affine=True) if normalise else None
         self.up, self.rectify, self.margin = up, rectify, kernel // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.up > 1:
-            x = F.interpolate(x, scale_factor=self.up, mode="nearest")
-        x = F.pad(x, [self.margin] * 4, "reflect")
-        x = F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
+    def forward(self, x: Tensor, band: int = 0) -> Tensor:
+        """(B, C, H, W) -> (B, C', H * up / stride, W * up / stride).
+
+        Args:
+            x: features.
+            band: rows that are convolved at a time, so that what is upsampled and padded stays small; 0: all.
+                The statistics are those of all rows: bands change nothing.
+        """
+        height = -(-x.shape[-2] * self.up // self.convolution.stride[0])
+        if 0 < band < height:
+            y = x.new_empty(0)
+            for top in range(0, height, band):
+                rows = self.rows(x, top, min(height, top + band))
+                if not top:
+                    shape = (*rows.shape[:2], height, rows.shape[-1])
+                    y = torch.empty(
+                        shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last
+                    )  # fmt: skip
+                y[..., top : top + band, :] = rows
+        else:
+            y = self.convolve(self.enlarge(x), self.margin, self.margin)
+        del x
         if self.norm is not None:
-            x = F.instance_norm(x, weight=self.norm.weight, bias=self.norm.bias)
-        return x.relu() if self.rectify else x
+            # The group norm of single channels is as fast as it gets on channels-last, but its derivative is not.
+            y = (
+                F.instance_norm(y, weight=self.norm.weight, bias=self.norm.bias)
+                if torch.is_grad_enabled()
+                else F.group_norm(y, y.shape[1], self.norm.weight.to(y.dtype), self.norm.bias.to(y.dtype))
+            )
+        return y.relu_() if self.rectify else y
+
+    def rows(self, x: Tensor, top: int, bottom: int) -> Tensor:
+        """The rows from ``top`` to ``bottom`` of the convolution, from those of x that they see."""
+        stride, height = self.convolution.stride[0], x.shape[-2] * self.up
+        first, last = top * stride - self.margin, (bottom - 1) * stride + self.margin + 1
+        above, below = max(0, -first), max(0, last - height)
+        first, last = first + above, last - below
+        start = first // self.up
+        x = self.enlarge(x[..., start : -(-last // self.up), :])
+        return self.convolve(x[..., first - start * self.up : last - start * self.up, :], above, below)
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.up, mode="nearest") if self.up > 1 else x
+
+    def convolve(self, x: Tensor, above: int, below: int) -> Tensor:
+        x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
+        return F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
 
 
 class Block(nn.Module):
@@ -71,9 +119,9 @@ class Block(nn.Module):
         super().__init__()
         self.first, self.second = Layer(channels, channels, 3), Layer(channels, channels, 3, rectify=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual: Tensor = self.second(self.first(x))
-        return x + residual
+    def forward(self, x: Tensor, band: int = 0) -> Tensor:
+        residual: Tensor = self.second(self.first(x, band), band)
+        return residual.add_(x)
 
 
 class Network(nn.Module):
@@ -100,24 +148,33 @@ class Network(nn.Module):
             if width:
                 layers.append(Layer(channels, width, 3, up=2))
                 channels = width
-        if full:
-            layers.append(Layer(channels, 3, architecture.kernel, rectify=False, normalise=False))
-        else:
-            layers += [Layer(channels, 12, 3, rectify=False, normalise=False), nn.PixelShuffle(2)]
-        self.layers = nn.Sequential(*layers)
+        kernel, outputs = (architecture.kernel, 3) if full else (3, 12)
+        last = Layer(channels, outputs, kernel, rectify=False, normalise=False)
+        self.layers = nn.ModuleList([*layers, last])
+        if not full:
+            # The four pixels of a position begin alike, or a checkerboard stays (Aitken et al. 2017); and near grey.
+            weight = last.convolution.weight.data
+            weight.copy_(0.3 * weight[::4].repeat_interleave(4, 0))
+            nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
 
-    @property
-    def stride(self) -> int:
-        return 1 << (len(self.architecture.widths) - 1)
+    def forward(self, image: Tensor, band: int = 0) -> Tensor:
+        """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1].
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1] (source 004: 150 tanh)."""
+        Args:
+            image: of any size.
+            band: rows of a layer that are worked at a time; 0: all. The result is the same.
+        """
         height, width = image.shape[-2:]
-        least = 4 * self.stride  # reflection needs something to reflect
-        bottom, right = (max(least, -(-side // self.stride) * self.stride) - side for side in (height, width))
-        x = F.pad(2 * image - 1, [0, right, 0, bottom], "replicate")
-        x = 0.5 + 150 / 255 * torch.tanh(self.layers(x))
-        return x[..., :height, :width]
+        least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
+        x = 2 * image - 1
+        if height < least or width < least:
+            x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
+        for layer in self.layers:
+            x = layer(x, band)
+        if not self.architecture.widths[0]:
+            x = F.pixel_shuffle(x, 2)
+        x = x[..., :height, :width].float()  # an odd side has come out a little longer
+        return torch.tanh(x).mul(150 / 255).add(0.5) if self.architecture.bounded else x
 
 
 @dataclass(frozen=True)
@@ -153,7 +210,8 @@ def train(
     """Train a network to repaint photographs in one style; yields every step.
 
     The objective is that of optimisation-based transfer (`objective.build`), of the network's output, with each crop
-    as its own content. All randomness comes from the seed and the step's number.
+    as its own content. All randomness comes from the seed and the step's number. Where torch.distributed is
+    initialised each process takes its part of every batch, which comes to the same as one process with all of it.
 
     Args:
         style: (1, 3, H, W) sRGB in [0, 1].
@@ -161,11 +219,19 @@ def train(
         recipe: what to train and how.
         network: to be trained, in place.
         state: of an earlier step, to go on from.
+
+    Raises:
+        RecipeError: the batch cannot be divided among the processes.
     """
     device = style.device
     torch.manual_seed(recipe.seed)
     network = (network or Network()).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+    if recipe.batch % world:
+        raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
+    painter = DistributedDataParallel(network) if several else network
     eye = encoder.load(recipe.encoder).to(device)
     edge = max(1, round(recipe.style_scale * recipe.style_size))
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
@@ -173,10 +239,13 @@ def train(
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
-        crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))
+        crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=goal.dtype == torch.bfloat16):
-            painted = network(crops).float()
+            painted = painter(crops).float()
         terms, gradient = objective.for_content(goal, crops)(painted)
+        if several:  # the same numbers everywhere: no process may stop alone
+            for term in terms.values():
+                distributed.all_reduce(term.div_(world))
         first, *others = terms
         known = _Known.apply(painted, terms[first], gradient)  # type: ignore[no-untyped-call]
         return {first: known} | {name: terms[name] for name in others}
@@ -203,33 +272,147 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
     save_file(tensors, path, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
 
 
-def load(path: Path) -> Model:
-    """Read a model that `save` wrote.
+def load(source: str | Path) -> Model:
+    """A style that ships, by its name; a file that `save` wrote; or a checkpoint of PyTorch's fast_neural_style.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds no such model.
     """
+    path = pictures.network(str(source)) or Path(source)
+    if not path.exists() and not path.suffix:
+        names = ", ".join(pictures.NETWORKS)
+        raise WeightsError(f"{source}: no style of that name ({names}), and no file")
     state, metadata = weights.load(path)
     try:
-        shape = json.loads(metadata["architecture"])
-        network = Network(Architecture(tuple(shape["widths"]), shape["blocks"], shape["kernel"]))
+        if "architecture" in metadata:
+            shape = json.loads(metadata["architecture"])
+            network = Network(Architecture(**{**shape, "widths": tuple(shape["widths"])}))
+        else:
+            network, state = Network(replace(JOHNSON, bounded=False)), _from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (KeyError, ValueError, TypeError, RuntimeError):
         raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network.requires_grad_(False).eval(), metadata)
 
 
+def _from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for its weights, and our range for its 0 to 255.
+
+    Running statistics, which old checkpoints hold and instance normalisation has no use for, are left out.
+    """
+    places = {f"{kind}{n}": f"layers.{n - 1}" for n in (1, 2, 3) for kind in ("conv", "in")}
+    places |= {f"res{n}.{kind}{m}": f"layers.{n + 2}.{('first', 'second')[m - 1]}"
+               for n in range(1, 6) for m in (1, 2) for kind in ("conv", "in")}  # fmt: skip
+    places |= {f"deconv{n}": f"layers.{n + 7}" for n in (1, 2, 3)} | {f"in{n + 3}": f"layers.{n + 7}" for n in (1, 2)}
+    ours = {}
+    for name, tensor in state.items():
+        place, *rest, kind = name.split(".")
+        if kind.startswith("running_") or kind == "num_batches_tracked":
+            continue
+        if place.startswith("res"):
+            place = f"{place}.{rest.pop(0)}"
+        ours[f"{places[place]}.{'convolution' if rest else 'norm'}.{kind}"] = tensor.float()
+    # 255 x = 127.5 (2 x - 1) + 127.5; the padding reflects, so that the constant is one everywhere.
+    kernel = ours["layers.0.convolution.weight"]
+    ours["layers.0.convolution.bias"] = ours["layers.0.convolution.bias"] + 127.5 * kernel.sum((1, 2, 3))
+    ours["layers.0.convolution.weight"] = 127.5 * kernel
+    for kind in ("weight", "bias"):
+        ours[f"layers.10.convolution.{kind}"] = ours[f"layers.10.convolution.{kind}"] / 255
+    return ours
+
+
 @torch.no_grad()
-def apply(model: Model, image: Tensor, *, strength: float = 1.0, precision: str = "auto") -> Tensor:
-    """Repaint photographs in one pass.
+def apply(
+    image: images.Source,
+    style: str | Path | Model | Sequence[str | Path | Model],
+    *,
+    style_weights: Sequence[float] = (),
+    strength: float = 1.0,
+    keep_colors: Literal["none", "luma", "histogram"] = "none",
+    precision: str = "auto",
+    device: str = "",
+) -> Tensor:
+    """Repaint photographs in one pass; (B, 3, H, W) sRGB in [0, 1].
 
     Args:
-        model: as `load` gives it.
-        image: (B, 3, H, W) sRGB in [0, 1], on the model's device.
+        image: a path, PIL image, array or tensor; a tensor may be a batch.
+        style: a style that ships, a model's file, or a model; several are painted each, and mixed.
+        style_weights: the parts of several styles in the mixture; none: equal parts.
         strength: 0 is the photograph, 1 the full style.
+        keep_colors: as of optimisation-based transfer.
         precision: auto, float32 or bfloat16.
+        device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
+
+    Raises:
+        RecipeError: strength or weights that make no sense.
+        ImageError, WeightsError: the image or a model cannot be read.
     """
-    dtype = machine.precision(precision, image.device)
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        painted = model.network(image.contiguous(memory_format=torch.channels_last)).float()
-    return torch.lerp(image, painted.clamp(0, 1), strength)
+    styles = [style] if isinstance(style, str | Path | Model) else list(style)
+    parts = check_mixture(len(styles), style_weights, strength)
+    if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
+        photograph = torch.cat([images.to_tensor(each) for each in image])
+    else:
+        photograph = images.to_tensor(image)
+    if device or not isinstance(image, Tensor):
+        photograph = photograph.to(machine.pick_device(device or "auto"))
+    dtype = machine.precision(precision, photograph.device)
+    result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
+    for each, part in zip(styles, parts, strict=True):
+        network = (each if isinstance(each, Model) else load(each)).network.to(photograph.device)
+        with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]))
+        result = result + painted.clamp_(0, 1).mul_(strength * part)
+        del painted
+    if keep_colors == "luma":
+        return color.keep_luma(photograph, result)
+    return color.match_histogram(result, photograph) if keep_colors == "histogram" else result
+
+
+def check_mixture(styles: int, style_weights: Sequence[float], strength: float) -> list[float]:
+    """The parts of a mixture, which sum to 1.
+
+    Raises:
+        RecipeError: they are too many or too few, negative or all nothing; or the strength is not in [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
+    parts = list(style_weights) or [1.0] * styles
+    if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
+        raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
+    return [part / sum(parts) for part in parts]
+
+
+class _Exported(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        painted: Tensor = self.network(image)
+        return painted.clamp(0, 1)
+
+
+def export(model: Model, path: Path) -> None:
+    """Write a model as ONNX, opset 18: "image" -> "painted", both float32 (B, 3, H, W) sRGB in [0, 1], of any size.
+
+    Any size from 32 pixels on: smaller pictures, which `apply` pads, the file does not take.
+
+    Raises:
+        WeightsError: the exporter is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 -- what torch.onnx needs
+    except ImportError:
+        raise WeightsError(f"{path}: the export needs more: pip install 'impasto[export]'") from None
+    free = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what torchvision would add
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of itself
+        program = torch.onnx.export(
+            _Exported(model.network).eval(), (torch.rand(2, 3, 61, 98),), input_names=["image"],
+            output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
+            dynamic_shapes=({0: free, 2: free, 3: free},),
+        )  # fmt: skip
+    assert program is not None
+    program.save(path, external_data=False)

@@ -120,9 +120,10 @@ class Objective:
             for key, value in self.sums(record.features, tile, image).items():
                 sums[key] = sums[key] + value if key in sums else value
         leaves = {key: value.requires_grad_() for key, value in sums.items()}
-        terms = self.weigh(leaves, image)
-        total = torch.stack([*terms.values()]).sum()
-        slopes = dict(zip(leaves, torch.autograd.grad(total, [*leaves.values()]), strict=True))
+        with torch.enable_grad():
+            terms = self.weigh(leaves, image)
+            total = torch.stack([*terms.values()]).sum()
+            slopes = dict(zip(leaves, torch.autograd.grad(total, [*leaves.values()]), strict=True))
         gradient = torch.zeros_like(image)
         for tile in tiles:
             if len(tiles) > 1:

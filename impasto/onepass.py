@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from rich.progress import track
+from torch import Tensor, distributed
 
 import impasto
-from impasto import color, datasets, feedforward, images, machine, pictures, recipes, session, training
+from impasto import datasets, feedforward, images, machine, pictures, recipes, session, training, video
 from impasto.feedforward import Model
 from impasto.recipes import RecipeError, Training
 
@@ -26,6 +30,8 @@ class Failed(Exception):
 def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str, quiet: bool, resume: bool) -> None:
     """Train a network and write it, with a preview and a checkpoint beside it on the way.
 
+    Under torchrun each process takes its part of every batch, and the first one writes.
+
     Raises:
         RecipeError: the folder holds no picture, or another training's checkpoint lies there.
         Stopped: after Ctrl-C; the network so far has been written.
@@ -34,52 +40,69 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
-    session.fetch_encoder(recipe.encoder, quiet=quiet)
-    target = machine.pick_device(device)
-    paths = datasets.pictures(photos)
-    pool = datasets.load(paths, side=640, short=448)
-    if not len(pool):
-        raise RecipeError(f"{photos}: no picture in it to train on")
-    if pool.skipped:
-        print(f"impasto: note: {len(pool.skipped)} of {len(paths)} pictures could not be read", file=sys.stderr)
-    card = {
-        "impasto": impasto.__version__,
-        "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
-        "recipe": json.dumps(recipes.to_json(recipe)),
-        "photographs": str(len(pool)),
-    }
-    checkpoint = out.with_suffix(".resume")
-    state: dict[str, Any] | None = None
-    if resume and checkpoint.exists():
-        try:
-            state = dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-            theirs = state.pop("card")
-        except Exception:
-            raise RecipeError(f"{checkpoint}: not a checkpoint of impasto train; remove it to begin anew") from None
-        if theirs != card:
-            raise RecipeError(f"{checkpoint}: of a training with other settings, or another style")
-    network = feedforward.Network()
-    photograph = images.to_size(images.read(pictures.locate("chelsea")).image, recipe.style_size)
-    stopped = last = None
-    with (
-        session.progress(recipe.steps, quiet=quiet, label="training") as report,
-        session.interruption() as interrupted,
-    ):
-        for step in feedforward.train(painting.image.to(target), pool.to(target), recipe, network=network, state=state):
-            last = step
-            if step.index % 10 == 0:
-                report(step.index, step.loss, recipe.crop)
-            if interrupted():
-                stopped = f"stopped at step {step.index} of {step.total}"
-            if stopped or step.index % EVERY == 0:
-                save(out, checkpoint, network, card, step)
-                preview = feedforward.apply(Model(network, card), photograph.to(target))
-                images.write(out.with_suffix(".png"), preview.cpu())
-            if stopped:
-                raise session.Stopped(stopped)
-    if last is not None:
-        save(out, checkpoint, network, card, last)
-    checkpoint.unlink(missing_ok=True)
+    network = feedforward.load(recipe.start).network.requires_grad_(True) if recipe.start else feedforward.Network()
+    with processes(machine.pick_device(device)) as target:
+        quiet = quiet or not first()
+        session.fetch_encoder(recipe.encoder, quiet=quiet)
+        paths = datasets.pictures(photos)
+        pool = datasets.load(paths, side=640, short=448)
+        if not len(pool):
+            raise RecipeError(f"{photos}: no picture in it to train on")
+        if pool.skipped and first():
+            print(f"impasto: note: {len(pool.skipped)} of {len(paths)} pictures could not be read", file=sys.stderr)
+        card = {
+            "impasto": impasto.__version__,
+            "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
+            "recipe": json.dumps(recipes.to_json(recipe)),
+            "photographs": str(len(pool)),
+        }
+        checkpoint = out.with_suffix(".resume")
+        state = load_checkpoint(checkpoint, card) if resume and checkpoint.exists() else None
+        photograph = images.to_size(images.read(pictures.locate("chelsea")).image, recipe.style_size).to(target)
+        stopped = last = None
+        with (
+            session.progress(recipe.steps, quiet=quiet, label="training") as report,
+            session.interruption() as interrupted,
+        ):
+            for step in feedforward.train(
+                painting.image.to(target), pool.to(target), recipe, network=network, state=state
+            ):
+                last = step
+                if step.index % 10 == 0:
+                    report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
+                if interrupted():
+                    stopped = f"stopped at step {step.index} of {step.total}"
+                if first() and (stopped or step.index % EVERY == 0):
+                    save(out, checkpoint, network, card, step)
+                    preview = feedforward.apply(photograph, Model(network, card))
+                    images.write(out.with_suffix(".png"), preview.cpu())
+                if stopped:
+                    raise session.Stopped(stopped)
+        if first():
+            if last is not None:
+                save(out, checkpoint, network, card, last)
+            checkpoint.unlink(missing_ok=True)
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did; gives this one's device."""
+    if "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def first() -> bool:
+    """Whether this is the one process, or the first of those that torchrun started: it alone writes and speaks."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def save(out: Path, checkpoint: Path, network: feedforward.Network, card: dict[str, str], step: training.Step) -> None:
@@ -89,54 +112,102 @@ def save(out: Path, checkpoint: Path, network: feedforward.Network, card: dict[s
         torch.save({**step.state(), "card": card}, part)
 
 
-def apply(
-    source: str, style: Path, out: Path, *, strength: float, keep_colors: bool, device: str, quiet: bool, resume: bool
-) -> None:
-    """Repaint a picture, or every picture below a folder, in one pass each.
+def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
+    """The state in a checkpoint of the training that ``card`` describes; RecipeError for any other file."""
+    try:
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        theirs = state.pop("card")
+    except Exception:
+        raise RecipeError(f"{path}: not a checkpoint of impasto train; remove it to begin anew") from None
+    if theirs != card:
+        raise RecipeError(f"{path}: of a training with other settings, or another style")
+    return state
 
-    Raises:
-        Failed: pictures of the folder could not be read; the others are done.
+
+@dataclass(frozen=True)
+class Painter:
+    """What is done to each picture.
+
+    Attributes:
+        models, parts: the styles, and what each contributes.
+        strength, keep_colors: as `feedforward.apply` takes them.
+        device: where it is done.
     """
-    if not 0 <= strength <= 1:
-        raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
-    model = feedforward.load(style)
-    target = machine.pick_device(device)
-    model.network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def repaint(path: Path, to: Path) -> None:
+    models: Sequence[Model]
+    parts: Sequence[float]
+    strength: float
+    keep_colors: Literal["none", "luma", "histogram"]
+    device: torch.device
+
+    def __call__(self, image: Tensor) -> Tensor:
+        painted = feedforward.apply(
+            image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
+            keep_colors=self.keep_colors,
+        )  # fmt: skip
+        return painted.cpu()
+
+    def file(self, path: Path, out: Path) -> None:
+        """Repaint a picture file, its receipt in it."""
         picture = images.read(path)
-        photograph = picture.image.to(target)
-        painted = feedforward.apply(model, photograph, strength=strength)
-        if keep_colors:
-            painted = color.keep_luma(photograph, painted)
         receipt = {
             "impasto": impasto.__version__,
             "command": "apply",
-            "model": dict(model.metadata),
-            "strength": strength,
+            "models": [dict(model.metadata) for model in self.models],
+            "style_weights": list(self.parts),
+            "strength": self.strength,
+            "keep_colors": self.keep_colors,
             "content": {"name": path.name, "sha256": picture.sha256},
         }
-        images.write(to, painted.cpu(), alpha=picture.alpha, profile=picture.profile, receipt=receipt)
+        images.write(out, self(picture.image), alpha=picture.alpha, profile=picture.profile, receipt=receipt)
 
-    folder = Path(source)
-    if not folder.is_dir():
+
+def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
+    """Repaint a picture, a film, or every picture below a folder, in one pass each.
+
+    Raises:
+        Failed: pictures of the folder could not be read; the others are done.
+        Stopped: after Ctrl-C; what was done is there.
+    """
+    path = pictures.locate(source)
+    if path.is_dir():
+        _folder(path, out, painter, quiet=quiet, resume=resume)
+    elif path.suffix.lower() in video.SUFFIXES:
+        _film(path, out, painter, quiet=quiet)
+    else:
         images.check_output(out)
-        repaint(pictures.locate(source), out)
-        return
-    failed = 0
+        painter.file(path, out)
+
+
+def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
+    video.check_output(out)
+    begun = time.monotonic()
+    with session.progress(None, quiet=quiet, label="repainting") as report, session.interruption() as interrupted:
+        for done, total in video.repaint(path, out, painter):
+            report(done, f"{done / (time.monotonic() - begun):.2g} frames a second", total or None)
+            if interrupted():
+                raise session.Stopped(f"stopped after {done} frames, which are in {out}")
+
+
+def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
     todo = list(jobs(folder, out, resume=resume))
-    with session.interruption() as interrupted:
-        for path, to in track(todo, "repainting", console=session.STDERR, disable=quiet):
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: a folder is repainted into a folder, and this is a file")
+    broken = []
+    with session.progress(len(todo), quiet=quiet, label="repainting") as report, session.interruption() as interrupted:
+        for done, (path, to) in enumerate(todo, 1):
             to.parent.mkdir(parents=True, exist_ok=True)
             try:
-                repaint(path, to)
+                painter.file(path, to)
             except images.ImageError as error:
-                failed += 1
-                print(f"impasto: {error}", file=sys.stderr)
+                broken.append(str(error))
+            report(done, path.name)
             if interrupted():
                 raise session.Stopped(f"stopped after {to.name}; --resume goes on from there")
-    if failed:
-        raise Failed(f"{failed} of the pictures could not be repainted (named above)")
+    for complaint in broken:
+        print(f"impasto: {complaint}", file=sys.stderr)
+    if broken:
+        raise Failed(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
 
 
 def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]]:
@@ -145,6 +216,6 @@ def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]
         if out.resolve() in path.resolve().parents:
             continue  # results of an earlier run
         to = out / path.relative_to(folder)
-        to = to if to.suffix.lower() in images.FORMATS else to.with_suffix(".png")
+        to = to if to.suffix.lower() in images.FORMATS else to.with_name(f"{to.name}.png")  # a.bmp and a.gif stay two
         if not (resume and to.exists()):
             yield path, to

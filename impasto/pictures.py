@@ -1,4 +1,4 @@
-"""The pictures that ship: four styles of our own making, and the photographs inside scikit-image's wheel."""
+"""What ships: pictures of styles, one-pass networks, and the photographs inside scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shipped:
-    """A picture that ships.
+    """A picture or a network that ships.
 
     Attributes:
         package, file: where it lies.
-        title, author, year, rights: what it is; for a style, of the painting that it is reconstructed from.
+        title, author, year, rights: what it is; for a style, of the painting that it is made from.
     """
 
     package: str
@@ -24,22 +24,40 @@ class Shipped:
     rights: str
 
 
+def _painting(file: str, title: str, author: str, year: str, rights: str = "public domain") -> Shipped:
+    return Shipped("impasto.models", file, title, author, year, rights)
+
+
+GREAT_WAVE = ("The Great Wave off Kanagawa", "Hokusai", "1831")
+SCREAM = ("The Scream", "Edvard Munch", "1893")
+STARRY_NIGHT = ("The Starry Night", "Vincent van Gogh", "1889")
+SHIPWRECK = ("The Shipwreck of the Minotaur", "J. M. W. Turner", "about 1810")
+
+# Pictures, ready to be a style of any method: reconstructions of the paintings' style, of our own making.
 STYLES = {
-    "the-great-wave": Shipped(
-        "impasto.models", "the-great-wave.jpg", "The Great Wave off Kanagawa", "Hokusai", "1831", "public domain"
-    ),
-    "the-scream": Shipped("impasto.models", "the-scream.jpg", "The Scream", "Edvard Munch", "1893", "public domain"),
-    "starry-night": Shipped(
-        "impasto.models", "starry-night.jpg", "The Starry Night", "Vincent van Gogh", "1889", "public domain"
-    ),
-    "the-shipwreck-of-the-minotaur": Shipped(
-        "impasto.models",
-        "the-shipwreck-of-the-minotaur.jpg",
-        "The Shipwreck of the Minotaur",
-        "J. M. W. Turner",
-        "about 1810",
-        "public domain",
-    ),
+    "the-great-wave": _painting("the-great-wave.jpg", *GREAT_WAVE),
+    "the-scream": _painting("the-scream.jpg", *SCREAM),
+    "starry-night": _painting("starry-night.jpg", *STARRY_NIGHT),
+    "the-shipwreck-of-the-minotaur": _painting("the-shipwreck-of-the-minotaur.jpg", *SHIPWRECK),
+}
+
+# One-pass networks, trained on the paintings themselves; the rights are those in the painting, which does not ship.
+NETWORKS = {
+    name: _painting(f"styles/{name}.safetensors", *facts)
+    for name, facts in {
+        "udnie": ("Udnie", "Francis Picabia", "1913"),
+        "the-great-wave": GREAT_WAVE,
+        "rain-princess": ("Rain Princess", "Leonid Afremov", "about 2010", "the painter's estate"),
+        "la-muse": ("La Muse", "Pablo Picasso", "1935", "the painter's estate"),
+        "the-scream": SCREAM,
+        "the-shipwreck-of-the-minotaur": SHIPWRECK,
+        "starry-night": STARRY_NIGHT,
+        "composition-vii": ("Composition VII", "Wassily Kandinsky", "1913"),
+        "mosaic": ("A mosaic", "unknown", "unknown", "unknown"),
+        "candy": ("June Tree", "Natasha Wescoat", "unknown", "the painter"),
+        "feathers": ("Feathers", "Kathryn Corlett", "unknown", "the painter"),
+        "portrait-of-metzinger": ("Portrait of Jean Metzinger", "Robert Delaunay", "1906"),
+    }.items()
 }
 
 CONTENTS = {
@@ -57,3 +75,16 @@ def locate(name: str) -> Path:
     if shipped is None or path.exists():
         return path
     return Path(str(resources.files(shipped.package) / shipped.file))
+
+
+def network(name: str) -> Path | None:
+    """The path of the one-pass network of a style that ships; what lies at the path ``name`` goes first."""
+    if name not in NETWORKS or Path(name).exists():
+        return None
+    return Path(str(resources.files("impasto.models") / NETWORKS[name].file))
+
+
+def thumbnail(name: str) -> Path | None:
+    """The path of a small picture that shows what the one-pass network of a style makes of a photograph."""
+    path = network(name)
+    return path.with_suffix(".jpg") if path is not None else None

@@ -97,9 +97,9 @@ class Transfer:
 class Training:
     """Training of a one-pass network: the default recipe's objective, of what the network paints."""
 
-    steps: int = 2400
+    steps: int = 3500
     """Steps of Adam."""
-    batch: int = 4
+    batch: int = 2
     """Crops in a step."""
     crop: int = 256
     """Side of a crop in pixels."""
@@ -113,6 +113,8 @@ class Training:
     """Size of the strokes: the style's long edge over that of the photographs."""
     smoothness: float = 3.0
     """Weight of the total variation."""
+    start: str = ""
+    """The network to begin from: a style that ships or a model's file; empty: from random weights."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -124,7 +124,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 state=watch.state,
             ):
                 last = step
-                report(step.index, step.loss, step.size[1])
+                report(step.index, f"loss {step.loss:.4g} at {step.size[1]} px")
                 if film is not None and (step.index - 1) % every == 0:
                     film(step.image)
                 if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
@@ -225,8 +225,8 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool, label: str = "painting") -> Iterator[Callable[[int, float, int], None]]:
-    """A bar on the standard error; gives the function that is told steps done, loss and width in pixels."""
+def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iterator[Callable[..., None]]:
+    """A bar on the standard error; gives the function that is told what is done, a word on it, and the new total."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}"),
@@ -234,8 +234,8 @@ def progress(total: int, *, quiet: bool, label: str = "painting") -> Iterator[Ca
     with Progress(*columns, console=STDERR, disable=quiet) as bar:
         task = bar.add_task(label, total=total, detail="")
 
-        def report(done: int, loss: float, width: int) -> None:
-            bar.update(task, completed=done, detail=f"loss {loss:.4g} at {width} px")
+        def report(done: int, detail: str, total: int | None = total) -> None:
+            bar.update(task, completed=done, detail=detail, total=total)
 
         yield report
 
@@ -280,7 +280,7 @@ def draw(
             last = None
             for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
                 done, last = done + 1, step
-                report(done, step.loss, step.size[1])
+                report(done, f"loss {step.loss:.4g} at {step.size[1]} px")
                 if interrupted():
                     stopped = True
                     break

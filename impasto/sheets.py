@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,3 +50,15 @@ def sheet(panels: Sequence[tuple[str, Tensor]], *, columns: int = 0, title: str 
         paper.paste(images.to_pil(image), (x + (cell - image.shape[-1]) // 2, y))
         draw.text((x + cell // 2, y + height + line // 2), label, INK, font, anchor="mm")
     return torch.from_numpy(np.array(paper)).permute(2, 0, 1)[None].float() / 255
+
+
+def blocks(picture: Path, *, columns: int) -> str:
+    """A picture for a terminal: half blocks in 24-bit colour, two pixels to a character."""
+    with Image.open(picture) as file:
+        rows = 2 * max(1, round(columns * file.height / file.width / 2))
+        pixels = np.asarray(file.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS))
+    lines = []
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        cells = (f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m▀" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True))
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)

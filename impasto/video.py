@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from impasto import images
 
+if TYPE_CHECKING:
+    import av
+
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv")
+BT709, VIDEO_RANGE = 1, 1  # ITU-T H.273's and FFmpeg's codes: what players presume of what carries no mark
+COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4 holds as it is; other is made AAC
+
 
 class VideoError(ValueError):
-    """A film that cannot be made; one line that says why and what helps."""
+    """A film that cannot be read or made; one line that says why and what helps."""
 
 
 @contextmanager
@@ -27,28 +37,127 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
     Raises:
         VideoError: PyAV is not installed, the ending is not .mp4, or the folder is missing.
     """
-    try:
-        import av
-    except ImportError:
-        raise VideoError(f"{path}: films need PyAV: pip install 'impasto[video]'") from None
+    av = _av(path)
+    check_output(path)
+    with images.atomic(path) as part:
+        container = av.open(str(part), "w")
+        stream = _stream(container, height, width, Fraction(fps))
+        try:
+            yield lambda image: container.mux(stream.encode(_frame(av, stream, image)))
+        finally:
+            container.mux(stream.encode())
+            container.close()
+
+
+def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, int]]:
+    """Change a film frame by frame; yields the frames done and those in all, 0 where the file does not say.
+
+    The times of the frames and the sound are kept; a rotation that the file asks for is carried out. The film appears
+    under its name when it is whole; ceasing to iterate keeps the frames that there are.
+
+    Args:
+        source: a film of any kind that FFmpeg reads.
+        out: .mp4.
+        paint: (1, 3, H, W) sRGB in [0, 1] -> the same.
+
+    Raises:
+        VideoError: PyAV is not installed, the source is missing, damaged or no film, or there can be no ``out``.
+    """
+    av = _av(source)
+    check_output(out)
+    if not source.is_file():
+        raise VideoError(f"{source}: there is no such file")
+    done = 0
+    with images.atomic(out) as part:
+        try:
+            with av.open(str(source)) as film, av.open(str(part), "w", format="mp4") as container:
+                if not film.streams.video:
+                    raise VideoError(f"{source}: holds no film; a picture has another ending")
+                seen, heard = film.streams.video[0], next(iter(film.streams.audio), None)
+                seen.thread_type = "AUTO"
+                stream = sound = None
+                if heard is not None and heard.codec_context.name in COPIED:
+                    sound = container.add_stream_from_template(heard)
+                elif heard is not None:
+                    sound = container.add_stream("aac", rate=heard.codec_context.sample_rate)
+                waiting = []  # sound, until the first frame has told the film's size
+                try:
+                    for packet in film.demux([each for each in (seen, heard) if each is not None]):
+                        if packet.stream is heard:
+                            waiting.append(packet)
+                        for frame in packet.decode() if packet.stream is seen else ():
+                            image = paint(_image(frame))
+                            if stream is None:
+                                rate = seen.average_rate or Fraction(25)
+                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, seen.time_base)
+                            painted = _frame(av, stream, image)
+                            painted.pts, painted.time_base = frame.pts, frame.time_base
+                            container.mux(stream.encode(painted))
+                            done += 1
+                            yield done, seen.frames
+                        while stream is not None and waiting:
+                            _pass_on(waiting.pop(0), sound, container)
+                except GeneratorExit:
+                    if stream is None:
+                        raise
+                if stream is None:
+                    raise VideoError(f"{source}: holds no frame that can be read")
+                for each in (stream, sound if heard is not None and heard.codec_context.name not in COPIED else None):
+                    if each is not None:
+                        container.mux(each.encode())
+        except (av.FFmpegError, OverflowError) as error:
+            where = f"damaged after {done} frames" if done else "no film, or damaged"
+            raise VideoError(f"{source}: {where} ({error})") from None
+
+
+def check_output(path: Path) -> None:
+    """Raise VideoError where no film can go."""
     if path.suffix.lower() != ".mp4":
         raise VideoError(f"{path}: films are written as .mp4")
     if not path.parent.is_dir():
         raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
-    height, width = max(2, height // 2 * 2), max(2, width // 2 * 2)
-    with images.atomic(path) as part:
-        container = av.open(str(part), "w")
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "medium"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
 
-        def add(image: Tensor) -> None:
-            frame = images.to_pil(images.resize(image, height, width))
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")):
-                container.mux(packet)
 
-        try:
-            yield add
-        finally:
-            for packet in stream.encode():
-                container.mux(packet)
-            container.close()
+def _av(path: Path) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise VideoError(f"{path}: films need PyAV: pip install 'impasto[video]'") from None
+    return av
+
+
+def _stream(
+    container: av.container.OutputContainer, height: int, width: int, rate: Fraction, time_base: Fraction | None = None
+) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+    stream.height, stream.width, stream.pix_fmt = max(2, height // 2 * 2), max(2, width // 2 * 2), "yuv420p"
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = VIDEO_RANGE
+    if time_base is not None:
+        context.time_base = time_base
+    return stream
+
+
+def _frame(library: Any, stream: av.VideoStream, image: Tensor) -> av.VideoFrame:
+    pixels = np.asarray(images.to_pil(images.resize(image, stream.height, stream.width)))
+    frame = library.VideoFrame.from_ndarray(pixels, format="rgb24")
+    ready: av.VideoFrame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=VIDEO_RANGE)
+    return ready
+
+
+def _image(frame: av.VideoFrame) -> Tensor:
+    """A frame upright, (1, 3, H, W) sRGB in [0, 1]."""
+    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _pass_on(packet: Any, sound: Any, container: av.container.OutputContainer) -> None:
+    """Sound from film to film: as it is where MP4 holds it, otherwise encoded anew."""
+    if packet.stream.codec_context.name in COPIED:
+        if packet.dts is not None:  # the last, empty one has none
+            packet.stream = sound
+            container.mux(packet)
+        return
+    for frame in packet.decode():
+        container.mux(sound.encode(frame))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import save_picture
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impasto import datasets, feedforward, images
 from impasto.feedforward import JOHNSON, SLIM, Architecture, Model, Network
-from impasto.recipes import Training
+from impasto.recipes import RecipeError, Training
 from impasto.weights import WeightsError
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3)
@@ -127,11 +128,177 @@ def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> N
         feedforward.load(tmp_path / "other.safetensors")
 
 
-def test_strength(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(64, 48), (75, 61), (131, 33)])
+@pytest.mark.parametrize("band", [1, 2, 7, 16])
+@pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])
+def test_bands_change_nothing(architecture: Architecture, band: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    model = Model(Network(SMALL).eval(), {})
+    network = Network(architecture).double()
+    image = torch.rand(1, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(image, band), network(image), rtol=0, atol=1e-6)
+
+
+def test_normalisation_is_the_same_with_and_without_a_gradient() -> None:
+    torch.manual_seed(0)
+    network, image = Network(SMALL), torch.rand(2, 3, 50, 44)
+    with torch.no_grad():
+        without = network(image)
+    torch.testing.assert_close(without, network(image).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model(Network(SMALL).eval(), {})
+
+
+def test_strength(model: Model, tmp_path: Path) -> None:
     image = images.to_tensor(save_picture(tmp_path / "a.png", 33, 21))
-    nothing, half, full = (feedforward.apply(model, image, strength=s, precision="float32") for s in (0, 0.5, 1))
+    nothing, half, full = (feedforward.apply(image, model, strength=s, precision="float32") for s in (0, 0.5, 1))
     assert torch.equal(nothing, image)
     torch.testing.assert_close(half, (image + full) / 2)
     assert 0 <= float(full.min()) <= float(full.max()) <= 1
+
+
+def test_batches_and_files(model: Model, tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.png", 40, 36)
+    one = feedforward.apply(path, model, precision="float32", device="cpu")
+    batch = images.to_tensor(path).repeat(3, 1, 1, 1)
+    assert one.shape == (1, 3, 36, 40)
+    torch.testing.assert_close(feedforward.apply(batch, model, precision="float32"), one.repeat(3, 1, 1, 1))
+
+
+def test_a_mixture_lies_between(model: Model) -> None:
+    torch.manual_seed(1)
+    other, image = Model(Network(SMALL).eval(), {}), torch.rand(1, 3, 40, 40)
+    a, b = (feedforward.apply(image, each, precision="float32") for each in (model, other))
+    mixed = feedforward.apply(image, [model, other], style_weights=[3, 1], precision="float32")
+    torch.testing.assert_close(mixed, 0.75 * a + 0.25 * b)
+
+
+@pytest.mark.parametrize("keep", ["luma", "histogram"])
+def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
+    image = images.to_tensor(save_picture(tmp_path / "a.png", 64, 48))
+    free, kept = (feedforward.apply(image, model, keep_colors=k, precision="float32") for k in ("none", keep))
+    assert float((kept.mean((2, 3)) - image.mean((2, 3))).abs().mean()) < float(
+        (free.mean((2, 3)) - image.mean((2, 3))).abs().mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "strength"), [([1.0], 1.0), ([-1.0, 2.0], 1.0), ([0.0, 0.0], 1.0), ([], 1.5), ([], -0.1)]
+)
+def test_mixtures_without_sense(model: Model, weights: list[float], strength: float) -> None:
+    with pytest.raises(RecipeError, match=r"--strength|--style-weights"):
+        feedforward.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
+
+
+class Theirs(nn.Module):
+    """What PyTorch's fast_neural_style example computes, written down anew from its description."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = {"conv1": (3, 32, 9), "conv2": (32, 64, 3), "conv3": (64, 128, 3), "deconv1": (128, 64, 3),
+                  "deconv2": (64, 32, 3), "deconv3": (32, 3, 9)}  # fmt: skip
+        for name, (inputs, outputs, kernel) in shapes.items():
+            self.add_module(name, nn.ModuleDict({"conv2d": nn.Conv2d(inputs, outputs, kernel)}))
+        for index, channels in enumerate((32, 64, 128, 64, 32), 1):
+            self.add_module(f"in{index}", nn.InstanceNorm2d(channels, affine=True, track_running_stats=True))
+        for index in range(1, 6):
+            block: dict[str, nn.Module] = {}
+            for n in (1, 2):
+                block[f"conv{n}"] = nn.ModuleDict({"conv2d": nn.Conv2d(128, 128, 3)})
+                block[f"in{n}"] = nn.InstanceNorm2d(128, affine=True, track_running_stats=True)
+            self.add_module(f"res{index}", nn.ModuleDict(block))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def convolve(layer: Any, x: Tensor, stride: int = 1, up: int = 1) -> Tensor:
+            conv = layer["conv2d"]
+            x = x.repeat_interleave(up, 2).repeat_interleave(up, 3)
+            margin = conv.kernel_size[0] // 2
+            return F.conv2d(F.pad(x, [margin] * 4, mode="reflect"), conv.weight, conv.bias, stride)
+
+        def norm(layer: Any, x: Tensor) -> Tensor:
+            variance, mean = torch.var_mean(x, (2, 3), keepdim=True, correction=0)
+            return (x - mean) / (variance + 1e-5).sqrt() * layer.weight.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
+
+        parts: Any = self
+        y = norm(parts.in1, convolve(parts.conv1, x)).relu()
+        y = norm(parts.in2, convolve(parts.conv2, y, 2)).relu()
+        y = norm(parts.in3, convolve(parts.conv3, y, 2)).relu()
+        for index in range(1, 6):
+            block = getattr(parts, f"res{index}")
+            inner = norm(block["in1"], convolve(block["conv1"], y)).relu()
+            y = norm(block["in2"], convolve(block["conv2"], inner)) + y
+        y = norm(parts.in4, convolve(parts.deconv1, y, up=2)).relu()
+        y = norm(parts.in5, convolve(parts.deconv2, y, up=2)).relu()
+        return convolve(parts.deconv3, y)
+
+
+def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = Theirs().eval()
+    for name, parameter in theirs.named_parameters():
+        if "in" in name.split(".")[-2]:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    with torch.no_grad():
+        theirs.deconv3["conv2d"].weight.mul_(200)  # type: ignore[index]
+        theirs.deconv3["conv2d"].bias.fill_(120)  # type: ignore[index]
+    path = tmp_path / "mosaic.pth"
+    torch.save(theirs.state_dict(), path)  # with the running statistics of old checkpoints
+    image = torch.rand(1, 3, 44, 52)
+    with torch.no_grad():
+        wanted = theirs(255 * image).clamp(0, 255) / 255
+    assert float(wanted.std()) > 0.1
+    painted = feedforward.apply(image, path, precision="float32")
+    torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
+
+
+def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
+    torch.save({"conv1.conv2d.weight": torch.zeros(32, 3, 9, 9)}, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match="no one-pass model"):
+        feedforward.load(tmp_path / "half.pth")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(WeightsError, match=r"cubism.*the-great-wave"):
+        feedforward.load("cubism")
+
+
+def test_export(model: Model, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    feedforward.export(model, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
+        image = torch.rand(*size)
+        (painted,) = session.run(None, {"image": image.numpy()})
+        wanted = feedforward.apply(image, model, precision="float32")
+        torch.testing.assert_close(torch.from_numpy(painted), wanted, rtol=0, atol=1e-3)
+
+
+def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: datasets.Pool) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        store = f"file://{folder}/store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    torch.manual_seed(7)
+    network = Network(SMALL)
+    (step,) = feedforward.train(painting(), pool, replace(recipe, steps=1), network=network)
+    if rank == 0:
+        gradients = {name: p.grad for name, p in network.named_parameters()}
+        torch.save({"gradients": gradients, "loss": step.loss}, f"{folder}/{world}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(recipe: Training, pool: datasets.Pool, tmp_path: Path) -> None:
+    recipe = replace(recipe, batch=4)
+    joint_gradients(0, 1, str(tmp_path), recipe, pool)
+    torch.multiprocessing.spawn(joint_gradients, (2, str(tmp_path), recipe, pool), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{world}.pt") for world in (1, 2))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    scale = max(float(gradient.abs().max()) for gradient in one["gradients"].values())
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * scale)

@@ -1,11 +1,15 @@
 """Training and applying from the command line."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import opened, save_picture
+from test_video import film, frames
 
 from impasto import cli, feedforward, images
 from impasto.feedforward import Architecture, Network
@@ -67,7 +71,7 @@ def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) ->
     command = ["apply", str(folder), "--style", str(model), "-o", str(out), "--quiet"]
     assert cli.main(command) == 1
     complaint = capsys.readouterr().err
-    assert "broken.png" in complaint and "1 of the pictures" in complaint
+    assert "broken.png" in complaint and "1 of 4 pictures" in complaint
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["a.png", "b.jpg", "inner/c.png"]
     (folder / "broken.png").unlink()
     before = (out / "a.png").stat().st_mtime_ns
@@ -81,7 +85,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
     assert cli.main([*command, "--strength", "0"]) == 0
     same, photo = (images.read(path).image for path in (tmp_path / "out.png", folder / "a.png"))
     assert torch.equal(same, photo)
-    assert cli.main([*command, "--keep-colors"]) == 0
+    assert cli.main([*command, "--keep-colors", "luma"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -122,3 +126,50 @@ def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: P
     (tmp_path / "mine.resume").write_bytes(b"half a chec")
     assert train("--resume") == 1
     one_line(capsys, "mine.resume", "begin anew")
+
+
+def test_a_film(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    source, out = film(tmp_path / "film.mp4", count=3), tmp_path / "out.mp4"
+    assert cli.main(["apply", str(source), "--style", str(model), "-o", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert [frame.shape for frame in frames(out)] == [(48, 64, 3)] * 3
+    assert cli.main(["apply", str(source), "--style", str(model), "-o", str(tmp_path / "out.png")]) == 1
+    one_line(capsys, "out.png", ".mp4")
+
+
+def test_mixtures(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    command = ["apply", str(folder / "a.png"), "-o", str(tmp_path / "out.png"), "--style", str(model), str(model)]
+    assert cli.main([*command, "--style-weights", "1", "3", "--quiet"]) == 0
+    assert images.read_receipt(tmp_path / "out.png")["style_weights"] == [0.25, 0.75]
+    capsys.readouterr()
+    assert cli.main([*command, "--style-weights", "1"]) == 1
+    one_line(capsys, "--style-weights")
+
+
+def test_pictures_of_one_name_stay_two(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.bmp", "a.png"):
+        save_picture(tmp_path / "in" / name, 60, 60)
+    assert cli.main(["apply", str(tmp_path / "in"), "--style", str(model), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bmp.png", "a.png"]
+
+
+def test_export(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxscript")
+    assert cli.main(["export", str(model), "-o", str(tmp_path / "model.onnx")]) == 0
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
+    capsys.readouterr()
+    assert cli.main(["export", str(model), "-o", str(tmp_path / "model.png")]) == 1
+    one_line(capsys, "model.png", ".onnx")
+
+
+def test_torchrun(folder: Path, painting: Path, tmp_path: Path, tiny: str) -> None:
+    """Two processes, one file, one last line."""
+    out = tmp_path / "mine.safetensors"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "impasto"]
+    command += ["train", str(painting), "--photos", str(folder), "-o", str(out), "--encoder", tiny, "--steps", "3"]
+    command += ["--batch", "2", "--crop", "64", "--style-size", "64", "--quiet", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(out)]
+    assert feedforward.load(out).metadata["steps"] == "3"

@@ -1,4 +1,4 @@
-"""Films of an optimisation."""
+"""Films of an optimisation, and films repainted."""
 
 import builtins
 from pathlib import Path
@@ -62,3 +62,94 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         video.writer(tmp_path / "film.mp4", 16, 16, fps=10),
     ):
         pass
+
+
+def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
+    """A film of one second in ``count`` frames, red on the left and blue on the right, with a tone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream(codec, rate=8000)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        tone = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def sideways(path: Path) -> None:
+    """Ask players for a quarter turn, as telephones do: the matrix in the film's track header."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    turn = [0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30]
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big") for value in turn)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("film.mp4", "aac"), ("film.mkv", "pcm_s16le")])
+def test_repainting_keeps_times_and_sound(name: str, codec: str, tmp_path: Path) -> None:
+    source, out = film(tmp_path / name, codec=codec), tmp_path / "out.mp4"
+    seen = list(video.repaint(source, out, lambda image: 1 - image))
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5, 6]
+    painted = frames(out)
+    assert np.abs(painted[3][10:20, 5:25].mean((0, 1)) - [55, 255, 255]).max() < 12
+    with av.open(str(source)) as before, av.open(str(out)) as after:
+        rates = [float(each.streams.video[0].average_rate or 0) for each in (before, after)]
+        assert rates[1] == pytest.approx(rates[0], rel=1e-3)  # Matroska counts whole milliseconds
+        times = [[frame.time for frame in each.decode(video=0)] for each in (before, after)]
+        assert times[1] == pytest.approx(times[0], abs=1e-3)
+        assert after.streams.audio[0].codec_context.name == "aac"
+    with av.open(str(out)) as after:
+        heard = np.concatenate([f.to_ndarray()[0] for f in after.decode(audio=0)])
+    assert 0.7 < len(heard) / 8000 < 1.5 and 0.1 < heard.std() < 0.4
+
+
+def test_a_film_taken_sideways_comes_out_upright(tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
+    sideways(source)
+    list(video.repaint(source, out, lambda image: image))
+    painted = frames(out)
+    assert painted[0].shape == (64, 48, 3)
+    top, bottom = painted[0][:24].mean((0, 1)), painted[0][40:].mean((0, 1))
+    assert top[0] > 150 > 60 > top[2] and bottom[2] > 150 > 60 > bottom[0]  # a turn clockwise: left goes up
+
+
+def test_ceasing_keeps_the_frames_so_far(tmp_path: Path) -> None:
+    steps = video.repaint(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", lambda image: image)
+    next(steps), next(steps)
+    steps.close()
+    assert len(frames(tmp_path / "out.mp4")) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no film at all", None])
+def test_what_is_no_film(content: bytes | None, tmp_path: Path) -> None:
+    source, out = tmp_path / "film.mp4", tmp_path / "out.mp4"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(video.VideoError, match=r"film\.mp4"):
+        list(video.repaint(source, out, lambda image: image))
+    assert not out.exists()
+
+
+def test_a_picture_is_no_film_and_a_truncated_film_is_said(tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mkv", count=40, codec="pcm_s16le"), tmp_path / "out.mp4"
+    out.write_bytes(b"what was there")
+    sound = tmp_path / "sound.mp4"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(video.VideoError, match="holds no film"):
+        list(video.repaint(sound, out, lambda image: image))
+    with pytest.raises(video.VideoError, match=r"\.mp4"):
+        list(video.repaint(source, tmp_path / "out.avi", lambda image: image))
+    assert out.read_bytes() == b"what was there"
