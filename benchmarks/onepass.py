@@ -1,29 +1,32 @@
-"""One-pass networks, measured: after how many iterations L-BFGS from the photograph is as good as one pass.
+"""One-pass networks, measured; writes benchmarks/onepass.md.
 
-    python benchmarks/onepass.py --assets DIR [--models DIR] [--only NAME ...]
+    python benchmarks/onepass.py [--assets DIR]
 
-The objective, the encoder and the weights are those of the network's training. --assets holds styles/ and contents/.
+Without --assets, which holds styles/ and contents/, the comparison with optimisation is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
 
 import torch
-from rich.console import Console
 from rich.progress import track
+from run import HERE, STDERR, hardware, process, seconds, table
 
-from impasto import encoder, feedforward, images, machine, objective, optimize, recipes
+import impasto
+from impasto import encoder, feedforward, images, machine, objective, optimize, pictures, recipes
+from impasto.feedforward import JOHNSON, SLIM, Model, Network
 
 SIZE, PHOTOGRAPHS, MOST = 384, 10, 150
-STDERR = Console(stderr=True)
-
-
-def losses_of(goal: objective.Objective, image: torch.Tensor) -> float:
-    terms, _ = goal(image)
-    return float(sum(terms.values()))
+PAPER = "the paper's"
 
 
 def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: float) -> int:
@@ -34,34 +37,102 @@ def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: floa
     return MOST
 
 
-def measure(model: feedforward.Model, painting: Path, photographs: list[Path]) -> tuple[float, float]:
-    """Means over the photographs: the objective after one pass, and the iterations that are as good."""
-    recipe = recipes.Training(**json.loads(model.metadata["recipe"]))
-    eye = encoder.load(recipe.encoder)
-    style = images.to_size(images.to_tensor(painting), round(recipe.style_scale * recipe.style_size))
-    losses, counts = [], []
-    for path in photographs:
-        photograph = images.to_size(images.to_tensor(path), SIZE)
-        goal = objective.build(eye, recipe.objective(), photograph, [style])
-        losses.append(losses_of(goal, feedforward.apply(photograph, model)))
-        counts.append(iterations(goal, photograph, losses[-1]))
-    return sum(losses) / len(losses), sum(counts) / len(counts)
+def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, ...]]:
+    """For each style, means over photographs that the network never saw; the objective is that of its training."""
+    photographs = sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]
+    for name in track(names, "one pass against L-BFGS", console=STDERR):
+        model = feedforward.load(name)
+        recipe = recipes.Training(**json.loads(model.metadata["recipe"]))
+        painting = images.to_tensor(assets / "styles" / json.loads(model.metadata["style"])["name"])
+        style = images.to_size(painting, round(recipe.style_scale * recipe.style_size))
+        before, after, counts = [], [], []
+        for path in photographs:
+            photograph = images.to_size(images.to_tensor(path), SIZE)
+            goal = objective.build(encoder.load(recipe.encoder), recipe.objective(), photograph, [style])
+            values = [sum(goal(each)[0].values()) for each in (photograph, feedforward.apply(photograph, model))]
+            before.append(float(values[0]))
+            after.append(float(values[1]))
+            counts.append(iterations(goal, photograph, after[-1]))
+        yield name, f"{mean(before):.1f}", f"{mean(after):.2f}", f"{mean(counts):.0f}"
+
+
+def speeds() -> list[tuple[str, ...]]:
+    """One pass at 1920 x 1080: the paper's network and ours, in turn."""
+    image = images.resize(images.to_tensor(pictures.locate("rocket")), 1080, 1920)
+    networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(SLIM).eval(), {})}
+    contenders: dict[tuple[str, str], Callable[[], object]] = {
+        (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p)
+        for precision in ("float32", "auto")
+        for name, model in networks.items()
+    }
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
+    for turn in track(range(6), "one pass at 1080p", console=STDERR):
+        for key, body in contenders.items():
+            found = seconds(body)
+            if turn:
+                taken[key].append(found)
+    middle = {key: median(values) for key, values in taken.items()}
+    return [
+        (name, precision, f"{took:.2f} s", f"{middle[PAPER, precision] / took:.1f} x")
+        for (name, precision), took in middle.items()
+    ]
+
+
+def peak() -> float:
+    """GB that a process takes for a picture of 7680 x 4320, from the start, reading and writing included."""
+    with TemporaryDirectory() as folder:
+        photo, out = Path(folder) / "photo.png", Path(folder) / "out.jpg"
+        images.write(photo, images.resize(images.to_tensor(pictures.locate("rocket")), 4320, 7680))
+        code = (
+            "import sys; from impasto.cli import main; "
+            f"code = main(['apply', {str(photo)!r}, '--style', 'udnie', '-o', {str(out)!r}, '--quiet']); "
+            "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0]); sys.exit(code)"
+        )
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return 1024 * int(said.split("VmHWM:")[1].split()[0]) / 1e9
+
+
+def frames_per_second() -> float:
+    """Of a film of 640 x 360, without reading and writing it."""
+    frame = images.resize(images.to_tensor(pictures.locate("rocket")), 360, 640)
+    model = feedforward.load("udnie")
+    return 1 / median(seconds(lambda: feedforward.apply(frame, model)) for _ in range(20))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--models", type=Path, nargs="+", help="files to measure; none: all that ship")
-    args = parser.parse_args()
-    photographs = sorted((args.assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]
-    torch.set_num_threads(2)
-    print("| style | objective | L-BFGS iterations |")
+    parser.add_argument("--assets", type=Path)
+    assets = parser.parse_args().assets
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    lines = [
+        "# One-pass networks",
+        "",
+        f"Measured by `python benchmarks/onepass.py` on {datetime.date.today()}, impasto {impasto.__version__}, "
+        f"commit {commit}.",
+        "",
+        f"Hardware: {hardware()}. The machine is shared, so that ratios say more than seconds.",
+        "",
+    ]
+    small = ["apply", "chelsea", "--style", "udnie", "-o", "OUT", "--quiet"]
+    rows = [
+        ("`impasto apply` of 451 x 300 pixels, whole process", f"{median(process(small, 5)):.1f} s", "3 s"),
+        ("peak memory at 7680 x 4320, whole process", f"{peak():.2f} GB", "3 GB"),
+        ("frames of 640 x 360", f"{frames_per_second():.1f} a second", ""),
+    ]
+    lines += table(("what", "measured", "goal"), rows)
     with machine.reused_memory():
-        for path in track(args.models, console=STDERR):
-            model = feedforward.load(path)
-            style = json.loads(model.metadata["style"])["name"]
-            loss, count = measure(model, args.assets / "styles" / style, photographs)
-            print(f"| {path.stem} | {loss:.3f} | {count:.0f} |", flush=True)
+        lines += table(("network, 1920 x 1080", "precision", "one pass", "the paper's / this"), speeds())
+        if assets is not None:
+            lines += [
+                f"The objective on {PHOTOGRAPHS} photographs that no network has seen, at {SIZE} px, and how many",
+                "L-BFGS iterations from the photograph come to the same (goal: 40, for ten of twelve):",
+                "",
+            ]
+            found = list(against_optimisation(assets, list(pictures.NETWORKS)))
+            lines += table(("style", "photograph", "one pass", "iterations"), found)
+    (HERE / "onepass.md").write_text("\n".join(lines))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from impasto import recipes as recipes
     from impasto.encoder import load as load_encoder
+    from impasto.feedforward import apply
     from impasto.images import ImageError, Picture, read, to_pil, write
     from impasto.optimize import DivergedError
     from impasto.recipes import RecipeError, Transfer
@@ -30,6 +31,7 @@ __all__ = [
     "Step",
     "Transfer",
     "WeightsError",
+    "apply",
     "load_encoder",
     "read",
     "recipes",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "encoder": ["load_encoder"],
+    "feedforward": ["apply"],
     "images": ["ImageError", "Picture", "read", "to_pil", "write"],
     "optimize": ["DivergedError"],
     "recipes": ["RecipeError", "Transfer"],

@@ -20,6 +20,7 @@ ABOUT = {
     "reconstruct": "what an encoder's layers know of a picture: its content, or its style",
     "train": "train a network that repaints photographs in one style, in one pass",
     "apply": "repaint a picture, a film or a folder in one pass",
+    "photo": "give a photograph another photograph's light, without a painted look",
     "export": "write a one-pass network as ONNX",
     "study": "a labelled sheet over layers or strengths",
     "replay": "repeat a result from the receipt that it carries",

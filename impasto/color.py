@@ -52,23 +52,36 @@ def match_histogram(image: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(matched).to(image)
 
 
-def match_color(image: Tensor, reference: Tensor) -> Tensor:
+def match_color(
+    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None, *, ridge: float = 0.0
+) -> Tensor:
     """Match mean and covariance by a linear map, A = S_ref^1/2 S_img^-1/2 with symmetric roots.
 
     Gatys et al. 2017, "Controlling perceptual factors in neural style transfer", section 5 (the image analogies root).
     (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), clamped to [0, 1].
+
+    Args:
+        image, reference: the pictures.
+        where, what: (1, 1, H, W) masks in [0, 1]: only what is white in them counts for mean and covariance.
+        ridge: added to the image's variances, lest the noise of an even area be amplified.
     """
     ours = image.to(torch.promote_types(image.dtype, torch.float32)).flatten(2)  # (B, 3, H*W)
-    theirs = reference.to(ours).flatten(2)
-    mean, goal = ours.mean(2, keepdim=True), theirs.mean(2, keepdim=True)
-    matrix = _power(_covariance(theirs - goal), 0.5) @ _power(_covariance(ours - mean), -0.5)  # (B, 3, 3)
-    matched = matrix.to(ours) @ (ours - mean) + goal
-    return matched.clamp(0, 1).reshape(image.shape).to(image.dtype)
+    theirs = reference.to(ours.device, ours.dtype).flatten(2)
+    mean, spread = _moments(ours, where)
+    goal, goal_spread = _moments(theirs, what)
+    even = ridge * torch.eye(3, dtype=spread.dtype)
+    matrix = _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5)
+    matched = matrix.to(ours.device, ours.dtype) @ (ours - mean) + goal
+    return matched.view(image.shape).to(image.dtype).clamp(0, 1)
 
 
-def _covariance(centred: Tensor) -> Tensor:
-    """(B, 3, N) -> (B, 3, 3) float64 on the CPU, since MPS has neither float64 nor eigh."""
-    return (centred @ centred.mT / centred.shape[2]).cpu().double()
+def _moments(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean (B, 3, 1) and covariance (B, 3, 3) of (B, 3, N); the latter float64 on the CPU: MPS has no eigh."""
+    weights = torch.ones_like(values[:1, :1]) if mask is None else mask.to(values.device, values.dtype).flatten(2)
+    weights = weights / weights.sum().clamp_min(1e-12)
+    mean = (values * weights).sum(2, keepdim=True)
+    centred = values - mean
+    return mean, ((centred * weights) @ centred.mT).cpu().double()
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from impasto import recipes
-from impasto.recipes import RecipeError, Training, Transfer
+from impasto.recipes import Photo, RecipeError, Training, Transfer
 
 if TYPE_CHECKING:
     from impasto.session import Inputs, Watch
@@ -305,6 +305,45 @@ class ApplyCommand:
 
 
 @dataclass
+class PhotoCommand:
+    """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan et al. 2017).
+
+    What takes from what is found by itself, or said by two masks of flat colours: the same colour, the same region.
+    """
+
+    content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
+    """The photograph."""
+    style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
+    """The photograph whose light it gets."""
+    out: Out
+    """Where the result goes; it has CONTENT's size and all of its detail."""
+    settings: Annotated[Photo, tyro.conf.arg(name="")]
+    content_mask: Path | None = None
+    """CONTENT's regions in flat colours."""
+    style_mask: Path | None = None
+    """STYLE's regions in the same colours."""
+    save_masks: bool = False
+    """Save the regions that are used as OUT-content-mask.png and OUT-style-mask.png, to be looked at and edited."""
+    device: Device = "auto"
+    """Where to compute."""
+    quiet: bool = False
+    """Print the path of the result alone."""
+
+    def run(self) -> None:
+        from impasto import photograph, session
+
+        try:
+            photograph.paint(
+                self.content, self.style, self.out, self.settings, content_mask=self.content_mask,
+                style_mask=self.style_mask, save_masks=self.save_masks, device=self.device, quiet=self.quiet,
+            )  # fmt: skip
+        except session.Stopped:
+            session.say(self.out)
+            raise
+        session.say(self.out)
+
+
+@dataclass
 class ExportCommand:
     """Write a one-pass network as ONNX, for pictures of any size; needs `pip install 'impasto[export]'`."""
 
@@ -395,6 +434,7 @@ DEFAULTS: dict[str, Any] = {
     "study": lambda arguments: StudyCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING),
     "train": lambda arguments: TrainCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, Training()),
     "apply": lambda arguments: ApplyCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING),
+    "photo": lambda arguments: PhotoCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, Photo()),
     "export": lambda arguments: ExportCommand(tyro.MISSING, tyro.MISSING),
     "replay": lambda arguments: ReplayCommand(tyro.MISSING, tyro.MISSING),
     "list": lambda arguments: ListCommand(tyro.MISSING),

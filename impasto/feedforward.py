@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,32 +36,37 @@ class Architecture:
         blocks: residual blocks at the lowest resolution.
         kernel: side of the first and the last kernel.
         bounded: the last values go through a tanh, scaled by 150 as in source 004; False: they are the picture.
+        smooth: bilinear instead of nearest-neighbour upsampling, and a 1-2-1 filter over the last values.
     """
 
     widths: tuple[int, ...]
     blocks: int = 5
     kernel: int = 9
     bounded: bool = True
+    smooth: bool = False
 
 
 # Johnson et al. 2016, supplement, table 1, with instance normalisation (Ulyanov et al. 2016), reflection padding
 # and nearest-neighbour upsampling before a convolution (Odena et al. 2016) as in source 004.
 JOHNSON = Architecture((32, 64, 128))
 # Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
-SLIM = Architecture((0, 32, 64), kernel=5)
+# It is smooth: a training this short would otherwise leave checkerboards.
+SLIM = Architecture((0, 32, 64), kernel=5, smooth=True)
 
+RAMP_FROM = 0.03  # of the strength, at the first step of a training
 BAND = 1 << 18  # pixels of a layer that are worked at a time: what is upsampled and padded stays in the cache
 
 
 class Layer(nn.Module):
-    """Nearest-neighbour upsampling, reflection padding, convolution, instance normalisation, rectifier."""
+    """Upsampling, reflection padding, convolution, instance normalisation, rectifier."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, up: int = 1, rectify: bool = True,
-                 normalise: bool = True) -> None:  # fmt: skip
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, up: int = 1, smooth: bool = False,
+                 rectify: bool = True, normalise: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride)
         self.norm = nn.InstanceNorm2d(outputs, affine=True) if normalise else None
-        self.up, self.rectify, self.margin = up, rectify, kernel // 2
+        self.up, self.mode = up, "bilinear" if smooth else "nearest"
+        self.rectify, self.margin = rectify, kernel // 2
 
     def forward(self, x: Tensor, band: int = 0) -> Tensor:
         """(B, C, H, W) -> (B, C', H * up / stride, W * up / stride).
@@ -100,12 +105,12 @@ class Layer(nn.Module):
         first, last = top * stride - self.margin, (bottom - 1) * stride + self.margin + 1
         above, below = max(0, -first), max(0, last - height)
         first, last = first + above, last - below
-        start = first // self.up
-        x = self.enlarge(x[..., start : -(-last // self.up), :])
+        start = max(0, first // self.up - 1)  # a row more, for what is between two rows
+        x = self.enlarge(x[..., start : -(-last // self.up) + 1, :])
         return self.convolve(x[..., first - start * self.up : last - start * self.up, :], above, below)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.up, mode="nearest") if self.up > 1 else x
+        return F.interpolate(x, scale_factor=self.up, mode=self.mode) if self.up > 1 else x
 
     def convolve(self, x: Tensor, above: int, below: int) -> Tensor:
         x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
@@ -146,7 +151,7 @@ class Network(nn.Module):
         layers += [Block(channels) for _ in range(architecture.blocks)]
         for width in reversed(architecture.widths[:-1]):
             if width:
-                layers.append(Layer(channels, width, 3, up=2))
+                layers.append(Layer(channels, width, 3, up=2, smooth=architecture.smooth))
                 channels = width
         kernel, outputs = (architecture.kernel, 3) if full else (3, 12)
         last = Layer(channels, outputs, kernel, rectify=False, normalise=False)
@@ -173,6 +178,8 @@ class Network(nn.Module):
             x = layer(x, band)
         if not self.architecture.widths[0]:
             x = F.pixel_shuffle(x, 2)
+        if self.architecture.smooth:
+            x = F.avg_pool2d(F.avg_pool2d(F.pad(x, [1] * 4, "reflect"), 2, 1), 2, 1)  # 1-2-1, down and across
         x = x[..., :height, :width].float()  # an odd side has come out a little longer
         return torch.tanh(x).mul(150 / 255).add(0.5) if self.architecture.bounded else x
 
@@ -223,9 +230,30 @@ def train(
     Raises:
         RecipeError: the batch cannot be divided among the processes.
     """
-    device = style.device
     torch.manual_seed(recipe.seed)
-    network = (network or Network()).to(device)
+    network = (network or Network()).to(style.device)
+    loss = task(network, style, pool, recipe)
+    rate, good = recipe.rate, state
+    while True:
+        try:
+            for step in training.fit(
+                network, loss, steps=recipe.steps, rate=rate, warmup=recipe.steps // 50, state=good
+            ):
+                if step.index % 100 == 0:
+                    good = copy.deepcopy(step.state())
+                yield step
+            return
+        except FloatingPointError:
+            if rate < recipe.rate / 10 or good is None:
+                raise
+            rate /= 2  # from where all was well, more slowly
+
+
+def task(
+    network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
+) -> Callable[[int], dict[str, Tensor]]:
+    """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`."""
+    device = style.device
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
@@ -241,8 +269,10 @@ def train(
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
         crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=goal.dtype == torch.bfloat16):
-            painted = painter(crops).float()
-        terms, gradient = objective.for_content(goal, crops)(painted)
+            painted = painter(crops.contiguous(memory_format=torch.channels_last))
+        strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
+        gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
+        terms, gradient = objective.for_content(gentle, crops)(painted)
         if several:  # the same numbers everywhere: no process may stop alone
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
@@ -250,20 +280,7 @@ def train(
         known = _Known.apply(painted, terms[first], gradient)  # type: ignore[no-untyped-call]
         return {first: known} | {name: terms[name] for name in others}
 
-    rate, good = recipe.rate, state
-    while True:
-        try:
-            for step in training.fit(
-                network, loss, steps=recipe.steps, rate=rate, warmup=recipe.steps // 50, state=good
-            ):
-                if step.index % 100 == 0:
-                    good = copy.deepcopy(step.state())
-                yield step
-            return
-        except FloatingPointError:
-            if rate < recipe.rate / 10 or good is None:
-                raise
-            rate /= 2  # from where all was well, more slowly
+    return loss
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         card = {
             "impasto": impasto.__version__,
             "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
-            "recipe": json.dumps(recipes.to_json(recipe)),
+            "recipe": json.dumps(recipes.to_json(replace(recipe, start=Path(recipe.start).stem))),
             "photographs": str(len(pool)),
         }
         checkpoint = out.with_suffix(".resume")

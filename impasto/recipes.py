@@ -111,8 +111,10 @@ class Training:
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = 1.0
     """Size of the strokes: the style's long edge over that of the photographs."""
-    smoothness: float = 3.0
+    smoothness: float = 10.0
     """Weight of the total variation."""
+    ramp: float = 0.1
+    """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = ""
     """The network to begin from: a style that ships or a model's file; empty: from random weights."""
     encoder: str = "compact"
@@ -125,8 +127,40 @@ class Training:
     def objective(self) -> Transfer:
         """The recipe of the loss."""
         return Transfer(
-            strength=self.strength, smoothness=self.smoothness, encoder=self.encoder, precision=self.precision
+            strength=self.strength,
+            content_layers=("relu3_1", "relu4_2"),
+            smoothness=self.smoothness,
+            encoder=self.encoder,
+            precision=self.precision,
         )
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Photorealistic transfer: a photograph in another one's light (Luan et al. 2017)."""
+
+    size: int = 512
+    """Long edge at which the light is found, in pixels. The result has the photograph's own size."""
+    steps: int = 60
+    """Iterations of L-BFGS."""
+    strength: float = 1.0
+    """How strongly the other photograph's light is taken: a factor on the style's weight."""
+    photorealism: float = 300.0
+    """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
+    radius: int = 6
+    """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
+    regions: int = 5
+    """How many regions are looked for where no masks are given."""
+    encoder: str = "compact"
+    """Perceptual encoder: compact, vgg19, or the path of a weights file."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the encoder; auto: bfloat16 where the processor has it."""
+    seed: int = 0
+    """Seed of the regions."""
+
+    def objective(self) -> Transfer:
+        """The recipe of the content and style loss."""
+        return Transfer(strength=self.strength, smoothness=0.0, encoder=self.encoder, precision=self.precision)
 
 
 impasto = Transfer(flat=0.04)
@@ -306,6 +340,21 @@ def check(recipe: Transfer) -> Transfer:
     return recipe
 
 
+def check_photo(recipe: Photo) -> Photo:
+    """The recipe itself, if it can be followed.
+
+    Raises:
+        RecipeError: a number out of its range.
+    """
+    for field in ("size", "steps", "radius", "regions"):
+        if getattr(recipe, field) < 1:
+            raise RecipeError(f"{_flag(field)} must be 1 or more, not {getattr(recipe, field)}")
+    for field in ("strength", "photorealism"):
+        if not 0 <= getattr(recipe, field) < float("inf"):
+            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
+    return recipe
+
+
 def check_training(recipe: Training) -> Training:
     """The recipe itself, if it can be followed.
 
@@ -317,13 +366,13 @@ def check_training(recipe: Training) -> Training:
             raise RecipeError(f"{_flag(field)} must be more than 0, not {getattr(recipe, field)}")
     if recipe.crop < 64:
         raise RecipeError(f"--crop must be 64 or more, not {recipe.crop}")
-    for field in ("strength", "smoothness"):
+    for field in ("strength", "smoothness", "ramp"):
         if not 0 <= getattr(recipe, field) < float("inf"):
             raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
     return recipe
 
 
-def to_json(recipe: Transfer | Training) -> dict[str, Any]:
+def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
     """The fields, as JSON knows them."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return fields

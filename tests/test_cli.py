@@ -185,6 +185,13 @@ def test_list(what: str, capsys: Capture) -> None:
     assert len(capsys.readouterr().out.splitlines()) >= 2
 
 
+def test_list_shows_the_styles_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["list", "styles"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("▀") > 12 * 32 * 8 and "Hokusai" in said
+
+
 def test_help_teaches(capsys: Capture) -> None:
     assert cli.main(["--help"]) == 0
     assert "transfer" in capsys.readouterr().out

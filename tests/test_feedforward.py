@@ -16,7 +16,7 @@ from impasto.feedforward import JOHNSON, SLIM, Architecture, Model, Network
 from impasto.recipes import RecipeError, Training
 from impasto.weights import WeightsError
 
-SMALL = Architecture((0, 4, 6), blocks=1, kernel=3)
+SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
 
 
 @pytest.fixture
@@ -49,6 +49,18 @@ def test_the_papers_network() -> None:
     assert kernels[:3] == [(32, 3, 9, 9), (64, 32, 3, 3), (128, 64, 3, 3)]
     assert kernels[3:13] == [(128, 128, 3, 3)] * 10
     assert kernels[13:] == [(64, 128, 3, 3), (32, 64, 3, 3), (3, 32, 9, 9)]
+
+
+def test_a_smooth_network_paints_no_checkerboard() -> None:
+    """The finest grid that pixels can show does not pass the last filter."""
+    torch.manual_seed(0)
+    network = Network(replace(SMALL, bounded=False))
+    last = network.layers[-1].convolution
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([1.0, 0, 0, 1] * 3))
+        out = network(torch.rand(1, 3, 32, 32))
+    torch.testing.assert_close(out, torch.full_like(out, 0.5))
 
 
 def test_ours_is_under_a_megabyte() -> None:

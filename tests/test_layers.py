@@ -10,10 +10,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
-    "parts": {"color", "machine", "masks", "encoder", "losses", "optimize", "training", "datasets", "sheets"},
+    "parts": {
+        "color",
+        "machine",
+        "masks",
+        "matting",
+        "encoder",
+        "losses",
+        "optimize",
+        "training",
+        "datasets",
+        "sheets",
+    },
     "objective": {"objective"},
-    "methods": {"feedforward", "transfer", "study", "video"},
-    "apps": {"session", "onepass", "commands", "cli", "__main__"},
+    "methods": {"feedforward", "photoreal", "transfer", "study", "video"},
+    "apps": {"session", "onepass", "photograph", "commands", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
 

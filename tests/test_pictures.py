@@ -1,11 +1,11 @@
-"""The pictures that ship."""
+"""What ships: pictures and networks."""
 
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from impasto import pictures
+from impasto import feedforward, images, pictures
 
 SHIPPED = pictures.STYLES | pictures.CONTENTS
 
@@ -43,3 +43,33 @@ def test_what_lies_there_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("coffee").touch()
     assert pictures.locate("coffee") == Path("coffee")
     assert pictures.locate("chelsea").is_absolute()
+
+
+@pytest.mark.parametrize("name", pictures.NETWORKS)
+def test_networks(name: str) -> None:
+    """Each is small, is read, paints something, shows itself, and speaks of no machine."""
+    path = pictures.network(name)
+    assert path is not None and path.stat().st_size <= 1_000_000
+    model = feedforward.load(name)
+    assert "/" not in "".join(model.metadata.values())
+    photograph = images.to_size(images.to_tensor(pictures.locate("coffee")), 128)
+    painted = feedforward.apply(photograph, name, device="cpu")
+    assert painted.shape == photograph.shape
+    assert float((painted - photograph).abs().mean()) > 0.03
+    assert float(painted.std()) > 0.1
+    thumbnail = pictures.thumbnail(name)
+    assert thumbnail is not None
+    with Image.open(thumbnail) as picture:
+        assert max(picture.size) == 256
+
+
+def test_the_six_of_source_004_are_there() -> None:
+    six = {"udnie", "the-great-wave", "rain-princess", "la-muse", "the-scream", "the-shipwreck-of-the-minotaur"}
+    assert six <= set(pictures.NETWORKS) and len(pictures.NETWORKS) >= 12
+
+
+def test_what_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pictures.network("cubism") is None and pictures.thumbnail("cubism") is None
+    monkeypatch.chdir(tmp_path)
+    Path("udnie").touch()
+    assert pictures.network("udnie") is None  # what lies there goes first

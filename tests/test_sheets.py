@@ -1,9 +1,12 @@
 """Contact sheets."""
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import Tensor
 
-from impasto.sheets import GAP, PAPER, sheet
+from impasto.sheets import GAP, PAPER, blocks, sheet
 
 
 def plain(value: float, height: int = 40, width: int = 30) -> Tensor:
@@ -53,3 +56,12 @@ def test_pictures_are_fitted_to_the_first_s_height() -> None:
     assert picture.shape[-1] == 8 + 3 * (80 + 8)  # 20 x 40 becomes 40 x 80, the widest; 80 x 20 becomes 40 x 10
     torch.testing.assert_close(picture[..., 8:48, 96:176], plain(0.2, 40, 80), rtol=0, atol=1 / 255)
     torch.testing.assert_close(picture[..., 8:48, 219:229], plain(0.4, 40, 10), rtol=0, atol=1 / 255)  # in the middle
+
+
+def test_blocks_for_a_terminal(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (2, 2), (255, 0, 0))
+    picture.putpixel((0, 1), (0, 0, 9))
+    picture.putpixel((1, 1), (0, 0, 9))
+    picture.save(tmp_path / "a.png")
+    cell = "\x1b[38;2;255;0;0;48;2;0;0;9m▀"
+    assert blocks(tmp_path / "a.png", columns=2) == f"{cell}{cell}\x1b[0m"

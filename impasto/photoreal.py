@@ -1,0 +1,237 @@
+"""A photograph in another photograph's light (Luan, Paris, Shechtman and Bala 2017, "Deep photo style transfer").
+
+The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
+Laplacian. What is optimised is not the picture p, whose energy is a stiff thing to bring down, but a q of which it is
+the guided filter, p = W q, the photograph being the guide: p is then locally affine in the photograph's colours from
+the first iteration on, and the energy keeps it so between the windows too. That departs from the paper, which
+optimises p and smooths the result afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto import color, encoder, images, machine, masks, objective, optimize
+from impasto.matting import Guide
+from impasto.recipes import Photo, RecipeError
+
+EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
+RIDGE = 1e-3  # variance of colours under which a region is even
+LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
+REACH = 0.35  # how far apart, in colour space, two masks' colours may be and still mean the same class
+PALETTE = torch.tensor(
+    [[0, 0, 255], [0, 255, 0], [255, 255, 255], [255, 0, 0], [255, 255, 0], [128, 128, 128], [0, 255, 255],
+     [255, 0, 255], [0, 0, 0], [255, 128, 0], [128, 0, 255], [0, 128, 64]]
+) / 255  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What takes from what.
+
+    Attributes:
+        content, style: for each region a soft mask, (1, 1, H, W) in [0, 1], over each photograph.
+        colours: (K, 3) in [0, 1], by which a region is shown.
+        notes: what the user should know, a line each.
+    """
+
+    content: Sequence[Tensor]
+    style: Sequence[Tensor]
+    colours: Tensor
+    notes: Sequence[str] = ()
+
+    def at(self, content: Tensor, style: Tensor) -> Regions:
+        """The same at the sizes of these photographs, and where they are."""
+        sides = [
+            [images.resize(mask.to(picture.device), picture.shape[-2], picture.shape[-1]) for mask in side]
+            for side, picture in ((self.content, content), (self.style, style))
+        ]
+        return replace(self, content=sides[0], style=sides[1])
+
+    def picture(self, side: Sequence[Tensor]) -> Tensor:
+        """The regions of one side as flat colours, (1, 3, H, W): a mask to edit."""
+        labels = torch.cat([*side], 1).argmax(1)[0].cpu()
+        return self.colours[labels].permute(2, 0, 1)[None]
+
+
+def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style: Tensor) -> Regions:
+    """The regions of two masks of flat colours; the same colour means the same region.
+
+    Args:
+        content_mask, style_mask: (1, 3, H, W), of any size.
+        content, style: the photographs, (1, 3, H, W).
+
+    Raises:
+        ValueError: a mask is none of flat colours, or they have no colour in common.
+    """
+    (ours, palette), (theirs, others) = masks.classes(content_mask), masks.classes(style_mask)
+    distance = (palette[:, None] - others[None]).abs().amax(2)  # (K, L)
+    partner = {k: int(distance[k].argmin()) for k in range(len(palette)) if float(distance[k].min()) <= REACH}
+    if not partner:
+        raise ValueError("the two masks have no colour in common")
+    notes: list[str] = []
+    kept = sorted(partner)
+    merged = {k: k for k in kept} | _merge(ours, content, kept, len(palette), palette, "content", notes)
+    shared = sorted(set(partner.values()))
+    back = {k: k for k in shared} | _merge(theirs, style, shared, len(others), others, "style", notes)
+    sides = []
+    for labels, into, size, chosen in (
+        (ours, merged, content.shape[-2:], kept),
+        (theirs, back, style.shape[-2:], [partner[k] for k in kept]),
+    ):
+        hard = torch.tensor([into[k] for k in range(max(into) + 1)])[labels]
+        sides.append([images.resize((hard == k)[None, None].float(), *size) for k in chosen])
+    return Regions(sides[0], sides[1], palette[kept], notes)
+
+
+def _merge(
+    labels: Tensor, picture: Tensor, kept: Sequence[int], count: int, palette: Tensor, side: str, notes: list[str]
+) -> dict[int, int]:
+    """Each class that the other side lacks goes to the one that looks most like it."""
+    shape = (int(labels.shape[0]), int(labels.shape[1]))
+    small = images.resize(picture, *shape)[0]
+    looks = torch.stack([small[:, labels == k].mean(1) for k in range(count)])
+    into = {}
+    for k in set(range(count)) - set(kept):
+        into[k] = min(kept, key=lambda other: float((looks[k] - looks[other]).square().sum()))
+        names = ["#" + "".join(f"{round(255 * float(v)):02x}" for v in palette[each]) for each in (k, into[k])]
+        notes.append(f"the {side} mask's {names[0]} is not in the other mask; it is taken for {names[1]}")
+    return into
+
+
+def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
+    """Regions of both photographs that match, by k-means over what the encoder sees, colour and height.
+
+    Args:
+        content, style: (1, 3, H, W) sRGB in [0, 1].
+    """
+    from scipy.cluster.vq import kmeans2  # late: it takes a while to load
+
+    eye = encoder.load(recipe.encoder).to(content.device)
+    small = [images.to_size(picture, 256) for picture in (content, style)]
+    features, shapes = [], []
+    for picture in small:
+        with torch.no_grad():
+            seen = eye(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
+        shapes.append(seen.shape[-2:])
+        colour = F.adaptive_avg_pool2d(picture, seen.shape[-2:])[0]
+        height = torch.linspace(-1, 1, seen.shape[-2], device=seen.device)[None, :, None].expand(1, *seen.shape[-2:])
+        features.append((seen.flatten(1).T, colour.flatten(1).T, height.flatten(1).T))
+    seen, colour, height = (torch.cat(each) for each in zip(*features, strict=True))
+    seen = F.normalize(seen - seen.mean(0))
+    described = torch.cat([seen, 1.5 * (colour - colour.mean(0)), 0.3 * height], 1).double().cpu().numpy()
+    centres, labels = kmeans2(described, recipe.regions, minit="++", seed=recipe.seed, iter=30)
+    labels = torch.from_numpy(labels).long()
+    first = shapes[0][0] * shapes[0][1]
+    count = len(centres)
+    shares = [torch.bincount(part, minlength=count) / len(part) for part in (labels[:first], labels[first:])]
+    kept = [k for k in range(count) if min(float(share[k]) for share in shares) >= LEAST_REGION] or [0]
+    where = torch.from_numpy(centres)
+    into = torch.tensor([min(kept, key=lambda o: float((where[k] - where[o]).square().sum())) for k in range(count)])
+    labels = into[labels] if len(kept) > 1 else torch.zeros_like(labels)
+    kept = kept if len(kept) > 1 else [0]
+    sides = []
+    for part, shape, picture in zip((labels[:first], labels[first:]), shapes, small, strict=True):
+        guide = Guide(picture, radius=8, epsilon=1e-3)
+        hard = torch.stack([(part == k).float() for k in kept]).view(1, len(kept), *shape).to(picture.device)
+        soft = guide.filter(images.resize(hard, picture.shape[-2], picture.shape[-1])).clamp(1e-4, 1)
+        soft = soft / soft.sum(1, keepdim=True)
+        sides.append([soft[:, k : k + 1] for k in range(len(kept))])
+    return Regions(sides[0], sides[1], PALETTE[torch.arange(len(kept)) % len(PALETTE)])
+
+
+def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
+    """Each region at the mean and covariance of its counterpart's colours: where the optimisation begins.
+
+    Args:
+        content, style: (1, 3, H, W) sRGB in [0, 1].
+        regions: of their sizes.
+    """
+    total = torch.cat([*regions.content], 1).sum(1, keepdim=True).clamp_min(1e-6)
+    result = torch.zeros_like(content)
+    for ours, theirs in zip(regions.content, regions.style, strict=True):
+        result += ours / total * color.match_color(content, style, ours, theirs, ridge=RIDGE)
+    # Where no region is, the photograph's own colours.
+    return torch.lerp(content, result, total.clamp_max(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One iteration, seen from outside.
+
+    Attributes:
+        index, total: iterations done, from 1, and to do.
+        loss, terms: the weighted sum, and content, style and photorealism.
+        image: (1, 3, H, W) the picture so far at the size that is worked at, sRGB in [0, 1].
+        lift: gives it at the photograph's own size.
+    """
+
+    index: int
+    total: int
+    loss: float
+    terms: Mapping[str, float]
+    image: Tensor
+    guide: Guide
+    q: Tensor
+
+    def lift(self, photograph: Tensor) -> Tensor:
+        """The result on a photograph of any size, (1, 3, H, W): all of its detail, in the light that was found."""
+        return self.guide.lift(self.q, photograph).clamp(0, 1)
+
+
+def steps(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> Iterator[Step]:
+    """Give a photograph another one's light; yields every iteration.
+
+    Args:
+        content, style: (1, 3, H, W) sRGB in [0, 1], on the device that is to work.
+        regions: as `from_masks` or `find` gives them.
+        recipe: what to optimise and how.
+
+    Raises:
+        RecipeError: the photograph is smaller than a window.
+        DivergedError: a loss that is not finite.
+    """
+    small = images.to_size(content, min(recipe.size, max(content.shape[-2:])))
+    other = images.to_size(style, min(recipe.size, max(style.shape[-2:])))
+    if min(small.shape[-2:]) < 2 * recipe.radius + 1:
+        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than that; try --radius 1")
+    regions = regions.at(small, other)
+    guide = Guide(small, radius=recipe.radius, epsilon=EPSILON)
+    with machine.reused_memory():
+        goal = objective_of(small, other, regions, recipe)
+        start = recoloured(small, other, regions)
+        for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0):
+            q = step.image
+            p = guide.filter(q).clamp(0, 1)
+            yield Step(step.index, recipe.steps, step.loss, step.terms, p, guide, q)
+
+
+def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
+    """Content, style by regions, and photorealism, of the picture whose q is given; with the gradient by q.
+
+    Args:
+        content, style: (1, 3, H, W), at the size that is worked at.
+        regions: of any size.
+    """
+    regions = regions.at(content, style)
+    eye = encoder.load(recipe.encoder).to(content.device)
+    goal = objective.build(
+        eye, recipe.objective(), content, [style] * len(regions.style), regions.content, regions.style
+    )  # fmt: skip
+    guide = Guide(content, radius=recipe.radius, epsilon=EPSILON)
+    fine = Guide(content.double())  # its windows' variances are near 1e-8
+    weight = recipe.photorealism / content[0, 0].numel()
+
+    def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        p = guide.filter(q)
+        terms, gradient = goal(p)
+        forced = fine.laplacian(p.double())
+        energy = weight * (p * forced).sum()
+        return {**terms, "photorealism": energy}, guide.adjoint(gradient + (2 * weight * forced).float())
+
+    return photoreal

@@ -1,0 +1,80 @@
+"""The matting Laplacian and the guided filter, against their explicit forms."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from impasto.matting import Guide
+
+SIDE, EPSILON = 16, 1e-7 / 9
+
+
+@pytest.fixture
+def guide() -> Tensor:
+    return torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def explicit(image: Tensor, epsilon: float) -> Tensor:
+    """Levin et al. 2008, eq. 12, entry by entry: (N, N)."""
+    pixels = image[0].flatten(1).T  # (N, 3)
+    index = torch.arange(SIDE * SIDE).view(SIDE, SIDE)
+    matrix = torch.zeros(SIDE * SIDE, SIDE * SIDE, dtype=torch.float64)
+    for row in range(SIDE - 2):
+        for column in range(SIDE - 2):
+            window = index[row : row + 3, column : column + 3].flatten()
+            centred = pixels[window] - pixels[window].mean(0)
+            covariance = centred.T @ centred / 9 + epsilon * torch.eye(3, dtype=torch.float64)
+            affinity = (1 + centred @ torch.linalg.inv(covariance) @ centred.T) / 9
+            matrix[window[:, None], window] += torch.eye(9, dtype=torch.float64) - affinity
+    return matrix
+
+
+@pytest.mark.parametrize("epsilon", [EPSILON, 1e-3])
+def test_laplacian_is_the_explicit_matrix(guide: Tensor, epsilon: float) -> None:
+    p = torch.rand(1, 2, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = (explicit(guide, epsilon) @ p[0].flatten(1).T).T.view(p.shape)
+    torch.testing.assert_close(Guide(guide, epsilon=epsilon).laplacian(p), wanted, rtol=1e-7, atol=1e-9)
+
+
+def test_gradient_of_the_energy_is_autograds_of_the_explicit_form(guide: Tensor) -> None:
+    p = torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    flat = p[0].flatten(1)
+    energy = (flat * (flat @ explicit(guide, EPSILON))).sum()
+    (wanted,) = torch.autograd.grad(energy, p)
+    found = 2 * Guide(guide).laplacian(p.detach())
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_affine_pictures_have_no_energy(guide: Tensor) -> None:
+    p = 0.3 * guide + 0.1
+    ours = Guide(guide)
+    assert float((p * ours.laplacian(p)).sum()) < 1e-6 * float(p.square().sum())
+    torch.testing.assert_close(ours.filter(p), p, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_adjoint(guide: Tensor, radius: int) -> None:
+    """<W p, q> = <p, W' q>."""
+    ours = Guide(guide, radius=radius, epsilon=1e-3)
+    p, q = torch.rand(2, 1, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    assert float((ours.filter(p) * q).sum()) == pytest.approx(float((p * ours.adjoint(q)).sum()), rel=1e-9)
+
+
+def test_constants_stay(guide: Tensor) -> None:
+    p = torch.full_like(guide, 0.4)
+    torch.testing.assert_close(Guide(guide, radius=2, epsilon=1e-2).filter(p), p)
+
+
+def test_lift(guide: Tensor) -> None:
+    """At the guide's own size it is the filter; at another, an affine picture stays affine in what is detailed."""
+    ours = Guide(guide, radius=2, epsilon=1e-3)
+    p = torch.rand_like(guide)
+    torch.testing.assert_close(ours.lift(p, guide), ours.filter(p))
+    large = torch.rand(1, 3, 40, 50, dtype=torch.float64)
+    exact = Guide(guide, radius=2, epsilon=1e-12)
+    torch.testing.assert_close(exact.lift(0.5 * guide + 0.2, large), 0.5 * large + 0.2, rtol=0, atol=1e-6)
+
+
+def test_too_small() -> None:
+    with pytest.raises(ValueError, match="smaller than its window"):
+        Guide(torch.rand(1, 3, 2, 9))

@@ -1,0 +1,186 @@
+"""Photographs in another's light: regions, optimisation, command line."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import opened, save_picture
+from PIL import Image
+from torch import Tensor
+
+from impasto import cli, images, masks, photoreal
+from impasto.matting import Guide
+from impasto.recipes import Photo, RecipeError
+
+Capture = pytest.CaptureFixture[str]
+RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
+
+
+def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, width: int = 60) -> Tensor:
+    picture = torch.zeros(1, 3, height, width)
+    picture[..., : width // 2] = torch.tensor(left).view(1, 3, 1, 1)
+    picture[..., width // 2 :] = torch.tensor(right).view(1, 3, 1, 1)
+    return picture
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Tensor:
+    return images.to_tensor(save_picture(tmp_path / "p.png", 60, 40, seed=3))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Tensor:
+    return images.to_tensor(save_picture(tmp_path / "o.png", 50, 44, seed=4))
+
+
+@pytest.fixture
+def recipe(tiny: str) -> Photo:
+    return Photo(size=48, steps=4, radius=2, encoder=tiny, precision="float32")
+
+
+def test_classes_of_a_mask_with_soft_borders() -> None:
+    mask = halves(RED, BLUE)
+    mask[..., 29:31] = torch.tensor([0.5, 0, 0.5]).view(1, 3, 1, 1)  # no third class
+    labels, colours = masks.classes(mask)
+    assert {tuple(colour.tolist()) for colour in colours} == {RED, BLUE}
+    assert colours[labels[20, 10]].tolist() == list(RED)
+    assert colours[labels[20, 29]].tolist() == list(RED) and colours[labels[20, 30]].tolist() == list(BLUE)
+
+
+def test_what_is_no_mask() -> None:
+    with pytest.raises(ValueError, match="flat colours"):
+        masks.classes(torch.rand(1, 3, 90, 90))
+
+
+def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -> None:
+    regions = photoreal.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25), photograph, other)
+    assert [mask.shape[-2:] for mask in regions.style] == [(44, 50)] * 2
+    for colour, ours, theirs in zip(regions.colours.tolist(), regions.content, regions.style, strict=True):
+        at = 10 if colour == list(RED) else 50
+        assert float(ours[0, 0, 20, at]) == 1
+        assert float(theirs[0, 0, 20, 50 - round(at * 50 / 60)]) == 1
+    torch.testing.assert_close(regions.picture(regions.content), halves(RED, BLUE))
+
+
+def test_a_class_that_one_side_lacks_goes_to_what_looks_like_it(other: Tensor) -> None:
+    content = halves((0.1, 0.1, 0.1), (0.9, 0.9, 0.9))
+    content[..., 40:] = 0.2  # dark, as the left
+    mask = halves(RED, BLUE)
+    mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
+    regions = photoreal.from_masks(mask, halves(RED, BLUE), content, other)
+    assert len(regions.content) == 2 and len(regions.notes) == 1
+    assert "#00ff00" in regions.notes[0] and "#ff0000" in regions.notes[0]
+    torch.testing.assert_close(sum(regions.content), torch.ones(1, 1, 40, 60))
+    (red,) = (m for m, c in zip(regions.content, regions.colours.tolist(), strict=True) if c == list(RED))
+    assert float(red[0, 0, 20, 55]) == 1
+
+
+def test_masks_without_a_colour_in_common(photograph: Tensor, other: Tensor) -> None:
+    with pytest.raises(ValueError, match="no colour in common"):
+        photoreal.from_masks(halves(RED, RED), halves(BLUE, BLUE), photograph, other)
+
+
+def test_regions_are_found_and_match(recipe: Photo) -> None:
+    """Dark to dark and bright to bright, wherever they lie; the same again with the same seed."""
+    torch.manual_seed(0)
+    content = halves((0.1, 0.1, 0.3), (0.9, 0.8, 0.4), 96, 128) + 0.03 * torch.rand(1, 3, 96, 128)
+    style = halves((0.9, 0.8, 0.4), (0.1, 0.1, 0.3), 96, 96) + 0.03 * torch.rand(1, 3, 96, 96)
+    regions = photoreal.find(content, style, replace(recipe, regions=2))
+    assert len(regions.content) == 2
+    for ours, theirs in zip(regions.content, regions.style, strict=True):
+        left, right = (float(m[..., 20:30].mean()) for m in (ours, theirs))
+        assert abs(left - 1 + right) < 0.2 and max(left, right) > 0.8
+    total = torch.cat([*regions.content], 1).sum(1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+    again = photoreal.find(content, style, replace(recipe, regions=2))
+    assert all(torch.equal(a, b) for a, b in zip(regions.content, again.content, strict=True))
+
+
+def test_recoloured_has_the_others_colours() -> None:
+    torch.manual_seed(0)
+    content, style = 0.2 + 0.1 * torch.rand(1, 3, 40, 60), 0.6 + 0.2 * torch.rand(1, 3, 40, 60)
+    everywhere = [torch.ones(1, 1, 40, 60)]
+    result = photoreal.recoloured(content, style, photoreal.Regions(everywhere, everywhere, torch.ones(1, 3)))
+    torch.testing.assert_close(result.mean((2, 3)), style.mean((2, 3)), rtol=0, atol=1e-3)
+
+
+def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    seen = list(photoreal.steps(photograph, other, everything, replace(recipe, steps=12)))
+    assert seen[-1].loss < seen[0].loss
+    assert set(seen[0].terms) == {"content", "style", "photorealism"}
+    large = torch.rand(1, 3, 100, 150)
+    assert seen[-1].lift(large).shape == large.shape
+    # Locally affine: hardly any energy beside that of noise.
+    guide, result = Guide(images.to_size(photograph, 48).double()), seen[-1].image.double()
+    noise = torch.rand_like(result)
+    energy, much = (float((p * guide.laplacian(p)).sum()) for p in (result, noise))
+    assert energy < 0.02 * much
+
+
+def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    """Through the filter and the energy, by finite differences along one direction."""
+    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    goal = photoreal.objective_of(images.to_size(photograph, 48), images.to_size(other, 48), everything, recipe)
+    q = images.to_size(photograph, 48) + 0.05 * torch.rand(1, 3, 32, 48)
+    _, gradient = goal(q)
+    direction = gradient / gradient.norm()
+    above, below = (float(sum(goal(q + h * direction)[0].values())) for h in (1e-2, -1e-2))
+    assert (above - below) / 2e-2 == pytest.approx(float((gradient * direction).sum()), rel=0.02)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, tiny: str) -> Callable[..., int]:
+    save_picture(tmp_path / "photo.jpg", 90, 60, seed=1)
+    save_picture(tmp_path / "light.jpg", 80, 60, seed=2)
+    images.write(tmp_path / "a.png", halves(RED, BLUE, 60, 90))
+    images.write(tmp_path / "b.png", halves(BLUE, RED, 60, 80))
+
+    def run(*flags: str) -> int:
+        files = [str(tmp_path / "photo.jpg"), str(tmp_path / "light.jpg"), "-o", str(tmp_path / "out.png")]
+        small = ["--size", "48", "--steps", "3", "--radius", "2", "--encoder", tiny, "--quiet"]
+        return cli.main(["photo", *files, *small, *flags])
+
+    return run
+
+
+def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert photo("--save-masks") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out.png'}\n"
+    assert opened(tmp_path / "out.png").size == (90, 60)
+    assert images.read_receipt(tmp_path / "out.png")["command"] == "photo"
+    found = [str(tmp_path / f"out-{side}-mask.png") for side in ("content", "style")]
+    assert all(len(opened(Path(path)).getcolors() or []) >= 1 for path in found)
+    # what was found can be given back
+    assert photo("--content-mask", found[0], "--style-mask", found[1]) == 0
+    assert photo("--content-mask", str(tmp_path / "a.png"), "--style-mask", str(tmp_path / "b.png")) == 0
+    assert images.read_receipt(tmp_path / "out.png")["regions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--content-mask", "A"], "--style-mask"),
+        (["--content-mask", "A", "--style-mask", "nowhere.png"], "nowhere.png"),
+        (["--content-mask", "A", "--style-mask", "photo.jpg"], "flat colours"),
+        (["--content-mask", "A", "--style-mask", "GREEN"], "no colour in common"),
+        (["--steps", "0"], "--steps"),
+        (["--strength", "-1"], "--strength"),
+        (["--radius", "40"], "--radius"),
+    ],
+)
+def test_bad_input(photo: Callable[..., int], flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:
+    Image.new("RGB", (80, 60), (0, 255, 0)).save(tmp_path / "green.png")
+    names = {"A": "a.png", "GREEN": "green.png", "photo.jpg": "photo.jpg"}
+    assert photo(*(str(tmp_path / names[flag]) if flag in names else flag for flag in flags)) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("impasto: ") and complaint.count("\n") == 1 and named in complaint
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_recipes_out_of_range(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    with pytest.raises(RecipeError, match="--radius"):
+        next(photoreal.steps(photograph, other, everything, replace(recipe, radius=30)))
