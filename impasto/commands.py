@@ -223,6 +223,10 @@ class ReplayCommand:
         from impasto import images, session
 
         receipt = images.read_receipt(self.picture)
+        if receipt["command"] in ("apply", "photo"):
+            raise RecipeError(
+                f"{self.picture}: made by impasto {receipt['command']}, which is not replayed: run it again"
+            )
         recipe, inputs = session.from_receipt(receipt, [Path(), self.picture.parent, *self.inputs])
         watch = session.Watch(
             self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
@@ -324,6 +328,8 @@ class PhotoCommand:
     """STYLE's regions in the same colours."""
     save_masks: bool = False
     """Save the regions that are used as OUT-content-mask.png and OUT-style-mask.png, to be looked at and edited."""
+    resume: Path | None = None
+    """Go on from the OUT.resume that an interrupted run left."""
     device: Device = "auto"
     """Where to compute."""
     quiet: bool = False
@@ -335,7 +341,8 @@ class PhotoCommand:
         try:
             photograph.paint(
                 self.content, self.style, self.out, self.settings, content_mask=self.content_mask,
-                style_mask=self.style_mask, save_masks=self.save_masks, device=self.device, quiet=self.quiet,
+                style_mask=self.style_mask, save_masks=self.save_masks, resume=self.resume, device=self.device,
+                quiet=self.quiet,
             )  # fmt: skip
         except session.Stopped:
             session.say(self.out)

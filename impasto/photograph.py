@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import torch
+
 import impasto
-from impasto import images, machine, photoreal, pictures, recipes, session
+from impasto import encoder, images, machine, photoreal, pictures, recipes, session, weights
 from impasto.recipes import Photo, RecipeError
 
 
 def paint(
     content: str, style: str, out: Path, recipe: Photo, *, content_mask: Path | None, style_mask: Path | None,
-    save_masks: bool, device: str, quiet: bool,
+    save_masks: bool, resume: Path | None, device: str, quiet: bool,
 ) -> None:  # fmt: skip
     """Give a photograph another one's light, and write it with its receipt.
 
     Raises:
         RecipeError: one mask without the other, or masks that do not go together.
-        Stopped: after Ctrl-C; the picture so far has been written.
+        Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
     """
     recipes.check_photo(recipe)
     images.check_output(out)
     if (content_mask is None) != (style_mask is None):
         raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
-    photograph, other = (images.read(pictures.locate(name)) for name in (content, style))
+    files = {"content": pictures.locate(content), "style": pictures.locate(style)}
+    files |= (
+        {} if content_mask is None or style_mask is None else {"content_mask": content_mask, "style_mask": style_mask}
+    )
+    photograph, other = (images.read(files[name]) for name in ("content", "style"))
     session.fetch_encoder(recipe.encoder, quiet=quiet)
     target = machine.pick_device(device)
     ours, theirs = photograph.image.to(target), other.image.to(target)
@@ -42,27 +49,40 @@ def paint(
     for note in regions.notes:
         print(f"impasto: note: {note}", file=sys.stderr)
     if save_masks:
-        for side, masks in (("content", regions.content), ("style", regions.style)):
+        whole = regions.at(photograph.image, other.image)
+        for side, masks in (("content", whole.content), ("style", whole.style)):
             images.write(out.with_name(f"{out.stem}-{side}-mask.png"), regions.picture(masks))
     receipt = {
         "impasto": impasto.__version__,
         "command": "photo",
         "recipe": recipes.to_json(recipe),
-        "content": {"name": Path(photograph.name).name, "sha256": photograph.sha256},
-        "style": {"name": Path(other.name).name, "sha256": other.sha256},
+        "encoder": weights.sha256(encoder.file(recipe.encoder)),
+        **{
+            name: {"name": path.name, "sha256": weights.sha256(path)}
+            for name, path in files.items()
+        },
         "regions": len(regions.content),
-    }
+    }  # fmt: skip
+    state = None
+    if resume is not None:
+        before = session.load_state(resume)
+        session.check_resumable(json.loads(before["receipt"]), receipt)
+        state = before["inner"]
     stopped = last = None
     with session.progress(recipe.steps, quiet=quiet) as report, session.interruption() as interrupted:
-        for step in photoreal.steps(ours, theirs, regions, recipe):
+        for step in photoreal.steps(ours, theirs, regions, recipe, state=state):
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
-                stopped = f"stopped at step {step.index} of {step.total}"
+                stopped = f"stopped at step {step.index} of {step.total}; --resume goes on from there"
+                with images.atomic(session.resume_file(out)) as part:
+                    inner = step.state()
+                    torch.save({"done": step.index, "inner": inner, "receipt": json.dumps(receipt)}, part)
                 break
     if last is None:
-        raise RecipeError("nothing could be brought down: the photographs are alike already")
-    result = last.lift(ours).cpu()
+        raise RecipeError("no step is left to do")
+    result = photoreal.keep_highlights(ours, last.lift(ours), recipe.keep_highlights).cpu()
     images.write(out, result, alpha=photograph.alpha, profile=photograph.profile, receipt=receipt)
     if stopped:
         raise session.Stopped(stopped)
+    session.resume_file(out).unlink(missing_ok=True)

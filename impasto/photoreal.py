@@ -9,8 +9,9 @@ optimises p and smooths the result afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from impasto.recipes import Photo, RecipeError
 
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
 RIDGE = 1e-3  # variance of colours under which a region is even
+MASK = 1024  # pixels of a mask's long edge: more than is worked at
 LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
 REACH = 0.35  # how far apart, in colour space, two masks' colours may be and still mean the same class
 PALETTE = torch.tensor(
@@ -35,7 +37,7 @@ class Regions:
     """What takes from what.
 
     Attributes:
-        content, style: for each region a soft mask, (1, 1, H, W) in [0, 1], over each photograph.
+        content, style: for each region a soft mask over each photograph, (1, 1, H, W) in [0, 1], of any size.
         colours: (K, 3) in [0, 1], by which a region is shown.
         notes: what the user should know, a line each.
     """
@@ -69,7 +71,7 @@ def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style:
     Raises:
         ValueError: a mask is none of flat colours, or they have no colour in common.
     """
-    (ours, palette), (theirs, others) = masks.classes(content_mask), masks.classes(style_mask)
+    (ours, palette), (theirs, others) = (masks.classes(_reduced(mask)) for mask in (content_mask, style_mask))
     distance = (palette[:, None] - others[None]).abs().amax(2)  # (K, L)
     partner = {k: int(distance[k].argmin()) for k in range(len(palette)) if float(distance[k].min()) <= REACH}
     if not partner:
@@ -80,13 +82,16 @@ def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style:
     shared = sorted(set(partner.values()))
     back = {k: k for k in shared} | _merge(theirs, style, shared, len(others), others, "style", notes)
     sides = []
-    for labels, into, size, chosen in (
-        (ours, merged, content.shape[-2:], kept),
-        (theirs, back, style.shape[-2:], [partner[k] for k in kept]),
-    ):
+    for labels, into, chosen in ((ours, merged, kept), (theirs, back, [partner[k] for k in kept])):
         hard = torch.tensor([into[k] for k in range(max(into) + 1)])[labels]
-        sides.append([images.resize((hard == k)[None, None].float(), *size) for k in chosen])
+        sides.append([(hard == k)[None, None].float() for k in chosen])
     return Regions(sides[0], sides[1], palette[kept], notes)
+
+
+def _reduced(mask: Tensor) -> Tensor:
+    """A mask of at most MASK pixels, its colours unmixed."""
+    scale = MASK / max(mask.shape[-2:])
+    return F.interpolate(mask, scale_factor=scale, mode="nearest-exact") if scale < 1 else mask
 
 
 def _merge(
@@ -167,30 +172,38 @@ class Step:
     Attributes:
         index, total: iterations done, from 1, and to do.
         loss, terms: the weighted sum, and content, style and photorealism.
-        image: (1, 3, H, W) the picture so far at the size that is worked at, sRGB in [0, 1].
-        lift: gives it at the photograph's own size.
+        guide, q: the windows that are worked with, and the picture that is optimised.
+        state: gives what `steps` needs to go on from here; to be called before the next iteration.
     """
 
     index: int
     total: int
     loss: float
     terms: Mapping[str, float]
-    image: Tensor
     guide: Guide
     q: Tensor
+    state: Callable[[], dict[str, Any]]
+
+    @property
+    def image(self) -> Tensor:
+        """(1, 3, H, W) the result so far, at the size that is worked at, sRGB in [0, 1]."""
+        return self.guide.filter(self.q).clamp(0, 1)
 
     def lift(self, photograph: Tensor) -> Tensor:
         """The result on a photograph of any size, (1, 3, H, W): all of its detail, in the light that was found."""
         return self.guide.lift(self.q, photograph).clamp(0, 1)
 
 
-def steps(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> Iterator[Step]:
+def steps(
+    content: Tensor, style: Tensor, regions: Regions, recipe: Photo, *, state: Mapping[str, Any] | None = None
+) -> Iterator[Step]:
     """Give a photograph another one's light; yields every iteration.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1], on the device that is to work.
         regions: as `from_masks` or `find` gives them.
         recipe: what to optimise and how.
+        state: what an earlier ``Step.state()`` gave, to go on from there.
 
     Raises:
         RecipeError: the photograph is smaller than a window.
@@ -205,10 +218,8 @@ def steps(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> It
     with machine.reused_memory():
         goal = objective_of(small, other, regions, recipe)
         start = recoloured(small, other, regions)
-        for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0):
-            q = step.image
-            p = guide.filter(q).clamp(0, 1)
-            yield Step(step.index, recipe.steps, step.loss, step.terms, p, guide, q)
+        for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
+            yield Step(step.index, recipe.steps, step.loss, step.terms, guide, step.image, step.state)
 
 
 def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
@@ -235,3 +246,14 @@ def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo
         return {**terms, "photorealism": energy}, guide.adjoint(gradient + (2 * weight * forced).float())
 
     return photoreal
+
+
+def keep_highlights(photograph: Tensor, result: Tensor, amount: float) -> Tensor:
+    """What is nearly white in the photograph (lamps, snow, the sun) stays as bright as it was.
+
+    (1, 3, H, W) both; ``amount`` 0 leaves the result as it is, 1 restores what is white altogether.
+    """
+    bright = ((color.luma(photograph) - 0.85) / 0.15).clamp(0, 1)
+    bright = amount * bright.square() * (3 - 2 * bright)  # smoothstep
+    lifted = (result + color.luma(photograph) - color.luma(result)).clamp(0, 1)
+    return torch.lerp(result, lifted, bright)

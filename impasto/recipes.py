@@ -149,6 +149,8 @@ class Photo:
     """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
     radius: int = 6
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
+    keep_highlights: float = 0.0
+    """How much of what is nearly white in the photograph (lamps, snow) stays so: 0 nothing, 1 all."""
     regions: int = 5
     """How many regions are looked for where no masks are given."""
     encoder: str = "compact"
@@ -349,6 +351,8 @@ def check_photo(recipe: Photo) -> Photo:
     for field in ("size", "steps", "radius", "regions"):
         if getattr(recipe, field) < 1:
             raise RecipeError(f"{_flag(field)} must be 1 or more, not {getattr(recipe, field)}")
+    if not 0 <= recipe.keep_highlights <= 1:
+        raise RecipeError(f"--keep-highlights must lie between 0 and 1, not {recipe.keep_highlights:g}")
     for field in ("strength", "photorealism"):
         if not 0 <= getattr(recipe, field) < float("inf"):
             raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")

@@ -1,5 +1,6 @@
 """Photographs in another's light: regions, optimisation, command line."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from conftest import opened, save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import cli, images, masks, photoreal
+from impasto import cli, images, masks, photoreal, session
 from impasto.matting import Guide
 from impasto.recipes import Photo, RecipeError
 
@@ -49,6 +50,16 @@ def test_classes_of_a_mask_with_soft_borders() -> None:
     assert colours[labels[20, 29]].tolist() == list(RED) and colours[labels[20, 30]].tolist() == list(BLUE)
 
 
+def test_indexed_and_large_masks(photograph: Tensor, other: Tensor, tmp_path: Path) -> None:
+    mask = Image.new("P", (3000, 1000), 0)
+    mask.putpalette([255, 0, 0, 0, 0, 255])
+    mask.paste(1, (1500, 0, 3000, 1000))
+    mask.save(tmp_path / "mask.png")
+    regions = photoreal.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE), photograph, other)
+    assert len(regions.content) == 2 and max(regions.content[0].shape) == 1024
+    assert float(regions.content[0].mean()) == pytest.approx(0.5, abs=0.01)
+
+
 def test_what_is_no_mask() -> None:
     with pytest.raises(ValueError, match="flat colours"):
         masks.classes(torch.rand(1, 3, 90, 90))
@@ -56,6 +67,7 @@ def test_what_is_no_mask() -> None:
 
 def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -> None:
     regions = photoreal.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25), photograph, other)
+    regions = regions.at(photograph, other)
     assert [mask.shape[-2:] for mask in regions.style] == [(44, 50)] * 2
     for colour, ours, theirs in zip(regions.colours.tolist(), regions.content, regions.style, strict=True):
         at = 10 if colour == list(RED) else 50
@@ -152,11 +164,44 @@ def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys
     assert opened(tmp_path / "out.png").size == (90, 60)
     assert images.read_receipt(tmp_path / "out.png")["command"] == "photo"
     found = [str(tmp_path / f"out-{side}-mask.png") for side in ("content", "style")]
-    assert all(len(opened(Path(path)).getcolors() or []) >= 1 for path in found)
+    assert [opened(Path(path)).size for path in found] == [(90, 60), (80, 60)]
     # what was found can be given back
     assert photo("--content-mask", found[0], "--style-mask", found[1]) == 0
     assert photo("--content-mask", str(tmp_path / "a.png"), "--style-mask", str(tmp_path / "b.png")) == 0
     assert images.read_receipt(tmp_path / "out.png")["regions"] == 2
+
+
+def test_going_on_is_the_same(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    *_, whole = photoreal.steps(photograph, other, everything, recipe)
+    first = next(photoreal.steps(photograph, other, everything, recipe))
+    *_, rest = photoreal.steps(photograph, other, everything, recipe, state=first.state())
+    assert torch.equal(whole.q, rest.q)
+
+
+def test_interrupted_and_resumed(
+    photo: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert photo() == 0
+    wanted = (tmp_path / "out.png").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "interruption", lambda: contextlib.nullcontext(lambda: True))
+        assert photo() == 130
+    assert (tmp_path / "out.resume").exists() and (tmp_path / "out.png").read_bytes() != wanted
+    assert photo("--resume", str(tmp_path / "out.resume")) == 0
+    assert (tmp_path / "out.png").read_bytes() == wanted and not (tmp_path / "out.resume").exists()
+    capsys.readouterr()
+    assert photo("--resume", str(tmp_path / "out.resume")) == 1
+    assert "out.resume" in capsys.readouterr().err
+
+
+def test_highlights() -> None:
+    photograph, result = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)
+    photograph[..., 2:] = 1
+    kept = photoreal.keep_highlights(photograph, result, 1.0)
+    torch.testing.assert_close(kept[..., :2], result[..., :2])
+    torch.testing.assert_close(kept[..., 2:], photograph[..., 2:])
+    assert torch.equal(photoreal.keep_highlights(photograph, result, 0.0), result)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +214,8 @@ def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys
         (["--steps", "0"], "--steps"),
         (["--strength", "-1"], "--strength"),
         (["--radius", "40"], "--radius"),
+        (["--keep-highlights", "2"], "--keep-highlights"),
+        (["--resume", "nowhere.resume"], "nowhere.resume"),
     ],
 )
 def test_bad_input(photo: Callable[..., int], flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import save_picture
+from PIL import Image
+from test_video import film
 
 from impasto import cli, feedforward, recipes
 
@@ -23,10 +25,15 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every picture that the README names."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["photo.jpg", "painting.jpg", "monet.jpg", "munch.jpg", "sky.jpg", "ground.jpg"]):
+    for seed, name in enumerate(
+        ["photo.jpg", "painting.jpg", "monet.jpg", "munch.jpg", "sky.jpg", "ground.jpg", "evening.jpg"]
+    ):
         save_picture(tmp_path / name, seed=seed)
     for seed, name in enumerate(["sky-mask.png", "ground-mask.png"]):
         save_picture(tmp_path / name, seed=seed, mode="L")
+    for name in ("ours.png", "theirs.png"):
+        Image.new("RGB", (48, 32), "red").save(tmp_path / name)
+    film(tmp_path / "film.mp4", count=2)
     for folder in ("photographs", "holiday"):
         (tmp_path / folder).mkdir()
         save_picture(tmp_path / folder / "one.jpg")
@@ -46,7 +53,7 @@ def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFix
     size = arguments.index("--size") if "--size" in arguments else None
     if size is not None:
         del arguments[size : size + 2]
-    small = {"train": ["--crop", "64", "--steps", "3", "--encoder", tiny], "apply": []}
+    small = {"train": ["--crop", "64", "--steps", "3", "--encoder", tiny], "apply": [], "export": []}
     assert cli.main([*arguments, *small.get(arguments[0], ["--size", "40", "--steps", "3", "--encoder", tiny])]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(Path(out))
     assert (here / out).stat().st_size > 0
