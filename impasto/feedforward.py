@@ -22,7 +22,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from impasto import color, datasets, encoder, images, machine, objective, pictures, recipes, training, weights
+from impasto import color, datasets, encoder, images, losses, machine, objective, pictures, recipes, training, weights
 from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
@@ -278,7 +278,8 @@ def task(
                 distributed.all_reduce(term.div_(world))
         first, *others = terms
         known = _Known.apply(painted, terms[first], gradient)  # type: ignore[no-untyped-call]
-        return {first: known} | {name: terms[name] for name in others}
+        grid = {"lattice": recipe.lattice * losses.lattice(painted)} if recipe.lattice else {}
+        return {first: known} | {name: terms[name] for name in others} | grid
 
     return loss
 

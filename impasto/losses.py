@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from impasto.recipes import ContentTerm, StyleTerm
 
@@ -113,6 +114,21 @@ def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -
     if term == "relative":
         return error / target.square().sum().clamp_min(1e-12)
     return error * STYLE_TERMS[term](grams.shape[1], positions)
+
+
+def lattice(image: Tensor, period: int = 4) -> Tensor:
+    """How much of a regular grid lies over a picture: what upsampling networks paint instead of strokes.
+
+    Of a window of 8 x 8 cells, each ``period`` pixels wide, the mean cell is taken, and of that the variance. Strokes
+    average out over the cells; a checkerboard, whose phase is the same in all of them, does not.
+
+    (B, C, H, W) -> the mean over windows that overlap by half, over channels and the batch.
+    """
+    height, width = (side - side % period for side in image.shape[-2:])
+    cells = F.pixel_unshuffle(image[..., :height, :width], period)  # (B, C * period^2, H / period, W / period)
+    means = F.avg_pool2d(cells, min(8, *cells.shape[-2:]), 4)
+    means = means.reshape(len(image), image.shape[1], period**2, *means.shape[-2:])
+    return means.var(2, correction=0).mean()
 
 
 def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:

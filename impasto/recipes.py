@@ -113,6 +113,8 @@ class Training:
     """Size of the strokes: the style's long edge over that of the photographs."""
     smoothness: float = 10.0
     """Weight of the total variation."""
+    lattice: float = 300.0
+    """Weight of the penalty on regular grids, which upsampling networks paint in place of strokes."""
     ramp: float = 0.1
     """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = ""
@@ -370,7 +372,7 @@ def check_training(recipe: Training) -> Training:
             raise RecipeError(f"{_flag(field)} must be more than 0, not {getattr(recipe, field)}")
     if recipe.crop < 64:
         raise RecipeError(f"--crop must be 64 or more, not {recipe.crop}")
-    for field in ("strength", "smoothness", "ramp"):
+    for field in ("strength", "smoothness", "lattice", "ramp"):
         if not 0 <= getattr(recipe, field) < float("inf"):
             raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
     return recipe

@@ -291,8 +291,8 @@ def test_export(model: Model, tmp_path: Path) -> None:
 
 
 def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: datasets.Pool) -> None:
-    torch.set_num_threads(1)
     if world > 1:
+        torch.set_num_threads(1)
         store = f"file://{folder}/store"
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.manual_seed(7)

@@ -250,7 +250,7 @@ def test_gram_gradcheck(masked: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: losses.gram(x, mask), ours)
 
 
-@pytest.mark.parametrize("function", [losses.total_variation])
+@pytest.mark.parametrize("function", [losses.total_variation, lambda image: losses.lattice(image, 2)])
 def test_image_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(function, activations(2, 3, 4, 3, seed=3).requires_grad_())
 
@@ -315,6 +315,24 @@ def test_style_of_a_batch_is_the_mean_of_its_parts(term: str) -> None:
     target = losses.gram(activations(1, 3, 4, 5, seed=12))
     parts = [float(losses.style_loss(grams[i : i + 1], target, 20, term)) for i in range(2)]
     assert float(losses.style_loss(grams, target, 20, term)) == pytest.approx(sum(parts) / 2, rel=1e-12)
+
+
+def test_lattice_by_hand() -> None:
+    """One pixel of each 2 x 2 cell is 1: the cell's values 1, 0, 0, 0 have the variance 3/16."""
+    grid = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
+    grid[..., ::2, ::2] = 1
+    assert float(losses.lattice(grid, 2)) == pytest.approx(3 / 16, rel=1e-12)
+    both = torch.cat([grid, torch.ones_like(grid)], 1)
+    assert float(losses.lattice(both, 2)) == pytest.approx(3 / 32, rel=1e-12)
+    assert float(losses.lattice(both.repeat(3, 1, 1, 1), 2)) == pytest.approx(3 / 32, rel=1e-12)
+
+
+def test_lattice_is_blind_to_strokes() -> None:
+    """Stripes of another period have a phase that runs through the cells, and average out."""
+    x = torch.arange(96, dtype=torch.float64)
+    strokes = (torch.sin(2 * torch.pi * x / 5.3)[None] * torch.ones(96, 1))[None, None]
+    grid = (torch.sin(2 * torch.pi * x / 4 + 0.3)[None] * torch.ones(96, 1))[None, None]
+    assert float(losses.lattice(strokes)) < 0.1 * float(losses.lattice(grid))
 
 
 def test_gram_and_total_variation_of_a_batch() -> None:

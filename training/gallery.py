@@ -12,7 +12,7 @@ import torch
 from impasto import feedforward, images, pictures
 
 DOCS = Path(__file__).parent.parent / "docs"
-HEIGHT = 300
+HEIGHT = 220
 
 
 def row(paintings: list[torch.Tensor]) -> torch.Tensor:

@@ -54,16 +54,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/ and photos/")
     parser.add_argument("--out", type=Path, default=Path("impasto/models/styles"))
+    parser.add_argument("--begin", type=Path, help="networks to begin from, as an earlier run left them in --out")
     parser.add_argument("--steps", type=int, default=18_000, help="of all styles together")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     device = machine.pick_device(args.device)
-    recipe = Training(steps=args.steps, crop=224, ramp=0.03)
+    recipe = Training(steps=args.steps, rate=args.rate, crop=224, ramp=0.0 if args.begin else 0.03)
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448).to(device)
     paintings = {name: images.read(args.assets / "styles" / file) for name, file in PAINTINGS.items()}
     torch.manual_seed(recipe.seed)
     networks = dict(zip(PAINTINGS, sharing(len(PAINTINGS)), strict=True))
+    for name, network in networks.items() if args.begin else ():
+        network.load_state_dict(feedforward.load(args.begin / f"{name}.safetensors").network.state_dict())
     together = nn.ModuleList(networks.values()).to(device)
     tasks = [feedforward.task(networks[name], paintings[name].image.to(device), pool, recipe) for name in PAINTINGS]
 

@@ -1,0 +1,81 @@
+"""`impasto photo`."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import opened, save_picture
+from PIL import Image
+from test_photoreal import BLUE, RED, halves
+
+from impasto import cli, images, session
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, tiny: str) -> Callable[..., int]:
+    save_picture(tmp_path / "photo.jpg", 90, 60, seed=1)
+    save_picture(tmp_path / "light.jpg", 80, 60, seed=2)
+    images.write(tmp_path / "a.png", halves(RED, BLUE, 60, 90))
+    images.write(tmp_path / "b.png", halves(BLUE, RED, 60, 80))
+
+    def run(*flags: str) -> int:
+        files = [str(tmp_path / "photo.jpg"), str(tmp_path / "light.jpg"), "-o", str(tmp_path / "out.png")]
+        small = ["--size", "48", "--steps", "3", "--radius", "2", "--encoder", tiny, "--quiet"]
+        return cli.main(["photo", *files, *small, *flags])
+
+    return run
+
+
+def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert photo("--save-masks") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out.png'}\n"
+    assert opened(tmp_path / "out.png").size == (90, 60)
+    assert images.read_receipt(tmp_path / "out.png")["command"] == "photo"
+    found = [str(tmp_path / f"out-{side}-mask.png") for side in ("content", "style")]
+    assert [opened(Path(path)).size for path in found] == [(90, 60), (80, 60)]
+    # what was found can be given back
+    assert photo("--content-mask", found[0], "--style-mask", found[1]) == 0
+    assert photo("--content-mask", str(tmp_path / "a.png"), "--style-mask", str(tmp_path / "b.png")) == 0
+    assert images.read_receipt(tmp_path / "out.png")["regions"] == 2
+
+
+def test_interrupted_and_resumed(
+    photo: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert photo() == 0
+    wanted = (tmp_path / "out.png").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "interruption", lambda: contextlib.nullcontext(lambda: True))
+        assert photo() == 130
+    assert (tmp_path / "out.resume").exists() and (tmp_path / "out.png").read_bytes() != wanted
+    assert photo("--resume", str(tmp_path / "out.resume")) == 0
+    assert (tmp_path / "out.png").read_bytes() == wanted and not (tmp_path / "out.resume").exists()
+    capsys.readouterr()
+    assert photo("--resume", str(tmp_path / "out.resume")) == 1
+    assert "out.resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--content-mask", "A"], "--style-mask"),
+        (["--content-mask", "A", "--style-mask", "nowhere.png"], "nowhere.png"),
+        (["--content-mask", "A", "--style-mask", "photo.jpg"], "flat colours"),
+        (["--content-mask", "A", "--style-mask", "GREEN"], "no colour in common"),
+        (["--steps", "0"], "--steps"),
+        (["--strength", "-1"], "--strength"),
+        (["--radius", "40"], "--radius"),
+        (["--keep-highlights", "2"], "--keep-highlights"),
+        (["--resume", "nowhere.resume"], "nowhere.resume"),
+    ],
+)
+def test_bad_input(photo: Callable[..., int], flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:
+    Image.new("RGB", (80, 60), (0, 255, 0)).save(tmp_path / "green.png")
+    names = {"A": "a.png", "GREEN": "green.png", "photo.jpg": "photo.jpg"}
+    assert photo(*(str(tmp_path / names[flag]) if flag in names else flag for flag in flags)) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("impasto: ") and complaint.count("\n") == 1 and named in complaint
+    assert not (tmp_path / "out.png").exists()
