@@ -179,7 +179,10 @@ class Network(nn.Module):
         if not self.architecture.widths[0]:
             x = F.pixel_shuffle(x, 2)
         if self.architecture.smooth:
-            x = F.avg_pool2d(F.avg_pool2d(F.pad(x, [1] * 4, "reflect"), 2, 1), 2, 1)  # 1-2-1, down and across
+            x = F.pad(x, [1] * 4, "reflect")
+            for _ in range(2):  # 1-2-1, down and across, by halves; pooling takes ten times as long
+                x = x[..., 1:] + x[..., :-1]
+                x = (x[..., 1:, :] + x[..., :-1, :]) / 4
         x = x[..., :height, :width].float()  # an odd side has come out a little longer
         return torch.tanh(x).mul(150 / 255).add(0.5) if self.architecture.bounded else x
 
