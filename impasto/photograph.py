@@ -32,6 +32,7 @@ def paint(
         {} if content_mask is None or style_mask is None else {"content_mask": content_mask, "style_mask": style_mask}
     )
     photograph, other = (images.read(files[name]) for name in ("content", "style"))
+    photoreal.check_size(photograph.image, recipe)
     session.fetch_encoder(recipe.encoder, quiet=quiet)
     target = machine.pick_device(device)
     ours, theirs = photograph.image.to(target), other.image.to(target)

@@ -142,7 +142,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     kept = kept if len(kept) > 1 else [0]
     sides = []
     for part, shape, picture in zip((labels[:first], labels[first:]), shapes, small, strict=True):
-        guide = Guide(picture, radius=8, epsilon=1e-3)
+        guide = Guide(picture, radius=min(8, _widest(picture)), epsilon=1e-3)
         hard = torch.stack([(part == k).float() for k in kept]).view(1, len(kept), *shape).to(picture.device)
         soft = guide.filter(images.resize(hard, picture.shape[-2], picture.shape[-1])).clamp(1e-4, 1)
         soft = soft / soft.sum(1, keepdim=True)
@@ -163,6 +163,24 @@ def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
         result += ours / total * color.match_color(content, style, ours, theirs, ridge=RIDGE)
     # Where no region is, the photograph's own colours.
     return torch.lerp(content, result, total.clamp_max(1))
+
+
+def check_size(content: Tensor, recipe: Photo) -> None:
+    """Whether a photograph, (1, 3, H, W), is as large as a window at the size that is worked at.
+
+    Raises:
+        RecipeError: it is not; with the radius that would do.
+    """
+    widest = _widest(images.to_size(content, min(recipe.size, max(content.shape[-2:]))))
+    if widest < 1:
+        raise RecipeError("the photograph is fewer than 3 pixels wide or high at --size: too few to tell its light")
+    if widest < recipe.radius:
+        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than its windows; try {widest}")
+
+
+def _widest(image: Tensor) -> int:
+    """The largest radius of windows that fit."""
+    return (min(image.shape[-2:]) - 1) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +227,8 @@ def steps(
         RecipeError: the photograph is smaller than a window.
         DivergedError: a loss that is not finite.
     """
-    small = images.to_size(content, min(recipe.size, max(content.shape[-2:])))
-    other = images.to_size(style, min(recipe.size, max(style.shape[-2:])))
-    if min(small.shape[-2:]) < 2 * recipe.radius + 1:
-        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than that; try --radius 1")
+    check_size(content, recipe)
+    small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
     regions = regions.at(small, other)
     guide = Guide(small, radius=recipe.radius, epsilon=EPSILON)
     with machine.reused_memory():

@@ -79,3 +79,19 @@ def test_bad_input(photo: Callable[..., int], flags: list[str], named: str, tmp_
     complaint = capsys.readouterr().err
     assert complaint.startswith("impasto: ") and complaint.count("\n") == 1 and named in complaint
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 90), (90, 1), (2, 2)])
+def test_a_photograph_too_small_for_any_window(
+    photo: Callable[..., int], size: tuple[int, int], tmp_path: Path, capsys: Capture
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "photo.jpg")
+    assert photo() == 1
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and "3 pixels" in complaint
+
+
+@pytest.mark.parametrize("size", [(1, 90), (90, 1), (1, 1)])
+def test_light_from_a_picture_of_any_size(photo: Callable[..., int], size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size, (200, 90, 20)).save(tmp_path / "light.jpg")
+    assert photo() == 0
