@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from impasto import recipes
+from impasto import fields, recipes
 from impasto.recipes import Photo, RecipeError, Training, Transfer
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def find_recipe(name: str) -> Transfer:
         import json
 
         try:
-            return recipes.from_json(json.loads(path.read_text()))
+            return fields.from_json(json.loads(path.read_text()), Transfer)
         except (ValueError, AttributeError) as error:
             raise RecipeError(f"{path}: no recipe: {error}") from None
     from impasto import images
 
-    return recipes.from_json(images.read_receipt(path)["recipe"])
+    return fields.from_json(images.read_receipt(path)["recipe"], Transfer)
 
 
 def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
@@ -62,7 +62,7 @@ def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 
         from impasto import session
 
-        return recipes.from_json(json.loads(session.load_state(Path(path))["receipt"])["recipe"])
+        return fields.from_json(json.loads(session.load_state(Path(path))["receipt"])["recipe"], Transfer)
     return fallback
 
 
@@ -360,13 +360,13 @@ class ExportCommand:
     """Where it goes: .onnx. Its input "image" and its output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]."""
 
     def run(self) -> None:
-        from impasto import feedforward, images, session
+        from impasto import exchange, feedforward, images, session
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
             raise RecipeError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
         model = feedforward.load(self.model)
         with images.atomic(self.out) as part:
-            feedforward.export(model, part)
+            exchange.to_onnx(model.network, part)
         session.say(self.out)
 
 

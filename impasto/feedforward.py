@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +20,20 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from impasto import color, datasets, encoder, images, losses, machine, objective, pictures, recipes, training, weights
+from impasto import (
+    color,
+    datasets,
+    encoder,
+    exchange,
+    images,
+    losses,
+    machine,
+    objective,
+    pictures,
+    recipes,
+    training,
+    weights,
+)
 from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
@@ -309,38 +320,12 @@ def load(source: str | Path) -> Model:
             shape = json.loads(metadata["architecture"])
             network = Network(Architecture(**{**shape, "widths": tuple(shape["widths"])}))
         else:
-            network, state = Network(replace(JOHNSON, bounded=False)), _from_fast_neural_style(state)
+            network, state = Network(replace(JOHNSON, bounded=False)), exchange.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (KeyError, ValueError, TypeError, RuntimeError):
         raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network.requires_grad_(False).eval(), metadata)
-
-
-def _from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for its weights, and our range for its 0 to 255.
-
-    Running statistics, which old checkpoints hold and instance normalisation has no use for, are left out.
-    """
-    places = {f"{kind}{n}": f"layers.{n - 1}" for n in (1, 2, 3) for kind in ("conv", "in")}
-    places |= {f"res{n}.{kind}{m}": f"layers.{n + 2}.{('first', 'second')[m - 1]}"
-               for n in range(1, 6) for m in (1, 2) for kind in ("conv", "in")}  # fmt: skip
-    places |= {f"deconv{n}": f"layers.{n + 7}" for n in (1, 2, 3)} | {f"in{n + 3}": f"layers.{n + 7}" for n in (1, 2)}
-    ours = {}
-    for name, tensor in state.items():
-        place, *rest, kind = name.split(".")
-        if kind.startswith("running_") or kind == "num_batches_tracked":
-            continue
-        if place.startswith("res"):
-            place = f"{place}.{rest.pop(0)}"
-        ours[f"{places[place]}.{'convolution' if rest else 'norm'}.{kind}"] = tensor.float()
-    # 255 x = 127.5 (2 x - 1) + 127.5; the padding reflects, so that the constant is one everywhere.
-    kernel = ours["layers.0.convolution.weight"]
-    ours["layers.0.convolution.bias"] = ours["layers.0.convolution.bias"] + 127.5 * kernel.sum((1, 2, 3))
-    ours["layers.0.convolution.weight"] = 127.5 * kernel
-    for kind in ("weight", "bias"):
-        ours[f"layers.10.convolution.{kind}"] = ours[f"layers.10.convolution.{kind}"] / 255
-    return ours
 
 
 @torch.no_grad()
@@ -402,38 +387,3 @@ def check_mixture(styles: int, style_weights: Sequence[float], strength: float) 
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]
-
-
-class _Exported(nn.Module):
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        painted: Tensor = self.network(image)
-        return painted.clamp(0, 1)
-
-
-def export(model: Model, path: Path) -> None:
-    """Write a model as ONNX, opset 18: "image" -> "painted", both float32 (B, 3, H, W) sRGB in [0, 1], of any size.
-
-    Any size from 32 pixels on: smaller pictures, which `apply` pads, the file does not take.
-
-    Raises:
-        WeightsError: the exporter is not installed.
-    """
-    try:
-        import onnxscript  # noqa: F401 -- what torch.onnx needs
-    except ImportError:
-        raise WeightsError(f"{path}: the export needs more: pip install 'impasto[export]'") from None
-    free = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what torchvision would add
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of itself
-        program = torch.onnx.export(
-            _Exported(model.network).eval(), (torch.rand(2, 3, 61, 98),), input_names=["image"],
-            output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
-            dynamic_shapes=({0: free, 2: free, 3: free},),
-        )  # fmt: skip
-    assert program is not None
-    program.save(path, external_data=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 import impasto
-from impasto import datasets, feedforward, images, machine, pictures, recipes, session, training, video
+from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
 from impasto.feedforward import Model
 from impasto.recipes import RecipeError, Training
 
@@ -36,7 +36,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         RecipeError: the folder holds no picture, or another training's checkpoint lies there.
         Stopped: after Ctrl-C; the network so far has been written.
     """
-    recipes.check_training(recipe)
+    fields.check(recipe)
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
@@ -53,7 +53,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         card = {
             "impasto": impasto.__version__,
             "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
-            "recipe": json.dumps(recipes.to_json(replace(recipe, start=Path(recipe.start).stem))),
+            "recipe": json.dumps(fields.to_json(replace(recipe, start=Path(recipe.start).stem))),
             "photographs": str(len(pool)),
         }
         checkpoint = out.with_suffix(".resume")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import impasto
-from impasto import encoder, images, machine, photoreal, pictures, recipes, session, weights
+from impasto import encoder, fields, images, machine, photoreal, pictures, session, weights
 from impasto.recipes import Photo, RecipeError
 
 
@@ -23,7 +23,7 @@ def paint(
         RecipeError: one mask without the other, or masks that do not go together.
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
     """
-    recipes.check_photo(recipe)
+    fields.check(recipe)
     images.check_output(out)
     if (content_mask is None) != (style_mask is None):
         raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
@@ -56,7 +56,7 @@ def paint(
     receipt = {
         "impasto": impasto.__version__,
         "command": "photo",
-        "recipe": recipes.to_json(recipe),
+        "recipe": fields.to_json(recipe),
         "encoder": weights.sha256(encoder.file(recipe.encoder)),
         **{
             name: {"name": path.name, "sha256": weights.sha256(path)}

@@ -7,11 +7,8 @@ made from this file. Standard library only.
 from __future__ import annotations
 
 import dataclasses
-import json
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative"]
 StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative"]
@@ -313,111 +310,6 @@ ABOUT: dict[str, str] = {
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; one line that names the field."""
-
-
-def check(recipe: Transfer) -> Transfer:
-    """The recipe itself, if it can be followed.
-
-    Raises:
-        RecipeError: a value of another type, a number out of its range, or weights whose count is not that of their
-            layers.
-    """
-    for name, kind in typing.get_type_hints(Transfer).items():
-        _typed(name, kind, getattr(recipe, name))
-    positive = ("noise", "rate", "style_scale", "fps")
-    not_negative = (
-        *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat"),
-        *("checkpoint_every", "frame_every"),
-    )
-    for field in positive + not_negative:
-        value = getattr(recipe, field)
-        if not (value >= 0 and value < float("inf")) or (field in positive and value == 0):
-            kind = "more than 0" if field in positive else "0 or more"
-            raise RecipeError(f"{_flag(field)} must be {kind}, not {value}")
-    if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
-        raise RecipeError(f"--scales must lie in (0, 1] and end with 1, not {recipe.scales}")
-    if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
-        raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")
-    for field in ("layer_weights", "style_weights", "sweep"):
-        if not all(0 <= weight < float("inf") for weight in getattr(recipe, field)):
-            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
-    return recipe
-
-
-def check_photo(recipe: Photo) -> Photo:
-    """The recipe itself, if it can be followed.
-
-    Raises:
-        RecipeError: a number out of its range.
-    """
-    for field in ("size", "steps", "radius", "regions"):
-        if getattr(recipe, field) < 1:
-            raise RecipeError(f"{_flag(field)} must be 1 or more, not {getattr(recipe, field)}")
-    if not 0 <= recipe.keep_highlights <= 1:
-        raise RecipeError(f"--keep-highlights must lie between 0 and 1, not {recipe.keep_highlights:g}")
-    for field in ("strength", "photorealism"):
-        if not 0 <= getattr(recipe, field) < float("inf"):
-            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
-    return recipe
-
-
-def check_training(recipe: Training) -> Training:
-    """The recipe itself, if it can be followed.
-
-    Raises:
-        RecipeError: a number out of its range.
-    """
-    for field in ("steps", "batch", "rate", "style_size", "style_scale"):
-        if not 0 < getattr(recipe, field) < float("inf"):
-            raise RecipeError(f"{_flag(field)} must be more than 0, not {getattr(recipe, field)}")
-    if recipe.crop < 64:
-        raise RecipeError(f"--crop must be 64 or more, not {recipe.crop}")
-    for field in ("strength", "smoothness", "lattice", "ramp"):
-        if not 0 <= getattr(recipe, field) < float("inf"):
-            raise RecipeError(f"{_flag(field)} must be 0 or more, not {getattr(recipe, field)}")
-    return recipe
-
-
-def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
-    """The fields, as JSON knows them."""
-    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return fields
-
-
-def from_json(fields: Mapping[str, Any]) -> Transfer:
-    """A recipe from its fields; those that are absent keep their defaults.
-
-    Raises:
-        RecipeError: an unknown field or a value of another type.
-    """
-    types = typing.get_type_hints(Transfer)
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name not in types:
-            raise RecipeError(f"unknown recipe field {name!r}")
-        values[name] = _typed(name, types[name], value)
-    return check(Transfer(**values))
-
-
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as ``kind``: lists become tuples, whole numbers become floats where a float is due."""
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
-    if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    if typing.get_origin(kind) is Literal:
-        wanted = f"one of {', '.join(typing.get_args(kind))}"
-    else:
-        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a list")
-    raise RecipeError(f"{_flag(name)} must be {wanted}, not {value!r}")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def table() -> str:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import impasto
-from impasto import encoder, images, pictures, recipes, sheets, study, transfer, video, weights
+from impasto import encoder, fields, images, pictures, sheets, study, transfer, video, weights
 from impasto.images import Picture
 from impasto.recipes import RecipeError, Transfer
 
@@ -80,7 +80,7 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
     return {
         "impasto": impasto.__version__,
         "command": command,
-        "recipe": recipes.to_json(recipe),
+        "recipe": fields.to_json(recipe),
         "encoder": weights.sha256(encoder.file(recipe.encoder)),
         "content": about(inputs.content),
         "styles": [about(picture) for picture in inputs.styles],
@@ -97,7 +97,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         whatever `transfer.steps` raises: also after the picture so far, if there is one, has been written.
     """
     images.check_output(watch.out)
-    recipes.check(recipe)
+    fields.check(recipe)
     fetch_encoder(recipe.encoder, quiet=watch.quiet)
     watch.receipt = receipt(watch.command, recipe, inputs)
     if watch.state is not None:
@@ -297,7 +297,7 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
     Raises:
         RecipeError: an input is not there, or is another than it was, or the encoder is another.
     """
-    recipe = recipes.from_json(receipt["recipe"])
+    recipe = fields.from_json(receipt["recipe"], Transfer)
     shipped = [pictures.locate(name) for name in (*pictures.STYLES, *pictures.CONTENTS)]
 
     def locate(entry: Mapping[str, str]) -> Picture:

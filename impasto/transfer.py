@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, machine, objective, optimize, recipes
+from impasto import color, encoder, fields, images, machine, objective, optimize, recipes
 from impasto.recipes import RecipeError, Transfer
 
 LIBRARIES = 300_000_000  # bytes that kernels and small things take, whatever the size
@@ -92,7 +92,7 @@ def steps(
         ImageError, WeightsError: an input or the encoder's file cannot be read.
         DivergedError: a loss that is not finite.
     """
-    recipes.check(recipe)
+    fields.check(recipe)
     if not memory >= 0:
         raise RecipeError(f"--memory must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]

@@ -18,7 +18,7 @@ from conftest import opened, save_picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, images, objective, recipes
+from impasto import cli, fields, images, objective, recipes
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -59,7 +59,7 @@ def test_quiet_prints_the_path_alone(run: Callable[..., int], tmp_path: Path, ca
 
 def test_flags_go_in_any_order_and_keep_the_preset(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--rate", "0.05", "--recipe", "owl", "--checkpoint-every", "1") == 0
-    recipe = recipes.from_json(images.read_receipt(tmp_path / "out.png")["recipe"])
+    recipe = fields.from_json(images.read_receipt(tmp_path / "out.png")["recipe"], recipes.Transfer)
     assert (recipe.style_term, recipe.rate, recipe.steps) == ("owl", 0.05, 2)
     assert (tmp_path / "out_0001.png").exists()
     assert (tmp_path / "out_0002.png").exists()

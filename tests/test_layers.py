@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "facts": {"recipes", "images", "weights", "pictures"},
     "parts": {
+        "fields",
         "color",
         "machine",
         "masks",
         "matting",
         "encoder",
+        "exchange",
         "losses",
         "optimize",
         "training",

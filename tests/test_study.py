@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from impasto import recipes, study
+from impasto import fields, recipes, study
 from impasto.recipes import FIVE, RecipeError
 
 
@@ -57,6 +57,6 @@ def test_strengths_are_needed() -> None:
 def test_every_panel_can_be_followed(over: str) -> None:
     panels = study.panels(over)  # type: ignore[arg-type]
     for panel in panels:
-        recipes.check(panel.recipe)
+        fields.check(panel.recipe)
     assert len({panel.label for panel in panels}) == len(panels) >= 5
     assert len({panel.recipe for panel in panels}) == len(panels)

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import impasto
-from impasto import datasets, feedforward, images, machine, pictures, recipes, sheets, training
+from impasto import datasets, feedforward, fields, images, machine, pictures, sheets, training
 from impasto.feedforward import Layer, Model, Network
 from impasto.recipes import Training
 
@@ -79,7 +79,7 @@ def main() -> None:
             card = {
                 "impasto": impasto.__version__,
                 "style": json.dumps({"name": PAINTINGS[name], "sha256": paintings[name].sha256}),
-                "recipe": json.dumps(recipes.to_json(recipe)),
+                "recipe": json.dumps(fields.to_json(recipe)),
                 "photographs": str(len(pool)),
                 "steps": f"{step.index}, of {len(tasks)} styles together",
             }

@@ -1,0 +1,74 @@
+"""One-pass networks of and for other software: checkpoints of PyTorch's fast_neural_style in, ONNX out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from impasto.weights import WeightsError
+
+
+def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """feedforward.JOHNSON's names for its weights, and our range for its 0 to 255.
+
+    Running statistics, which old checkpoints hold and instance normalisation has no use for, are left out.
+    """
+    places = {f"{kind}{n}": f"layers.{n - 1}" for n in (1, 2, 3) for kind in ("conv", "in")}
+    places |= {f"res{n}.{kind}{m}": f"layers.{n + 2}.{('first', 'second')[m - 1]}"
+               for n in range(1, 6) for m in (1, 2) for kind in ("conv", "in")}  # fmt: skip
+    places |= {f"deconv{n}": f"layers.{n + 7}" for n in (1, 2, 3)} | {f"in{n + 3}": f"layers.{n + 7}" for n in (1, 2)}
+    ours = {}
+    for name, tensor in state.items():
+        place, *rest, kind = name.split(".")
+        if kind.startswith("running_") or kind == "num_batches_tracked":
+            continue
+        if place.startswith("res"):
+            place = f"{place}.{rest.pop(0)}"
+        ours[f"{places[place]}.{'convolution' if rest else 'norm'}.{kind}"] = tensor.float()
+    # 255 x = 127.5 (2 x - 1) + 127.5; the padding reflects, so that the constant is one everywhere.
+    kernel = ours["layers.0.convolution.weight"]
+    ours["layers.0.convolution.bias"] = ours["layers.0.convolution.bias"] + 127.5 * kernel.sum((1, 2, 3))
+    ours["layers.0.convolution.weight"] = 127.5 * kernel
+    for kind in ("weight", "bias"):
+        ours[f"layers.10.convolution.{kind}"] = ours[f"layers.10.convolution.{kind}"] / 255
+    return ours
+
+
+class _Exported(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        painted: Tensor = self.network(image)
+        return painted.clamp(0, 1)
+
+
+def to_onnx(network: nn.Module, path: Path) -> None:
+    """Write a one-pass network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
+
+    Any size from 32 pixels on: smaller pictures, which `feedforward.apply` pads, the file does not take.
+
+    Raises:
+        WeightsError: the exporter is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 -- what torch.onnx needs
+    except ImportError:
+        raise WeightsError(f"{path}: the export needs more: pip install 'impasto[export]'") from None
+    free = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what torchvision would add
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of itself
+        program = torch.onnx.export(
+            _Exported(network).eval(), (torch.rand(2, 3, 61, 98),), input_names=["image"],
+            output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
+            dynamic_shapes=({0: free, 2: free, 3: free},),
+        )  # fmt: skip
+    assert program is not None
+    program.save(path, external_data=False)

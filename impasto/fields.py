@@ -1,0 +1,99 @@
+"""The fields of recipes: whether they can be followed, and how JSON knows them. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from impasto.recipes import Photo, RecipeError, Training, Transfer
+
+Recipe = TypeVar("Recipe", Transfer, Training, Photo)
+
+# Fields and the numbers from which on they make sense; those that are absent may be anything of their type.
+LEAST: dict[type, dict[str, int]] = {
+    Transfer: dict.fromkeys(
+        ("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat",
+         "checkpoint_every", "frame_every"), 0,
+    ),
+    Training: {"steps": 1, "batch": 1, "crop": 64, "style_size": 1}
+    | dict.fromkeys(("strength", "smoothness", "lattice", "ramp"), 0),
+    Photo: dict.fromkeys(("size", "steps", "radius", "regions"), 1)
+    | dict.fromkeys(("strength", "photorealism", "keep_highlights"), 0),
+}  # fmt: skip
+POSITIVE = ("noise", "rate", "style_scale", "fps")  # in whichever recipe
+
+
+def check(recipe: Recipe) -> Recipe:
+    """The recipe itself, if it can be followed.
+
+    Raises:
+        RecipeError: a value of another type, a number out of its range, or weights whose count is not that of their
+            layers.
+    """
+    for name, kind in typing.get_type_hints(type(recipe)).items():
+        value = _typed(name, kind, getattr(recipe, name))
+        if name in POSITIVE and not 0 < value < float("inf"):
+            raise RecipeError(f"{_flag(name)} must be more than 0, not {value}")
+        least = LEAST[type(recipe)].get(name)
+        if least is not None and not least <= value < float("inf"):
+            raise RecipeError(f"{_flag(name)} must be {least} or more, not {value}")
+    if isinstance(recipe, Photo) and recipe.keep_highlights > 1:
+        raise RecipeError(f"--keep-highlights must lie between 0 and 1, not {recipe.keep_highlights:g}")
+    if isinstance(recipe, Transfer):
+        _check_lists(recipe)
+    return recipe
+
+
+def _check_lists(recipe: Transfer) -> None:
+    if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
+        raise RecipeError(f"--scales must lie in (0, 1] and end with 1, not {recipe.scales}")
+    if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
+        raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")
+    for name in ("layer_weights", "style_weights", "sweep"):
+        if not all(0 <= weight < float("inf") for weight in getattr(recipe, name)):
+            raise RecipeError(f"{_flag(name)} must be 0 or more, not {getattr(recipe, name)}")
+
+
+def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
+    """The fields, as JSON knows them."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return fields
+
+
+def from_json(fields: Mapping[str, Any], kind: type[Recipe]) -> Recipe:
+    """A recipe of a kind from its fields; those that are absent keep their defaults.
+
+    Raises:
+        RecipeError: an unknown field or a value of another type.
+    """
+    types = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in types:
+            raise RecipeError(f"unknown recipe field {name!r}")
+        values[name] = _typed(name, types[name], value)
+    return check(kind(**values))
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as ``kind``: lists become tuples, whole numbers become floats where a float is due."""
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
+    if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    if typing.get_origin(kind) is Literal:
+        wanted = f"one of {', '.join(typing.get_args(kind))}"
+    else:
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a list")
+    raise RecipeError(f"{_flag(name)} must be {wanted}, not {value!r}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
