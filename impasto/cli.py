@@ -21,6 +21,7 @@ ABOUT = {
     "train": "train a network that repaints photographs in one style, in one pass",
     "apply": "repaint a picture, a film or a folder in one pass",
     "photo": "give a photograph another photograph's light, without a painted look",
+    "studio": "a page to do all this in, on this machine",
     "export": "write a one-pass network as ONNX",
     "study": "a labelled sheet over layers or strengths",
     "replay": "repeat a result from the receipt that it carries",

@@ -150,16 +150,20 @@ class Painter:
     def file(self, path: Path, out: Path) -> None:
         """Repaint a picture file, its receipt in it."""
         picture = images.read(path)
-        receipt = {
+        painted, receipt = self(picture.image), self.receipt(picture)
+        images.write(out, painted, alpha=picture.alpha, profile=picture.profile, receipt=receipt)
+
+    def receipt(self, picture: images.Picture) -> dict[str, Any]:
+        """All that decides the repainting of a picture."""
+        return {
             "impasto": impasto.__version__,
             "command": "apply",
             "models": [dict(model.metadata) for model in self.models],
             "style_weights": list(self.parts),
             "strength": self.strength,
             "keep_colors": self.keep_colors,
-            "content": {"name": path.name, "sha256": picture.sha256},
+            "content": {"name": Path(picture.name).name, "sha256": picture.sha256},
         }
-        images.write(out, self(picture.image), alpha=picture.alpha, profile=picture.profile, receipt=receipt)
 
 
 def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:

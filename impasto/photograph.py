@@ -4,55 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import impasto
 from impasto import encoder, fields, images, machine, photoreal, pictures, session, weights
+from impasto.images import Picture
 from impasto.recipes import Photo, RecipeError
 
 
-def paint(
-    content: str, style: str, out: Path, recipe: Photo, *, content_mask: Path | None, style_mask: Path | None,
-    save_masks: bool, resume: Path | None, device: str, quiet: bool,
-) -> None:  # fmt: skip
-    """Give a photograph another one's light, and write it with its receipt.
+@dataclass(frozen=True)
+class Pair:
+    """Two photographs, what takes from what in them, and the receipt of what is made of them."""
+
+    photograph: Picture
+    other: Picture
+    regions: photoreal.Regions
+    receipt: dict[str, Any]
+
+
+def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | None, *, device: torch.device) -> Pair:
+    """Read the photographs and their masks, or find regions where there are none.
 
     Raises:
-        RecipeError: one mask without the other, or masks that do not go together.
-        Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
+        ImageError: a file cannot be read.
+        RecipeError: the photograph is too small, or the masks do not go together.
     """
     fields.check(recipe)
-    images.check_output(out)
-    if (content_mask is None) != (style_mask is None):
-        raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
-    files = {"content": pictures.locate(content), "style": pictures.locate(style)}
-    files |= (
-        {} if content_mask is None or style_mask is None else {"content_mask": content_mask, "style_mask": style_mask}
-    )
-    photograph, other = (images.read(files[name]) for name in ("content", "style"))
+    files = {"content": content, "style": style} | dict(zip(("content_mask", "style_mask"), masks or (), strict=False))
+    photograph, other = images.read(content), images.read(style)
     photoreal.check_size(photograph.image, recipe)
-    session.fetch_encoder(recipe.encoder, quiet=quiet)
-    target = machine.pick_device(device)
-    ours, theirs = photograph.image.to(target), other.image.to(target)
-    if content_mask is not None and style_mask is not None:
-        try:
-            regions = photoreal.from_masks(
-                images.to_tensor(content_mask), images.to_tensor(style_mask), photograph.image, other.image
-            )
-        except ValueError as error:
-            if isinstance(error, images.ImageError):
-                raise
-            raise RecipeError(f"{content_mask}, {style_mask}: {error}") from None
+    if masks is None:
+        regions = photoreal.find(photograph.image.to(device), other.image.to(device), recipe)
     else:
-        regions = photoreal.find(ours, theirs, recipe)
-    for note in regions.notes:
-        print(f"impasto: note: {note}", file=sys.stderr)
-    if save_masks:
-        whole = regions.at(photograph.image, other.image)
-        for side, masks in (("content", whole.content), ("style", whole.style)):
-            images.write(out.with_name(f"{out.stem}-{side}-mask.png"), regions.picture(masks))
+        ours, theirs = (images.to_tensor(mask) for mask in masks)
+        try:
+            regions = photoreal.from_masks(ours, theirs, photograph.image, other.image)
+        except ValueError as error:
+            raise RecipeError(f"{masks[0]}, {masks[1]}: {error}") from None
     receipt = {
         "impasto": impasto.__version__,
         "command": "photo",
@@ -64,26 +56,66 @@ def paint(
         },
         "regions": len(regions.content),
     }  # fmt: skip
+    return Pair(photograph, other, regions, receipt)
+
+
+def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
+    """The regions as OUT-content-mask.png and OUT-style-mask.png, of the photographs' sizes."""
+    whole = pair.regions.at(pair.photograph.image, pair.other.image)
+    ours, theirs = (out.with_name(f"{out.stem}-{side}-mask.png") for side in ("content", "style"))
+    images.write(ours, pair.regions.picture(whole.content))
+    images.write(theirs, pair.regions.picture(whole.style))
+    return ours, theirs
+
+
+def save(pair: Pair, recipe: Photo, step: photoreal.Step, out: Path) -> None:
+    """Write the result at the photograph's own size."""
+    ours = pair.photograph.image.to(step.q.device)
+    result = photoreal.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
+    images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
+
+
+def paint(
+    content: str, style: str, out: Path, recipe: Photo, *, content_mask: Path | None, style_mask: Path | None,
+    keep_masks: bool, resume: Path | None, device: str, quiet: bool,
+) -> None:  # fmt: skip
+    """Give a photograph another one's light, and write it with its receipt.
+
+    Raises:
+        RecipeError: one mask without the other, or what `read` raises.
+        Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
+    """
+    images.check_output(out)
+    if (content_mask is None) != (style_mask is None):
+        raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
+    session.fetch_encoder(recipe.encoder, quiet=quiet)
+    target = machine.pick_device(device)
+    masks = (content_mask, style_mask) if content_mask is not None and style_mask is not None else None
+    pair = read(pictures.locate(content), pictures.locate(style), recipe, masks, device=target)
+    for note in pair.regions.notes:
+        print(f"impasto: note: {note}", file=sys.stderr)
+    if keep_masks:
+        save_masks(pair, out)
     state = None
     if resume is not None:
         before = session.load_state(resume)
-        session.check_resumable(json.loads(before["receipt"]), receipt)
+        session.check_resumable(json.loads(before["receipt"]), pair.receipt)
         state = before["inner"]
+    ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
     stopped = last = None
     with session.progress(recipe.steps, quiet=quiet) as report, session.interruption() as interrupted:
-        for step in photoreal.steps(ours, theirs, regions, recipe, state=state):
+        for step in photoreal.steps(ours, theirs, pair.regions, recipe, state=state):
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
                 stopped = f"stopped at step {step.index} of {step.total}; --resume goes on from there"
                 with images.atomic(session.resume_file(out)) as part:
                     inner = step.state()
-                    torch.save({"done": step.index, "inner": inner, "receipt": json.dumps(receipt)}, part)
+                    torch.save({"done": step.index, "inner": inner, "receipt": json.dumps(pair.receipt)}, part)
                 break
     if last is None:
         raise RecipeError("no step is left to do")
-    result = photoreal.keep_highlights(ours, last.lift(ours), recipe.keep_highlights).cpu()
-    images.write(out, result, alpha=photograph.alpha, profile=photograph.profile, receipt=receipt)
+    save(pair, recipe, last, out)
     if stopped:
         raise session.Stopped(stopped)
     session.resume_file(out).unlink(missing_ok=True)

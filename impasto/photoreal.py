@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import color, encoder, images, machine, masks, objective, optimize
+from impasto import color, encoder, images, losses, machine, masks, objective, optimize
 from impasto.matting import Guide
 from impasto.recipes import Photo, RecipeError
 
@@ -118,19 +118,20 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     from scipy.cluster.vq import kmeans2  # late: it takes a while to load
 
     eye = encoder.load(recipe.encoder).to(content.device)
-    small = [images.to_size(picture, 256) for picture in (content, style)]
-    features, shapes = [], []
+    small = [images.to_size(picture, 384) for picture in (content, style)]
+    described, shapes = [], []
     for picture in small:
         with torch.no_grad():
             seen = eye(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
         shapes.append(seen.shape[-2:])
-        colour = F.adaptive_avg_pool2d(picture, seen.shape[-2:])[0]
-        height = torch.linspace(-1, 1, seen.shape[-2], device=seen.device)[None, :, None].expand(1, *seen.shape[-2:])
-        features.append((seen.flatten(1).T, colour.flatten(1).T, height.flatten(1).T))
-    seen, colour, height = (torch.cat(each) for each in zip(*features, strict=True))
-    seen = F.normalize(seen - seen.mean(0))
-    described = torch.cat([seen, 1.5 * (colour - colour.mean(0)), 0.3 * height], 1).double().cpu().numpy()
-    centres, labels = kmeans2(described, recipe.regions, minit="++", seed=recipe.seed, iter=30)
+        colour = F.adaptive_avg_pool2d(picture, shapes[-1])[0].flatten(1).T
+        # Each photograph around its own mean: what is a sky at night is one by day, only of other colours.
+        colour = (colour - colour.mean(0)) / (colour.std() + 0.05)
+        seen = seen.flatten(1).T
+        height = torch.linspace(-1, 1, shapes[-1][0], device=seen.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
+        described.append(torch.cat([F.normalize(seen - seen.mean(0)), 0.12 * colour, 1.2 * height], 1))
+    points = torch.cat(described).double().cpu().numpy()
+    centres, labels = kmeans2(points, recipe.regions, minit="++", seed=recipe.seed, iter=30)
     labels = torch.from_numpy(labels).long()
     first = shapes[0][0] * shapes[0][1]
     count = len(centres)
@@ -142,7 +143,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     kept = kept if len(kept) > 1 else [0]
     sides = []
     for part, shape, picture in zip((labels[:first], labels[first:]), shapes, small, strict=True):
-        guide = Guide(picture, radius=min(8, _widest(picture)), epsilon=1e-3)
+        guide = Guide(picture, radius=min(6, _widest(picture)), epsilon=1e-3)
         hard = torch.stack([(part == k).float() for k in kept]).view(1, len(kept), *shape).to(picture.device)
         soft = guide.filter(images.resize(hard, picture.shape[-2], picture.shape[-1])).clamp(1e-4, 1)
         soft = soft / soft.sum(1, keepdim=True)
@@ -253,13 +254,19 @@ def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo
     guide = Guide(content, radius=recipe.radius, epsilon=EPSILON)
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
+    grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
+    share = recipe.detail / losses.variation(grey, *tile).clamp_min(1e-6)
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         p = guide.filter(q)
         terms, gradient = goal(p)
         forced = fine.laplacian(p.double())
         energy = weight * (p * forced).sum()
-        return {**terms, "photorealism": energy}, guide.adjoint(gradient + (2 * weight * forced).float())
+        change = color.luma(p) - grey
+        slope = torch.zeros_like(change)
+        losses.add_variation_gradient(slope, change, float(share), *tile)
+        terms = {**terms, "photorealism": energy, "detail": share * losses.variation(change, *tile)}
+        return terms, guide.adjoint(gradient + (2 * weight * forced).float() + color.unluma(slope))
 
     return photoreal
 

@@ -144,13 +144,15 @@ class Photo:
     """Iterations of L-BFGS."""
     strength: float = 1.0
     """How strongly the other photograph's light is taken: a factor on the style's weight."""
-    photorealism: float = 300.0
+    photorealism: float = 1000.0
     """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
-    radius: int = 6
+    detail: float = 3.0
+    """Weight of the change of luma's gradients: what keeps edges and textures as distinct as they were."""
+    radius: int = 20
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
     keep_highlights: float = 0.0
     """How much of what is nearly white in the photograph (lamps, snow) stays so: 0 nothing, 1 all."""
-    regions: int = 5
+    regions: int = 6
     """How many regions are looked for where no masks are given."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""

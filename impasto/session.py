@@ -265,30 +265,39 @@ def say(path: Path) -> None:
     print(path, file=sys.stdout, flush=True)
 
 
+def drawing(
+    inputs: Inputs, panels: Sequence[study.Panel], *, device: str, memory: float
+) -> Iterator[tuple[study.Panel, transfer.Step]]:
+    """Every step of every panel of a study."""
+    for panel in panels:
+        for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
+            yield panel, step
+
+
+def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
+    """The last step of each panel of a study, beside what they were drawn from."""
+    panels = [("content", images.to_size(inputs.content.image, size))]
+    panels += [("style", style.image) for style in inputs.styles]
+    panels += [(label, step.image.cpu()) for label, step in drawn.items()]
+    return sheets.sheet(panels, columns=4 if len(panels) > 7 else 0, title=title)
+
+
 def draw(
     inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
 ) -> tuple[Tensor, bool]:
     """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
-    size = panels[0].recipe.size
-    drawn = [("content", images.to_size(inputs.content.image, size))]
-    drawn += [("style", style.image) for style in inputs.styles]
+    drawn: dict[str, transfer.Step] = {}
     stopped = False
     total = sum(panel.recipe.steps for panel in panels)
     with progress(total, quiet=quiet, label="drawing") as report, interruption() as interrupted:
-        done = 0
-        for panel in panels:
-            last = None
-            for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
-                done, last = done + 1, step
-                report(done, f"loss {step.loss:.4g} at {step.size[1]} px")
-                if interrupted():
-                    stopped = True
-                    break
-            if last is not None:
-                drawn.append((panel.label, last.image.cpu()))
+        steps = drawing(inputs, panels, device=device, memory=memory)
+        for done, (panel, step) in enumerate(steps, 1):
+            report(done, f"{panel.label}: loss {step.loss:.4g}")
+            drawn[panel.label] = step
+            stopped = interrupted()
             if stopped:
                 break
-    return sheets.sheet(drawn, columns=4 if len(drawn) > 7 else 0, title=title), stopped
+    return study_sheet(inputs, drawn, size=panels[0].recipe.size, title=title), stopped
 
 
 def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[Transfer, Inputs]:

@@ -26,7 +26,7 @@ FLOORS = {
     },
     "objective": {"objective"},
     "methods": {"feedforward", "photoreal", "transfer", "study", "video"},
-    "apps": {"session", "onepass", "photograph", "commands", "cli", "__main__"},
+    "apps": {"session", "onepass", "photograph", "studio", "commands", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
 
@@ -35,12 +35,13 @@ def floor(module: str) -> str:
     return next(name for name, modules in FLOORS.items() if module in modules)
 
 
-def imports(path: Path) -> set[str]:
-    """The modules of impasto that a file imports, anywhere in it."""
+def imports(module: str) -> set[str]:
+    """The modules of impasto that a module, or a folder of them, imports, anywhere in it."""
+    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
         if isinstance(node, ast.ImportFrom) and node.module == "impasto":
-            found |= {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("impasto."):
             found.add(str(node.module).split(".")[1])
         elif isinstance(node, ast.Import):
@@ -48,13 +49,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FOLDERS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"models"}
+MODULES = sorted(FOLDERS | {path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"})
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
     here = ORDER.index(floor(module))
-    for other in imports(PACKAGE / f"{module}.py"):
+    for other in imports(module) - {module}:
         there = ORDER.index(floor(other))
         assert there < here or floor(module) == "apps", f"{module} ({floor(module)}) imports {other} ({floor(other)})"
 

@@ -120,7 +120,7 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     seen = list(photoreal.steps(photograph, other, everything, replace(recipe, steps=12)))
     assert seen[-1].loss < seen[0].loss
-    assert set(seen[0].terms) == {"content", "style", "photorealism"}
+    assert set(seen[0].terms) == {"content", "style", "photorealism", "detail"}
     large = torch.rand(1, 3, 100, 150)
     assert seen[-1].lift(large).shape == large.shape
     # Locally affine: hardly any energy beside that of noise.

@@ -1,0 +1,81 @@
+"""The same for programs: named functions of Gradio's API, see examples/studio_client.py."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from impasto.recipes import Photo, Transfer
+from impasto.studio import forms
+from impasto.studio.jobs import BusyError, Job, Pool, Session, Work
+from impasto.studio.stage import Studio, spoken
+
+
+def build(page: gr.Blocks, studio: Studio) -> None:
+    """Add the functions /repaint, /paint and /light; nothing of them is seen on the page."""
+    kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
+    first, second = gr.Image(label="photo", **kinds), gr.Image(label="other", **kinds)
+    style, keep = gr.Textbox(label="style", visible=False), gr.Textbox("none", label="keep_colors", visible=False)
+    strength, size = gr.Number(1.0, label="strength", visible=False), gr.Number(0, label="size", visible=False)
+    settings, file = gr.JSON({}, label="settings", visible=False), gr.File(label="picture", visible=False)
+    button = gr.Button(visible=False)
+
+    def result(session: Session, pool: Pool, work: Work) -> Iterator[str]:
+        job = Job(session, f"api-{secrets.token_hex(4)}", work)
+        try:
+            pool.submit(job)
+            for _ in job.follow():
+                if job.preview is not None and not job.over:
+                    yield str(job.preview)
+            if job.error is not None:
+                raise job.error
+            if job.result is not None:
+                yield str(job.result.file)
+        except BusyError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        finally:  # also where the caller is gone
+            job.stop()
+            session.jobs.pop(job.kind, None)
+
+    def repaint(
+        request: gr.Request, photo: str, style: str, strength: float, size: float, keep_colors: Any
+    ) -> Iterator[str]:
+        """Repaint a photograph in one pass, in a style that ships; size 0 keeps its own."""
+        from impasto.studio import work
+
+        session = studio.session(request)
+        with spoken():
+            todo = work.one_pass(
+                session, Path(photo), [style], strength=strength, keep_colors=keep_colors, size=int(size)
+            )
+            yield from result(session, studio.quick, todo)
+
+    def paint(request: gr.Request, photo: str, painting: str, settings: Mapping[str, Any]) -> Iterator[str]:
+        """Repaint by optimisation: the picture so far, again and again, and at last the result.
+
+        ``settings`` are fields of the recipe, see docs/recipes.md.
+        """
+        from impasto.studio import work
+
+        session = studio.session(request)
+        with spoken():
+            recipe = forms.changed(Transfer(flat=0.04), settings)
+            yield from result(session, studio.slow, work.optimise(session, Path(photo), [Path(painting)], recipe))
+
+    def light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
+        """Give a photograph another one's light; ``settings`` are fields of the recipe."""
+        from impasto.studio import work
+
+        session = studio.session(request)
+        with spoken():
+            recipe = forms.changed(Photo(), settings)
+            yield from result(session, studio.slow, work.light(session, Path(photo), Path(other), recipe, None))
+
+    named: dict[str, Any] = {"concurrency_limit": None}
+    button.click(repaint, [first, style, strength, size, keep], file, api_name="repaint", **named)
+    button.click(paint, [first, second, settings], file, api_name="paint", **named)
+    button.click(light, [first, second, settings], file, api_name="light", **named)

@@ -1,0 +1,86 @@
+"""Forms made from recipes: one input for each field, its docstring beside it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from itertools import pairwise
+from typing import Any, Literal
+
+import gradio as gr
+
+from impasto import fields, recipes
+from impasto.recipes import RecipeError
+
+
+def described(kind: type) -> Mapping[str, str]:
+    """What the docstring under each field of a recipe says."""
+    tree = ast.parse(inspect.getsource(recipes))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__).body
+    return {
+        node.target.id: " ".join(ast.literal_eval(following.value).split())
+        for node, following in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr)
+    }
+
+
+def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
+    """An input for each of these fields of a recipe, set as in the recipe."""
+    kinds, texts = typing.get_type_hints(type(recipe)), described(type(recipe))
+    return [_input(name, kinds[name], getattr(recipe, name), texts[name]) for name in names]
+
+
+def all_but(kind: type, *left_out: str) -> list[str]:
+    return [field.name for field in dataclass_fields(kind) if field.name not in left_out]
+
+
+def shown(value: Any) -> Any:
+    """A field's value as its input shows it."""
+    return " ".join(f"{item}" for item in value) if isinstance(value, tuple | list) else value
+
+
+def read(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The recipe whose inputs hold these values.
+
+    Raises:
+        RecipeError: a value that is none.
+    """
+    kinds = typing.get_type_hints(kind)
+    return fields.from_json({name: _value(name, kinds[name], value) for name, value in values.items()}, kind)
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        try:
+            return [inner(word) for word in str(value or "").replace(",", " ").split()]
+        except ValueError:
+            raise RecipeError(f"{name.replace('_', ' ')}: numbers with spaces between them, not {value!r}") from None
+    if value is None:
+        raise RecipeError(f"{name.replace('_', ' ')}: a value is needed")
+    return int(value) if kind is int else value
+
+
+def _input(name: str, kind: Any, value: Any, text: str) -> gr.components.Component:
+    common = {"label": name.replace("_", " "), "info": text, "value": shown(value), "interactive": True}
+    if kind is bool:
+        return gr.Checkbox(**common)
+    if kind is int:
+        return gr.Number(precision=0, **common)
+    if kind is float:
+        return gr.Number(**common)
+    if typing.get_origin(kind) is Literal:
+        return gr.Dropdown(list(typing.get_args(kind)), **common)
+    return gr.Textbox(**common)
+
+
+def changed(recipe: Any, values: Mapping[str, Any]) -> Any:
+    """A recipe with some of its fields changed, as JSON gives them.
+
+    Raises:
+        RecipeError: an unknown field, or a value that is none.
+    """
+    return fields.from_json({**fields.to_json(recipe), **(values or {})}, type(recipe))

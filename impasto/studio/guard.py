@@ -1,0 +1,223 @@
+"""The studio's doorkeeper: an ASGI middleware that knows sessions, and lets each reach its own files alone.
+
+Gradio serves every file of its cache to whoever knows the path, and takes any uploaded file as anybody's input. Here a
+path must be one that this session uploaded or was given, in whatever is asked or sent; all else is not found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import zipfile
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from impasto.studio.jobs import Session, Sessions
+
+COOKIE, HEADER = "impasto-session", b"x-impasto-session"
+BODY = 4_000_000  # bytes that a request without files may have
+FILE = "/gradio_api/file="
+ROUTES = re.compile(
+    r"/(|config|theme\.css|favicon\.ico|manifest\.json|login|logout|assets/.*|static/.*|svelte/.*|"
+    r"gradio_api/(info|startup-events|upload|upload_progress|heartbeat/.*|queue/.*|call/.*|run/.*|reset|cancel|"
+    r"login_check|user|token|app_id|file=.*))/?"
+)
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s>!]", re.IGNORECASE)
+
+
+class RefusedError(ValueError):
+    """A file that is not taken; one line that says why."""
+
+
+def inspect(path: Path, *, most_pixels: int) -> None:
+    """Whether an uploaded file is a picture and nothing else.
+
+    Raises:
+        RefusedError: it is no picture, too large, or also something that a browser or an archiver would open.
+    """
+    import PIL.Image
+
+    data = path.read_bytes()
+    try:
+        with PIL.Image.open(path) as picture:
+            width, height = picture.size
+    except PIL.Image.DecompressionBombError:
+        raise RefusedError(f"{path.name}: it declares more than {most_pixels // 1_000_000} megapixels") from None
+    except Exception:
+        raise RefusedError(f"{path.name}: this is not a picture; give a PNG, JPEG, WebP or TIFF") from None
+    if width * height > most_pixels:
+        raise RefusedError(f"{path.name}: {width} x {height} is more than {most_pixels // 1_000_000} megapixels")
+    if MARKUP.search(data) or data[:1024].find(b"%PDF-") >= 0 or zipfile.is_zipfile(path):
+        raise RefusedError(f"{path.name}: this is a picture and something else besides; save it again as PNG")
+
+
+class Guard:
+    """The middleware.
+
+    Args:
+        app: Gradio's.
+        sessions: those that are known.
+        public: files that anybody may fetch.
+        most_bytes, most_pixels: of an upload.
+    """
+
+    def __init__(
+        self, app: ASGIApp, sessions: Sessions, public: set[str], *, most_bytes: int, most_pixels: int
+    ) -> None:
+        self.app, self.sessions, self.public = app, sessions, public
+        self.most_bytes, self.most_pixels = most_bytes, most_pixels
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path, headers = scope["path"], dict(scope["headers"])
+        token, new = _token(headers)
+        cookie = f"{COOKIE}={token}"
+        if new:  # so that what is behind sees it in this request already
+            others = headers.get(b"cookie", b"").decode("latin-1")
+            pairs = [pair for pair in others.split("; ") if pair and not pair.startswith(f"{COOKIE}=")]
+            kept = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+            scope = {**scope, "headers": [*kept, (b"cookie", "; ".join([*pairs, cookie]).encode("latin-1"))]}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                more = [*HEADERS]
+                if new:
+                    more.append((b"set-cookie", f"{cookie}; Path=/; HttpOnly; SameSite=Strict".encode()))
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        session = self.sessions.get(token)
+        if not ROUTES.fullmatch(path):
+            await _refuse(answer, 404, "not found")
+        elif path.startswith(FILE):
+            asked = path.removeprefix(FILE)
+            if asked in session.files or asked in self.public:
+                await self.app(scope, receive, answer)
+            else:
+                await _refuse(answer, 404, "not found")
+        elif path.rstrip("/").endswith("/upload"):
+            await self._upload(scope, receive, answer, session, int(headers.get(b"content-length", b"0") or 0))
+        elif scope["method"] == "POST" and not path.startswith("/login"):
+            await self._post(scope, receive, answer, session)
+        else:
+            await self.app(scope, receive, answer)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, session: Session, length: int) -> None:
+        """Let Gradio take the files, look at them, and only then say that they are there."""
+        if length > self.most_bytes + 10_000:  # the form around the file
+            await _refuse(send, 413, f"the file is larger than {self.most_bytes / 1e6:.0f} MB")
+            return
+        start: Message = {}
+        body = b""
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.most_bytes + 10_000:
+                raise RefusedError(f"the file is larger than {self.most_bytes / 1e6:.0f} MB")
+            return message
+
+        async def kept(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+            else:
+                body += message.get("body", b"")
+
+        try:
+            await self.app(scope, counted, kept)
+            paths = json.loads(body) if start.get("status") == 200 else []
+            try:
+                for path in paths:
+                    inspect(Path(path), most_pixels=self.most_pixels)
+            except RefusedError:
+                for path in paths:
+                    Path(path).unlink(missing_ok=True)
+                raise
+        except RefusedError as error:
+            await _refuse(send, 400, str(error))
+            return
+        session.files.update(paths)
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send, session: Session) -> None:
+        """Pass on what is asked for, if every file in it is the session's own."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > BODY:
+                await _refuse(send, 413, "the request is too large")
+                return
+        try:
+            said = json.loads(body or b"null")
+        except ValueError:
+            await _refuse(send, 400, "this is not JSON")
+            return
+        if any(path not in session.files and path not in self.public for path in _paths(said)):
+            await _refuse(send, 404, "no such file in this session")
+            return
+        sent = False
+
+        async def again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, again, send)
+
+
+def _token(headers: dict[bytes, bytes]) -> tuple[str, bool]:
+    """The session of a request, and whether it is not in its cookie yet."""
+    given = headers.get(HEADER, b"").decode("latin-1")
+    if re.fullmatch(r"[\w-]{16,64}", given):
+        return given, True
+    cookies: SimpleCookie = SimpleCookie()
+    cookies.load(headers.get(b"cookie", b"").decode("latin-1"))
+    if COOKIE in cookies and re.fullmatch(r"[\w-]{16,64}", cookies[COOKIE].value):
+        return cookies[COOKIE].value, False
+    return secrets.token_urlsafe(24), True
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Every file that a request names: what Gradio would take for one."""
+    if isinstance(value, dict):
+        if isinstance(value.get("path"), str):
+            yield value["path"]
+        for each in value.values():
+            yield from _paths(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _paths(each)
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    body = json.dumps({"detail": why, "error": why}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

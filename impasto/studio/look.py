@@ -1,0 +1,27 @@
+"""How the studio looks: a quiet wall, and the picture on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+CSS = Path(__file__).with_name("look.css")
+
+MASTHEAD = '<div class="masthead"><h1>impasto</h1><p>photographs, repainted on this machine</p></div>'
+
+
+def theme() -> gr.Theme:
+    """Gradio's, in our colours and in fonts that every machine has."""
+    base: gr.Theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.stone, secondary_hue=gr.themes.colors.stone, neutral_hue=gr.themes.colors.stone,
+        font=SANS, font_mono=MONO, radius_size=gr.themes.sizes.radius_sm,
+    )  # fmt: skip
+    return base.set(
+        block_background_fill="transparent", block_border_width="0px", block_shadow="none",
+        block_label_background_fill="transparent", block_label_border_width="0px", input_background_fill="transparent",
+        panel_background_fill="transparent", slider_color="#b2432b", slider_color_dark="#e2745a",
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""The tab where a photograph gets another one's light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from impasto.recipes import Photo
+from impasto.studio import forms
+from impasto.studio.stage import Studio, connect, spoken, stage
+
+PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
+ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
+
+
+def build(page: gr.Blocks, studio: Studio) -> None:
+    with gr.Row(elem_classes="room"):
+        with gr.Column(min_width=300, elem_classes="choose"):
+            upload: dict[str, Any] = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"],
+                                      "height": 190, "buttons": []}  # fmt: skip
+            photo = gr.Image(
+                label="Photograph", elem_id="light-photo", placeholder="Drop the photograph that is to change", **upload
+            )
+            other = gr.Image(
+                label="Photograph whose light it gets", elem_id="light-style", placeholder="Drop a photograph", **upload
+            )
+        with gr.Column(min_width=300, elem_classes="settings"):
+            strength, highlights = forms.form(Photo(), ["strength", "keep_highlights"])
+            go = gr.Button("Change the light", variant="primary", elem_id="light-go")
+            with gr.Accordion("Regions", open=False, elem_id="regions"):
+                gr.Markdown("The same colour takes from the same colour. Find them, then correct them with the brush.")
+                find = gr.Button("Find regions", size="sm", elem_id="light-find")
+                brushes: dict[str, Any] = {
+                    "type": "numpy", "sources": (), "transforms": (), "layers": False, "buttons": [],
+                    "canvas_size": (640, 640), "brush": gr.Brush(default_size=24, colors=PALETTE, color_mode="fixed"),
+                }  # fmt: skip
+                ours = gr.ImageEditor(label="The photograph's regions", elem_id="light-ours", **brushes)
+                theirs = gr.ImageEditor(label="The other one's", elem_id="light-theirs", **brushes)
+            with gr.Accordion("Advanced", open=False):
+                advanced = forms.form(Photo(), ADVANCED)
+        with gr.Column(min_width=300, elem_classes="wall"):
+            shown = stage("photo", "Two photographs: one to change, one whose light it gets.")
+    connect(page, studio, shown)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    settings = [strength, highlights, *advanced]
+
+    def recipe_of(values: tuple[Any, ...]) -> Photo:
+        read: Photo = forms.read(Photo, dict(zip(("strength", "keep_highlights", *ADVANCED), values, strict=True)))
+        return read
+
+    def find_regions(request: gr.Request, photo: str | None, other: str | None, *values: Any) -> list[Any]:
+        from impasto.studio import work
+
+        if photo is None or other is None:
+            raise gr.Error("choose both photographs first", print_exception=False)
+        with spoken():
+            session = studio.session(request)
+            return [
+                work.canvas(session, mask)
+                for mask in work.regions(session, Path(photo), Path(other), recipe_of(values))
+            ]
+
+    def change(
+        request: gr.Request, photo: str | None, other: str | None, ours: Any, theirs: Any, *values: Any
+    ) -> Iterator[list[Any]]:
+        from impasto.studio import work
+
+        if photo is None or other is None:
+            raise gr.Error("choose both photographs first", print_exception=False)
+        session = studio.session(request)
+        with spoken():
+            drawn = [editor["composite"] for editor in (ours, theirs) if editor and editor.get("composite") is not None]
+            masks = None
+            if len(drawn) == 2:
+                masks = work.save_mask(session, drawn[0]), work.save_mask(session, drawn[1])
+            todo = work.light(session, Path(photo), Path(other), recipe_of(values), masks)
+        yield from shown.begin(studio, session, todo)
+
+    find.click(find_regions, [photo, other, *settings], [ours, theirs], api_visibility="private")
+    go.click(
+        change, [photo, other, ours, theirs, *settings], shown.outputs, concurrency_limit=None, **quiet
+    )  # fmt: skip
+    for picture in (photo, other):
+        picture.change(lambda: (None, None), outputs=[ours, theirs], **quiet)

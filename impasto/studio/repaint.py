@@ -1,0 +1,180 @@
+"""The tab where a photograph is repainted: in one pass, by optimisation, or by the one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from impasto import pictures, recipes
+from impasto.recipes import RecipeError, Transfer
+from impasto.studio import forms
+from impasto.studio.stage import Studio, connect, spoken, stage
+
+KEEP = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
+SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
+# What has a place of its own on the page, and what only a command line can use.
+SHOWN = ("size", "strength", "style_scale", "keep_colors", "seed")
+ELSEWHERE = ("style_weights", "init", "sweep", "checkpoint_every", "figure", "frame_every", "fps", "encoder")
+ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
+
+
+def build(page: gr.Blocks, studio: Studio) -> None:
+    names = list(pictures.NETWORKS)
+    thumbnails = [(str(pictures.thumbnail(name)), pictures.NETWORKS[name].title) for name in names]
+    style = gr.State([])
+    with gr.Row(elem_classes="room"):
+        with gr.Column(min_width=300, elem_classes="choose"):
+            photo = gr.Image(
+                type="filepath", image_mode=None, label="Photograph", elem_id="photo", sources=["upload", "clipboard"],
+                height=210, buttons=[], placeholder="Drop a photograph, paste it, or click",
+            )  # fmt: skip
+            styles = gr.Gallery(
+                thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
+                allow_preview=False, interactive=False, elem_id="styles", buttons=[],
+            )  # fmt: skip
+            with gr.Accordion("or any painting", open=False, elem_id="own"):
+                painting = gr.Image(
+                    type="filepath", image_mode=None, show_label=False, label="Painting", elem_id="painting",
+                    sources=["upload", "clipboard"], height=160, buttons=[], placeholder="Drop a painting",
+                )  # fmt: skip
+        with gr.Column(min_width=300, elem_classes="settings"):
+            strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="strength")
+            with gr.Row(elem_classes="pair"):
+                size = gr.Dropdown(list(SIZES), value="1024", label="Size", elem_id="size")
+                keep = gr.Dropdown(list(KEEP), value="the painting's", label="Colours", elem_id="keep")
+            with gr.Row(elem_classes="pair"):
+                paint = gr.Button("Paint", variant="primary", elem_id="paint")
+                onward = gr.Button("Paint on", elem_id="onward")
+            with gr.Accordion("Where", open=False, elem_id="where"):
+                gr.Markdown("Brush over what is to be painted; nothing brushed: all of it.")
+                brush = gr.ImageEditor(
+                    type="numpy", show_label=False, label="Where the style goes", elem_id="brush", sources=(),
+                    brush=gr.Brush(default_size=40, colors=["#e0503a"], color_mode="fixed"), transforms=(),
+                    layers=False, buttons=[], canvas_size=(640, 640),
+                )  # fmt: skip
+            with gr.Accordion("More", open=False, elem_id="more"):
+                mixture = gr.Dropdown(
+                    [(pictures.NETWORKS[name].title, name) for name in names], multiselect=True, label="Several styles",
+                    info="Mixed in one pass.", elem_id="mixture",
+                )  # fmt: skip
+                shares = gr.Textbox(label="Their weights", info="One for each, such as 2 1; none: equal parts.")
+                preset = gr.Dropdown(
+                    [(f"{name}: {recipes.ABOUT[name]}", name) for name in recipes.TRANSFERS], value="impasto",
+                    label="Recipe of the optimisation", elem_id="preset",
+                )  # fmt: skip
+                scale, seed = forms.form(recipes.impasto, ["style_scale", "seed"])
+            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                advanced = forms.form(recipes.impasto, ADVANCED)
+        with gr.Column(min_width=300, elem_classes="wall"):
+            shown = stage("repaint", "Choose a photograph, then a style.")
+    connect(page, studio, shown)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    running: dict[str, Any] = {**quiet, "concurrency_limit": None, "outputs": shown.outputs}
+
+    def in_one_pass(
+        request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], shares: str, strength: float,
+        size: str, keep: str, drawing: Any,
+    ) -> Iterator[list[Any]]:  # fmt: skip
+        from impasto.studio import work
+
+        names = list(mixture or chosen)
+        if photo is None or not names:
+            raise gr.Error("choose a photograph and a style", print_exception=False)
+        session = studio.session(request)
+        with spoken():
+            weights = [float(share) for share in shares.replace(",", " ").split()] if mixture else []
+            todo = work.one_pass(
+                session, Path(photo), names, weights=weights, strength=strength, keep_colors=KEEP[keep],  # type: ignore[arg-type]
+                size=SIZES[size], mask=work.mask_of(drawing),
+            )  # fmt: skip
+        yield from shown.begin(studio, session, todo, quick=True)
+
+    def anew(request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], *rest: Any) -> Any:
+        """The last picture with other settings, if it was of one pass."""
+        job = studio.session(request).jobs.get("repaint")
+        if photo is None or job is None or job.over is False or job.losses or not (mixture or chosen):
+            yield [gr.skip()] * len(shown.outputs)
+        else:
+            yield from in_one_pass(request, photo, chosen, mixture, *rest)
+
+    def optimised(
+        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], strength: float, size: str,
+        keep: str, drawing: Any, preset: str, *values: Any, on: bool = False,
+    ) -> Iterator[list[Any]]:  # fmt: skip
+        from impasto.studio import work
+
+        session = studio.session(request)
+        if photo is None or not (painting or chosen):
+            raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
+        with spoken():
+            own = pictures.locate(chosen[0]) if chosen else Path()
+            if not painting and not own.is_file():
+                raise RecipeError(
+                    f"the painting behind {chosen[0]} does not ship, only what a network learnt from it: drop the "
+                    "painting itself, or take one of " + ", ".join(pictures.STYLES)
+                )
+            named = dict(zip(("style_scale", "seed", *ADVANCED), values, strict=True))
+            named |= {"size": SIZES[size], "strength": strength, "keep_colors": KEEP[keep]}
+            recipe = replace(forms.read(Transfer, named), **{
+                name: getattr(recipes.TRANSFERS[preset], name) for name in ("init", "encoder")
+            })  # fmt: skip
+            begin = session.results[0].file if on and session.results else None
+            todo = work.optimise(
+                session, Path(photo), [Path(painting) if painting else own], recipe, mask=work.mask_of(drawing),
+                begin=begin,
+            )  # fmt: skip
+        yield from shown.begin(studio, session, todo)
+
+    def onwards(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        yield from optimised(request, *values, on=True)
+
+    quick_inputs = [photo, style, mixture, shares, strength, size, keep, brush]
+    slow_inputs = [photo, painting, style, strength, size, keep, brush, preset, scale, seed, *advanced]
+
+    def choose(event: gr.SelectData) -> list[str]:
+        return [names[event.index]]
+
+    def without_mixture() -> list[str]:
+        return []
+
+    styles.select(choose, outputs=style, **quiet).then(without_mixture, outputs=mixture, **quiet).then(
+        in_one_pass, quick_inputs, **running
+    )
+    for changed in (strength.release, size.input, keep.input, shares.submit):
+        changed(anew, quick_inputs, **running)
+    mixture.input(in_one_pass, quick_inputs, **running)
+    paint.click(optimised, slow_inputs, **running)
+    onward.click(onwards, slow_inputs, **running)
+
+    def open_photo(request: gr.Request, photo: str | None) -> list[Any]:
+        """A photograph for the brush; a picture of ours brings its settings back."""
+        from impasto.studio import work
+
+        if photo is None:
+            return [None, *[gr.skip()] * (6 + len(ADVANCED))]
+        with spoken():
+            canvas = work.canvas(studio.session(request), Path(photo))
+        receipt = work.restore(Path(photo)) or {}
+        fields = receipt.get("recipe", {}) if receipt.get("command") in ("transfer", "apply") else {}
+        fields = {**fields, **{k: receipt[k] for k in ("strength", "keep_colors", "size") if k in receipt}}
+        if fields:
+            gr.Info("The settings are those of this picture's receipt.")
+        names: dict[Any, str] = {value: name for name, value in (SIZES | KEEP).items()}
+        known = [names.get(fields.get(key), gr.skip()) for key in ("size", "keep_colors")]
+        rest = [
+            forms.shown(fields[name]) if name in fields else gr.skip() for name in ("style_scale", "seed", *ADVANCED)
+        ]
+        return [canvas, receipt.get("styles") if receipt.get("command") == "apply" else gr.skip(),
+                fields.get("strength", gr.skip()), *known, *rest]  # fmt: skip
+
+    photo.change(open_photo, photo, [brush, style, strength, size, keep, scale, seed, *advanced], **quiet)
+
+    def take_preset(name: str) -> list[Any]:
+        recipe = recipes.TRANSFERS[name]
+        return [forms.shown(getattr(recipe, field)) for field in ("strength", "style_scale", "seed", *ADVANCED)]
+
+    preset.input(take_preset, preset, [strength, scale, seed, *advanced], **quiet)

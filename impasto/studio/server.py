@@ -1,0 +1,69 @@
+"""The studio's page and its guard, put together.
+
+A tab is a function that builds it: add one in TABS, and it is there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from impasto import pictures
+from impasto.studio import api, look, photo, repaint, study
+from impasto.studio.guard import Guard
+from impasto.studio.jobs import Pool, Sessions
+from impasto.studio.stage import Studio
+
+TABS = {"Repaint": repaint.build, "Photo": photo.build, "Study": study.build}
+MEGAPIXELS = 50
+HOURS = 24  # that an upload is kept
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page."""
+    page: gr.Blocks = gr.Blocks(
+        title="impasto", analytics_enabled=False, fill_width=True, delete_cache=(3600, HOURS * 3600)
+    )
+    with page:
+        gr.HTML(look.MASTHEAD)
+        with gr.Tabs():
+            for name, tab in TABS.items():
+                with gr.Tab(name):
+                    tab(page, studio)
+        api.build(page, studio)
+    return page
+
+
+def application(
+    root: Path, *, most_bytes: int, jobs: int, auth: tuple[str, str] | None = None, hosts: list[str]
+) -> Any:
+    """The whole as an ASGI application.
+
+    Args:
+        root: a folder for all files, which is removed in the end.
+        most_bytes: of an upload.
+        jobs: paintings that are worked on at once.
+        auth: name and password; None: anybody.
+        hosts: names under which the page may be asked for.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    thumbnails = [path for name in pictures.NETWORKS if (path := pictures.thumbnail(name)) is not None]
+    gr.set_static_paths([root / "sessions", *thumbnails])  # or Gradio would copy each file into its cache
+    sessions = Sessions(root)
+    page: Any = build(Studio(sessions, quick=Pool(1), slow=Pool(jobs)))
+    page.queue(api_open=False, max_size=256)
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None), page, path="/", auth=auth, show_error=True, max_file_size=most_bytes,
+        ssr_mode=False, theme=look.theme(), css_paths=look.CSS, pwa=False, footer_links=[], enable_monitoring=False,
+    )  # fmt: skip
+    guarded = Guard(
+        app, sessions, {str(path) for path in thumbnails}, most_bytes=most_bytes, most_pixels=MEGAPIXELS * 1_000_000
+    )
+    return TrustedHostMiddleware(guarded, allowed_hosts=hosts)

@@ -1,0 +1,194 @@
+"""Where a picture appears: live while it is painted, then beside what it was; the same in every tab."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from impasto.studio.jobs import BusyError, Job, Pool, Session, Sessions, Work
+
+COOKIE = "impasto-session"
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What the tabs share.
+
+    Attributes:
+        sessions: those that are known.
+        quick, slow: where work of a second waits for its turn, and work of minutes.
+    """
+
+    sessions: Sessions
+    quick: Pool
+    slow: Pool
+
+    def session(self, request: gr.Request) -> Session:
+        return self.sessions.get(request.cookies[COOKIE])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The components."""
+
+    kind: str
+    empty: gr.HTML
+    live: gr.Image
+    pair: gr.ImageSlider
+    status: gr.HTML
+    stop: gr.Button
+    save: gr.DownloadButton
+    results: gr.Gallery
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.empty, self.live, self.pair, self.status, self.stop, self.save, self.results]
+
+    def begin(self, studio: Studio, session: Session, work: Work, *, quick: bool = False) -> Iterator[list[Any]]:
+        """Submit work and show it."""
+        try:
+            job = (studio.quick if quick else studio.slow).submit(Job(session, self.kind, work))
+        except BusyError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        yield from self.show(studio, job)
+
+    def show(self, studio: Studio, job: Job) -> Iterator[list[Any]]:
+        """Each look at a job, to its end."""
+        for _ in job.follow():
+            ahead = studio.slow.ahead(job) + studio.quick.ahead(job) if job.state == "waiting" else 0
+            yield self._look(job, ahead)
+        if job.error is not None:
+            raise gr.Error(complaint(job.error), print_exception=False)
+
+    def again(self, studio: Studio, session: Session) -> Iterator[list[Any]]:
+        """What a page that is opened again shows: the job that still runs, or the last result."""
+        job = session.jobs.get(self.kind)
+        if job is None:
+            yield [gr.skip()] * len(self.outputs)
+        elif job.error is None:
+            yield from self.show(studio, job)
+
+    def _look(self, job: Job, ahead: int) -> list[Any]:
+        painting = not job.over and job.preview is not None
+        result = job.result
+        pair = result.pair if result is not None else None
+        sheet = result.file if result is not None and pair is None else None
+        shown = (pair is not None, sheet is not None or painting)
+        return [
+            gr.update(visible=not any(shown)),
+            gr.update(value=sheet or job.preview, visible=True)
+            if shown[1] and not shown[0]
+            else gr.update(visible=False),
+            gr.update(value=pair, visible=True) if shown[0] else gr.update(visible=False),
+            status(job, ahead),
+            gr.update(interactive=not job.over),
+            gr.update(value=result.file, interactive=True) if result is not None else gr.update(),
+            gallery(job.session, self.kind) if job.over else gr.update(),
+        ]
+
+
+def stage(kind: str, waiting: str) -> Stage:
+    """Build the components in the current column."""
+    with gr.Column(elem_classes="stage"):
+        empty = gr.HTML(f'<div class="empty"><p>{waiting}</p></div>')
+        live = gr.Image(
+            visible=False, interactive=False, show_label=False, label="The picture", buttons=["fullscreen"],
+            elem_id=f"{kind}-live", elem_classes="picture", alt_text="the picture, as far as it is painted",
+        )  # fmt: skip
+        pair = gr.ImageSlider(
+            visible=False, interactive=False, show_label=False, label="Before and after", max_height=4000,
+            elem_id=f"{kind}-pair", elem_classes="picture", buttons=["fullscreen"],
+        )  # fmt: skip
+    shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
+    with gr.Row(elem_classes="actions"):
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", size="sm")
+        save = gr.DownloadButton("Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm")
+    results = gr.Gallery(
+        label="Painted in this session", columns=6, height="auto", object_fit="cover", interactive=False,
+        elem_id=f"{kind}-results", elem_classes="results", visible=False, buttons=[],
+    )  # fmt: skip
+    return Stage(kind, empty, live, pair, shown, stop, save, results)
+
+
+def connect(page: gr.Blocks, studio: Studio, shown: Stage) -> None:
+    """Stop, and what a page that is opened again shows."""
+
+    def stop(request: gr.Request) -> None:
+        job = studio.session(request).jobs.get(shown.kind)
+        if job is not None:
+            job.stop()
+
+    def again(request: gr.Request) -> Iterator[list[Any]]:
+        yield from shown.again(studio, studio.session(request))
+
+    shown.stop.click(stop, queue=False, show_progress="hidden", api_visibility="private")
+    page.load(again, outputs=shown.outputs, concurrency_limit=None, show_progress="hidden", api_visibility="private")
+
+
+def gallery(session: Session, kind: str) -> Any:
+    shown = [str(result.pair[1] if result.pair else result.file) for result in session.results]
+    return gr.update(value=shown, visible=len(shown) > 1)
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """What goes wrong inside is said on the page."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise gr.Error(complaint(error), print_exception=False) from None
+
+
+def complaint(error: Exception) -> str:
+    """What went wrong, in one line."""
+    from impasto import images, optimize, weights
+    from impasto.recipes import RecipeError
+
+    ours = (RecipeError, images.ImageError, weights.WeightsError, optimize.DivergedError)
+    if isinstance(error, ours):
+        # Files are named as the user named them, not by where the studio keeps them. Gradio takes it for HTML.
+        words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in str(error).split())
+        return html.escape(" ".join(words))
+    if isinstance(error, MemoryError):
+        return "not enough memory: try a smaller size"
+    return f"this went wrong: {type(error).__name__}"
+
+
+def status(job: Job, ahead: int) -> str:
+    """What a job is at, and the curve of its loss."""
+    frame = job.frame
+    if job.state == "waiting":
+        text = f"waiting: {ahead} before this one" if ahead else "waiting for its turn"
+    elif frame is None:
+        text = "beginning"
+    elif job.state == "running":
+        text = f"{frame.note} · {frame.done} of {frame.total}" if frame.total > 1 else frame.note
+    else:
+        text = {"done": "done", "stopped": f"stopped at {frame.done} of {frame.total}", "failed": "failed"}[job.state]
+    share = frame.done / max(1, frame.total) if frame is not None and not job.over else float(job.over)
+    bar = f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div>' if not job.over else ""
+    return f'<div role="status" data-state="{job.state}"><span>{html.escape(text)}</span>{bar}{curve(job.losses)}</div>'
+
+
+def curve(losses: Sequence[float]) -> str:
+    """The loss as a small drawing, logarithmic."""
+    logs = [math.log(loss) for loss in losses if loss > 0]
+    if len(logs) < 3:
+        return ""
+    logs = logs[:: max(1, len(logs) // 200)]
+    low, span = min(logs), (max(logs) - min(logs)) or 1
+    points = " ".join(
+        f"{300 * i / (len(logs) - 1):.1f},{2 + 36 * (1 - (v - low) / span):.1f}" for i, v in enumerate(logs)
+    )
+    return (
+        f'<svg viewBox="0 0 300 40" preserveAspectRatio="none" role="img" aria-label="loss, from {losses[0]:.3g} to '
+        f'{losses[-1]:.3g}"><polyline points="{points}"/></svg><small>loss {losses[-1]:.4g}</small>'
+    )

@@ -1,0 +1,53 @@
+"""The tab of the sources' figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from impasto.studio.stage import Studio, connect, spoken, stage
+
+OVER = {
+    "content, layer by layer": "content",
+    "style, layer upon layer": "style",
+    "descent on each layer's style": "descent",
+    "strengths, from faint to strong": "strengths",
+}
+
+
+def build(page: gr.Blocks, studio: Studio) -> None:
+    with gr.Row(elem_classes="room"):
+        with gr.Column(min_width=300, elem_classes="choose"):
+            upload: dict[str, Any] = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"],
+                                      "height": 190, "buttons": []}  # fmt: skip
+            photo = gr.Image(label="Photograph", elem_id="study-photo", placeholder="Drop a photograph", **upload)
+            painting = gr.Image(label="Painting", elem_id="study-style", placeholder="Drop a painting", **upload)
+        with gr.Column(min_width=300, elem_classes="settings"):
+            over = gr.Radio(list(OVER), value=next(iter(OVER)), label="What changes from panel to panel")
+            with gr.Row(elem_classes="pair"):
+                size = gr.Number(256, label="Panel size", precision=0, minimum=64, maximum=1024, elem_id="study-size")
+                steps = gr.Number(0, label="Steps a panel", precision=0, minimum=0, elem_id="study-steps")
+            go = gr.Button("Draw", variant="primary", elem_id="study-go")
+        with gr.Column(min_width=300, elem_classes="wall"):
+            shown = stage("study", "What do a network's layers know of a picture?")
+    connect(page, studio, shown)
+
+    def draw(
+        request: gr.Request, photo: str | None, painting: str | None, over: str, size: float, steps: float
+    ) -> Iterator[list[Any]]:
+        from impasto.studio import work
+
+        if photo is None or painting is None:
+            raise gr.Error("choose a photograph and a painting first", print_exception=False)
+        session = studio.session(request)
+        with spoken():
+            todo = work.draw_study(session, Path(photo), Path(painting), OVER[over], int(size), int(steps))
+        yield from shown.begin(studio, session, todo)
+
+    go.click(
+        draw, [photo, painting, over, size, steps], shown.outputs, concurrency_limit=None, show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip

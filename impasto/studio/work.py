@@ -1,0 +1,189 @@
+"""What the studio's jobs do: the methods, as frames. Imported when the first job begins, for it loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
+from impasto import session as runs
+from impasto.recipes import Photo, RecipeError, Transfer
+from impasto.studio.jobs import Frame, Result, Session, Work
+
+SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the file has all
+
+
+def one_pass(
+    session: Session, photo: Path, styles: Sequence[str], *, weights: Sequence[float] = (), strength: float = 1.0,
+    keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
+) -> Work:  # fmt: skip
+    """Repaint in one pass; ``mask``, (1, 1, h, w), says where."""
+    parts = feedforward.check_mixture(len(styles), weights, strength)
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(0, 1, "repainting")
+        device = machine.pick_device("auto")
+        painter = onepass.Painter([feedforward.load(style) for style in styles], parts, strength, keep_colors, device)
+        picture, image = _at(photo, size)
+        painted = painter(image)
+        if mask is not None:
+            painted = image.lerp(painted, images.resize(mask, *image.shape[-2:]))
+        yield Frame(1, 1, "repainted", image=(picture, painted, painter.receipt(picture) | {"size": size}))
+
+    def finish(frame: Frame) -> Result:
+        if frame.image is None:
+            raise RecipeError("stopped before there was a picture")
+        picture, painted, receipt = frame.image
+        receipt |= {"styles": list(styles)}
+        return _write(session, picture, painted, "-".join((Path(picture.name).stem, *styles)), receipt)
+
+    return Work(frames, finish, lambda image, path: _preview(image[1], path))
+
+
+def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: Transfer, *, mask: Tensor | None = None,
+             begin: Path | None = None) -> Work:  # fmt: skip
+    """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
+    inputs = runs.read_inputs(str(photo), [str(painting) for painting in paintings])
+    receipt = runs.receipt("transfer", recipe, inputs)
+    started = replace(recipe, init=str(begin)) if begin is not None else recipe
+    where = [] if mask is None else [mask] * len(paintings)
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(0, recipe.steps, "looking at the painting")
+        for step in transfer.steps(inputs.content, list(inputs.styles), started, content_masks=where):
+            yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
+
+    def finish(frame: Frame) -> Result:
+        if frame.image is None:
+            raise RecipeError("stopped before there was a picture")
+        image = inputs.content.image
+        shape = images.fit(image.shape[-2], image.shape[-1], recipe.size or max(image.shape[-2:]))
+        name = "-".join(Path(picture.name).stem for picture in (inputs.content, *inputs.styles))
+        return _write(session, inputs.content, images.resize(frame.image.image.cpu(), *shape), name, receipt)
+
+    return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
+
+
+def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tuple[Path, Path] | None) -> Work:
+    """Give a photograph another one's light."""
+    kept: dict[str, Any] = {}
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(0, recipe.steps, "looking for regions" if masks is None else "reading the regions")
+        device = machine.pick_device("auto")
+        pair = kept["pair"] = photograph.read(photo, other, recipe, masks, device=device)
+        ours, theirs = pair.photograph.image.to(device), pair.other.image.to(device)
+        for step in photoreal.steps(ours, theirs, pair.regions, recipe):
+            yield Frame(step.index, step.total, " ".join(pair.regions.notes), step.loss, step)
+
+    def finish(frame: Frame) -> Result:
+        if frame.image is None:
+            raise RecipeError("stopped before there was a picture")
+        pair = kept["pair"]
+        out = session.path(f"{photo.stem}-{other.stem}.png")
+        photograph.save(pair, recipe, frame.image, out)
+        return Result(out, _pair(session, pair.photograph.image, images.to_tensor(out)))
+
+    return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
+
+
+def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[Path, Path]:
+    """The regions that are found, as two masks to edit."""
+    pair = photograph.read(photo, other, recipe, None, device=machine.pick_device("auto"))
+    ours, theirs = session.path("content-mask.png"), session.path("style-mask.png")
+    images.write(ours, _small(pair.regions.picture(pair.regions.content)))
+    images.write(theirs, _small(pair.regions.picture(pair.regions.style)))
+    return ours, theirs
+
+
+def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work:
+    """Draw a study's sheet."""
+    panels = study.panels(over, strengths=(0.03, 0.1, 0.3, 1.0, 3.0), size=size, **({"steps": steps} if steps else {}))
+    inputs = runs.read_inputs(str(photo), [str(painting)])
+    total = sum(panel.recipe.steps for panel in panels)
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(0, total, "beginning")
+        drawn: dict[str, transfer.Step] = {}
+        for done, (panel, step) in enumerate(runs.drawing(inputs, panels, device="auto", memory=0.0), 1):
+            drawn[panel.label] = step
+            yield Frame(done, total, panel.label, step.loss, drawn)
+
+    def finish(frame: Frame) -> Result:
+        if frame.image is None:
+            raise RecipeError("stopped before there was a picture")
+        out = session.path(f"study-over-{over}.png")
+        images.write(out, runs.study_sheet(inputs, frame.image, size=size, title=f"study over {over}"))
+        return Result(out)
+
+    return Work(frames, finish, lambda drawn, path: _preview(next(reversed(drawn.values())).image.cpu(), path))
+
+
+def mask_of(drawing: Any) -> Tensor | None:
+    """Where a brush has painted, (1, 1, h, w) in [0, 1]; None: nowhere."""
+    layers = [np.asarray(layer) for layer in (drawing or {}).get("layers", [])]
+    alphas = [layer[..., 3] for layer in layers if layer.ndim == 3 and layer.shape[-1] == 4]
+    if not alphas or not any(alpha.any() for alpha in alphas):
+        return None
+    return images.to_tensor(np.maximum.reduce(alphas))[:, :1]
+
+
+def save_mask(session: Session, drawing: Any) -> Path:
+    """What a brush has made of a mask, as a file."""
+    path = session.path("mask.png")
+    images.write(path, images.to_tensor(np.asarray(drawing)[..., :3]))
+    return path
+
+
+def canvas(session: Session, picture: Path) -> dict[str, Any]:
+    """A picture for the brush, small enough for a browser."""
+    path = session.path("canvas.png")
+    images.write(path, _small(images.to_tensor(picture), 800))
+    return {"background": str(path), "layers": [], "composite": None}
+
+
+def _at(photo: Path, size: int) -> tuple[images.Picture, Tensor]:
+    picture = images.read(photo)
+    image = picture.image
+    return picture, images.to_size(image, size) if 0 < size < max(image.shape[-2:]) else image
+
+
+def _write(session: Session, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
+    out = session.path(f"{name[:80]}.png")
+    runs.save(runs.Watch(out, receipt=receipt), runs.Inputs(picture), image)
+    return Result(out, _pair(session, picture.image, image))
+
+
+def _pair(session: Session, before: Tensor, after: Tensor) -> tuple[Path, Path]:
+    """What the page compares: both of one size, and no larger than a screen."""
+    after = _small(after, SHOWN)
+    paths = session.path("before.jpg"), session.path("after.jpg")
+    images.write(paths[0], images.resize(before, *after.shape[-2:]))
+    images.write(paths[1], after)
+    return paths
+
+
+def _small(image: Tensor, edge: int = 1024) -> Tensor:
+    return images.to_size(image, edge) if max(image.shape[-2:]) > edge else image
+
+
+def _preview(image: Tensor, path: Path) -> None:
+    images.write(path, _small(image, SHOWN))
+
+
+def restore(path: Path) -> dict[str, Any] | None:
+    """The receipt of a picture, if it has one."""
+    try:
+        return images.read_receipt(path)
+    except images.ImageError:
+        return None
+
+
+def warm() -> None:
+    """Have the networks in memory before anybody asks."""
+    feedforward.load(next(iter(pictures.NETWORKS)))

@@ -1,0 +1,221 @@
+"""The studio's page, as a person uses it: in Chromium."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save_picture
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+from studio_server import serving
+
+from impasto import images, pictures
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="browser tests need chromium: apt-get install chromium")
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+DONE = '#repaint-status [data-state="done"]'
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving() as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A page of a new session; that it asks no other host for anything is part of every test."""
+    context = browser.new_context(viewport=DESKTOP)
+    elsewhere: list[str] = []
+    context.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.goto(address)
+    opened.wait_for_selector("#styles button")
+    yield opened
+    context.close()
+    assert elsewhere == []
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return {
+        "photo": save_picture(folder / "photo.png", 96, 64, seed=1),
+        "painting": save_picture(folder / "painting.jpg", 64, 64, seed=2),
+    }
+
+
+def choose(page: Page, file: Path, where: str = "#photo") -> None:
+    page.set_input_files(f"{where} input[type=file]", str(file))
+    page.wait_for_selector(f"{where} img")
+
+
+def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
+    with page.expect_download() as download:
+        page.click(f"#{tab}-save")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def paint_own(page: Page, files: dict[str, Path]) -> None:
+    """Begin an optimisation of a size that takes a while."""
+    choose(page, files["photo"])
+    page.click("#own button")
+    choose(page, files["painting"], "#painting")
+    page.click("#paint")
+
+
+def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    choose(page, files["photo"])
+    page.click("#styles button >> nth=1")
+    page.wait_for_selector("#repaint-pair img")
+    page.wait_for_selector(DONE)
+    picture = saved(page, tmp_path)
+    receipt = images.read_receipt(picture)
+    assert (receipt["command"], receipt["styles"]) == ("apply", [list(pictures.NETWORKS)[1]])
+    with Image.open(picture) as painted, Image.open(files["photo"]) as photo:
+        assert painted.size == photo.size
+        assert np.abs(np.asarray(painted, float) - np.asarray(photo, float)).mean() > 5
+
+
+def test_settings_come_back_from_a_receipt(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    receipt = {"command": "transfer", "recipe": {"strength": 0.35, "size": 640, "seed": 7, "steps": 33}}
+    images.write(tmp_path / "ours.png", images.to_tensor(files["photo"]), receipt=receipt)
+    choose(page, tmp_path / "ours.png")
+    page.wait_for_function("document.querySelector('#strength input[type=number]').value == '0.35'")
+    page.click("#more button")
+    assert page.get_by_label("seed", exact=True).input_value() == "7"
+    page.click("#advanced button")
+    assert page.get_by_label("steps", exact=True).input_value() == "33"
+
+
+def test_the_picture_changes_while_it_is_painted_and_stop_keeps_it(
+    page: Page, files: dict[str, Path], tmp_path: Path
+) -> None:
+    paint_own(page, files)
+    first = page.wait_for_selector("#repaint-live img").get_attribute("src")
+    page.wait_for_function(f"(document.querySelector('#repaint-live img') || {{src: {first!r}}}).src != {first!r}")
+    assert page.locator("#repaint-status polyline").count() == 1
+    page.click("#repaint-stop")
+    page.wait_for_selector('#repaint-status [data-state="stopped"]', timeout=5000)
+    page.wait_for_selector("#repaint-pair img")
+    assert images.read_receipt(saved(page, tmp_path))["command"] == "transfer"
+
+
+def test_a_page_opened_again_finds_its_job(page: Page, files: dict[str, Path]) -> None:
+    paint_own(page, files)
+    page.wait_for_selector("#repaint-live img")
+    page.reload()
+    page.wait_for_selector("#repaint-live img")
+    page.click("#repaint-stop")
+    page.wait_for_selector('#repaint-status [data-state="stopped"]')
+    page.reload()
+    page.wait_for_selector("#repaint-pair img")
+
+
+def test_two_tabs_at_once_wait_for_each_other(
+    page: Page, browser: Browser, address: str, files: dict[str, Path]
+) -> None:
+    paint_own(page, files)
+    page.wait_for_selector('#repaint-status [data-state="running"]')
+    other = browser.new_context(viewport=DESKTOP).new_page()
+    other.goto(address)
+    paint_own(other, files)
+    other.wait_for_selector('#repaint-status [data-state="waiting"]')
+    page.click("#repaint-stop")
+    other.wait_for_selector('#repaint-status [data-state="running"]')
+    other.click("#repaint-stop")
+    other.wait_for_selector('#repaint-status [data-state="stopped"]')
+    other.context.close()
+
+
+def test_a_brush_says_where(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    choose(page, files["photo"])
+    page.click("#where button")
+    canvas = page.wait_for_selector("#brush canvas")
+    page.wait_for_timeout(1500)
+    canvas.scroll_into_view_if_needed()
+    page.locator("#brush").scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.32, box["y"] + box["height"] * 0.52, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    page.click("#styles button >> nth=4")
+    page.wait_for_selector(DONE)
+    with Image.open(saved(page, tmp_path)) as painted, Image.open(files["photo"]) as photo:
+        change = np.abs(np.asarray(painted, float) - np.asarray(photo, float)).sum(2)
+    assert change[:, -16:].max() == 0 and change.max() > 20
+
+
+def test_a_bad_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("<html><script>alert(1)</script>")
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "bad.png"))
+    page.get_by_text(re.compile("not a picture")).first.wait_for()
+    assert page.locator("#photo img").count() == 0
+
+
+def test_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
+    choose(page, files["photo"])  # a file chooser belongs to the system, not to the page
+    page.locator("#photo").press("Tab")
+    for _ in range(40):
+        if page.evaluate("document.activeElement.closest('#styles') !== null"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(DONE)
+
+
+def test_a_phone_scrolls_in_one_direction_only(page: Page, files: dict[str, Path]) -> None:
+    page.set_viewport_size(PHONE)
+    choose(page, files["photo"])
+    page.click("#styles button >> nth=2")
+    page.wait_for_selector(DONE)
+    for tab in ("Photo", "Study", "Repaint"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
+
+
+def test_light(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Photo", exact=True).click()
+    choose(page, files["photo"], "#light-photo")
+    choose(page, files["painting"], "#light-style")
+    page.click("#regions button")
+    page.click("#light-find")
+    page.wait_for_selector("#light-theirs canvas")
+    page.click("#light-go")
+    page.wait_for_selector('#photo-status [data-state="done"]')
+    assert images.read_receipt(saved(page, tmp_path, "photo"))["command"] == "photo"
+
+
+def test_study(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Study", exact=True).click()
+    choose(page, files["photo"], "#study-photo")
+    choose(page, files["painting"], "#study-style")
+    page.fill("#study-size input", "64")
+    page.fill("#study-steps input", "2")
+    page.click("#study-go")
+    page.wait_for_selector('#study-status [data-state="done"]')
+    with Image.open(saved(page, tmp_path, "study")) as sheet:
+        assert sheet.width > 3 * 64
