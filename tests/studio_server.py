@@ -20,4 +20,4 @@ def serving(*flags: str, **environment: str) -> Iterator[str]:
     finally:
         process.terminate()
         said, complaints = process.communicate(timeout=30)
-        assert (said, complaints) == ("", "")
+        assert not said + complaints, said + complaints

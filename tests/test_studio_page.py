@@ -64,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def choose(page: Page, file: Path, where: str = "#photo") -> None:
     page.set_input_files(f"{where} input[type=file]", str(file))
-    page.wait_for_selector(f"{where} img")
+    page.wait_for_selector(f'{where} img[src*="/file="]')
 
 
 def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
@@ -118,6 +118,17 @@ def test_the_picture_changes_while_it_is_painted_and_stop_keeps_it(
     page.wait_for_selector('#repaint-status [data-state="stopped"]', timeout=5000)
     page.wait_for_selector("#repaint-pair img")
     assert images.read_receipt(saved(page, tmp_path))["command"] == "transfer"
+
+
+def test_paint_on(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    choose(page, files["photo"])
+    page.click(f"#styles button >> nth={list(pictures.NETWORKS).index('starry-night')}")
+    page.wait_for_selector(DONE)
+    page.click("#onward")
+    page.wait_for_selector("#repaint-live img")
+    page.click("#repaint-stop")
+    page.wait_for_selector('#repaint-status [data-state="stopped"]')
+    assert images.read_receipt(saved(page, tmp_path))["begun"]["name"] == "photo-starry-night.png"
 
 
 def test_a_page_opened_again_finds_its_job(page: Page, files: dict[str, Path]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 WAITING = 64  # jobs, at most, that wait for their turn
 SESSIONS = 200  # that are remembered, at most; the one that was silent the longest is forgotten first
+PREVIEWS = 20  # live pictures of a session that are kept: ten seconds of them
 RESULTS = 60  # of a session that are kept
 
 
@@ -126,11 +127,9 @@ class Job:
                     self.losses.append(frame.loss)
                 if frame.image is not None and time.monotonic() - drawn > 0.4 and frame.done < frame.total:
                     drawn = time.monotonic()
-                    before, path = self.preview, self.session.path("live.jpg")
+                    path = self.session.preview()
                     self.work.draw(frame.image, path)
                     self.preview = path
-                    if before is not None:
-                        shutil.rmtree(before.parent)
                 self._become("running")
                 if self.stopping:
                     break
@@ -159,6 +158,7 @@ class Session:
         files: the paths that it may fetch and give as input.
         results: what it has painted, the latest first.
         jobs: the latest of each kind.
+        previews: the latest of its live pictures.
     """
 
     token: str
@@ -166,6 +166,7 @@ class Session:
     files: set[str] = field(default_factory=set)
     results: list[Result] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
+    previews: list[Path] = field(default_factory=list)
     seen: float = field(default_factory=time.monotonic)
 
     def keep(self, result: Result) -> None:
@@ -180,6 +181,15 @@ class Session:
         folder.mkdir(parents=True)
         self.files.add(str(folder / name))
         return folder / name
+
+    def preview(self) -> Path:
+        """A new file for a picture that is soon followed by another; old ones go, but not those still on their way."""
+        self.previews.append(self.path("live.jpg"))
+        if len(self.previews) > PREVIEWS:
+            old = self.previews.pop(0)
+            self.files.discard(str(old))
+            shutil.rmtree(old.parent, ignore_errors=True)
+        return self.previews[-1]
 
 
 class Sessions:

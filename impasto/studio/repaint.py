@@ -63,8 +63,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 )  # fmt: skip
                 shares = gr.Textbox(label="Their weights", info="One for each, such as 2 1; none: equal parts.")
                 preset = gr.Dropdown(
-                    [(f"{name}: {recipes.ABOUT[name]}", name) for name in recipes.TRANSFERS], value="impasto",
-                    label="Recipe of the optimisation", elem_id="preset",
+                    list(recipes.TRANSFERS), value="impasto", label="Recipe", elem_id="preset",
+                    info="A published one, for Paint and Paint on; it sets what is under Advanced.",
                 )  # fmt: skip
                 scale, seed = forms.form(recipes.impasto, ["style_scale", "seed"])
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
@@ -88,7 +88,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         with spoken():
             weights = [float(share) for share in shares.replace(",", " ").split()] if mixture else []
             todo = work.one_pass(
-                session, Path(photo), names, weights=weights, strength=strength, keep_colors=KEEP[keep],  # type: ignore[arg-type]
+                session, Path(photo), names, style_weights=weights, strength=strength, keep_colors=KEEP[keep],  # type: ignore[arg-type]
                 size=SIZES[size], mask=work.mask_of(drawing),
             )  # fmt: skip
         yield from shown.begin(studio, session, todo, quick=True)

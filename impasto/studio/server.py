@@ -61,7 +61,8 @@ def application(
     page.queue(api_open=False, max_size=256)
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None), page, path="/", auth=auth, show_error=True, max_file_size=most_bytes,
-        ssr_mode=False, theme=look.theme(), css_paths=look.CSS, pwa=False, footer_links=[], enable_monitoring=False,
+        ssr_mode=False, theme=look.theme(), css_paths=look.CSS, head=look.HEAD, pwa=False,
+        footer_links=[], enable_monitoring=False,
     )  # fmt: skip
     guarded = Guard(
         app, sessions, {str(path) for path in thumbnails}, most_bytes=most_bytes, most_pixels=MEGAPIXELS * 1_000_000

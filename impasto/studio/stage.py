@@ -170,7 +170,7 @@ def status(job: Job, ahead: int) -> str:
     elif frame is None:
         text = "beginning"
     elif job.state == "running":
-        text = f"{frame.note} · {frame.done} of {frame.total}" if frame.total > 1 else frame.note
+        text = " · ".join(filter(None, [frame.note, f"{frame.done} of {frame.total}" if frame.total > 1 else ""]))
     else:
         text = {"done": "done", "stopped": f"stopped at {frame.done} of {frame.total}", "failed": "failed"}[job.state]
     share = frame.done / max(1, frame.total) if frame is not None and not job.over else float(job.over)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
+from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer, weights
 from impasto import session as runs
 from impasto.recipes import Photo, RecipeError, Transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
@@ -19,11 +19,11 @@ SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the fi
 
 
 def one_pass(
-    session: Session, photo: Path, styles: Sequence[str], *, weights: Sequence[float] = (), strength: float = 1.0,
+    session: Session, photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
 ) -> Work:  # fmt: skip
     """Repaint in one pass; ``mask``, (1, 1, h, w), says where."""
-    parts = feedforward.check_mixture(len(styles), weights, strength)
+    parts = feedforward.check_mixture(len(styles), style_weights, strength)
 
     def frames() -> Iterator[Frame]:
         yield Frame(0, 1, "repainting")
@@ -50,7 +50,10 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
     """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
     inputs = runs.read_inputs(str(photo), [str(painting) for painting in paintings])
     receipt = runs.receipt("transfer", recipe, inputs)
-    started = replace(recipe, init=str(begin)) if begin is not None else recipe
+    started = recipe
+    if begin is not None:
+        started = replace(recipe, init=str(begin))
+        receipt["begun"] = {"name": begin.name, "sha256": weights.sha256(begin)}
     where = [] if mask is None else [mask] * len(paintings)
 
     def frames() -> Iterator[Frame]:
