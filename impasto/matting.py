@@ -62,10 +62,6 @@ class Guide:
         """The guided filter."""
         return self.fitted(p) / self.count
 
-    def adjoint(self, gradient: Tensor) -> Tensor:
-        """The gradient by p, from that by ``filter(p)``."""
-        return self.fitted(gradient / self.count)
-
     def laplacian(self, p: Tensor) -> Tensor:
         """M p; a picture's photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2)."""
         return self.count * p - self.fitted(p)

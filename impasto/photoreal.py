@@ -21,6 +21,7 @@ from impasto import color, encoder, images, losses, machine, masks, objective, o
 from impasto.matting import Guide
 from impasto.recipes import Photo, RecipeError
 
+COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
 RIDGE = 1e-3  # variance of colours under which a region is even
 MASK = 1024  # pixels of a mask's long edge: more than is worked at
@@ -167,16 +168,24 @@ def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
 
 
 def check_size(content: Tensor, recipe: Photo) -> None:
-    """Whether a photograph, (1, 3, H, W), is as large as a window at the size that is worked at.
+    """Whether a photograph, (1, 3, H, W), is as large as a window.
 
     Raises:
         RecipeError: it is not; with the radius that would do.
     """
-    widest = _widest(images.to_size(content, min(recipe.size, max(content.shape[-2:]))))
+    edge = min(COARSE, recipe.size, max(content.shape[-2:]))
+    image = images.to_size(content, edge)
+    widest = _widest(image)
     if widest < 1:
-        raise RecipeError("the photograph is fewer than 3 pixels wide or high at --size: too few to tell its light")
-    if widest < recipe.radius:
-        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than its windows; try {widest}")
+        raise RecipeError("the photograph is too narrow to tell its light: it needs 3 pixels at --size, and 1 : 40")
+    if widest < _radius(image, recipe):
+        fits = widest * recipe.size // edge
+        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than its windows; try {fits}")
+
+
+def _radius(image: Tensor, recipe: Photo) -> int:
+    """The radius, which is in pixels at --size, on a smaller picture."""
+    return max(1, round(recipe.radius * max(image.shape[-2:]) / recipe.size))
 
 
 def _widest(image: Tensor) -> int:
@@ -192,6 +201,7 @@ class Step:
         index, total: iterations done, from 1, and to do.
         loss, terms: the weighted sum, and content, style and photorealism.
         guide, q: the windows that are worked with, and the picture that is optimised.
+        small: the photograph at the size that is worked at.
         state: gives what `steps` needs to go on from here; to be called before the next iteration.
     """
 
@@ -200,13 +210,14 @@ class Step:
     loss: float
     terms: Mapping[str, float]
     guide: Guide
+    small: Tensor
     q: Tensor
     state: Callable[[], dict[str, Any]]
 
     @property
     def image(self) -> Tensor:
         """(1, 3, H, W) the result so far, at the size that is worked at, sRGB in [0, 1]."""
-        return self.guide.filter(self.q).clamp(0, 1)
+        return self.lift(self.small)
 
     def lift(self, photograph: Tensor) -> Tensor:
         """The result on a photograph of any size, (1, 3, H, W): all of its detail, in the light that was found."""
@@ -231,12 +242,18 @@ def steps(
     check_size(content, recipe)
     small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
     regions = regions.at(small, other)
-    guide = Guide(small, radius=recipe.radius, epsilon=EPSILON)
+    guide = coarse(small, recipe)
     with machine.reused_memory():
         goal = objective_of(small, other, regions, recipe)
-        start = recoloured(small, other, regions)
+        start = images.resize(recoloured(small, other, regions), *guide.image.shape[-2:])
         for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-            yield Step(step.index, recipe.steps, step.loss, step.terms, guide, step.image, step.state)
+            yield Step(step.index, recipe.steps, step.loss, step.terms, guide, small, step.image, step.state)
+
+
+def coarse(content: Tensor, recipe: Photo) -> Guide:
+    """The windows, over the photograph at a fraction of its size: what varies slowly is found there."""
+    image = images.to_size(content, min(COARSE, max(content.shape[-2:])))
+    return Guide(image, radius=_radius(image, recipe), epsilon=EPSILON)
 
 
 def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
@@ -251,22 +268,25 @@ def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo
     goal = objective.build(
         eye, recipe.objective(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
-    guide = Guide(content, radius=recipe.radius, epsilon=EPSILON)
+    guide = coarse(content, recipe)
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
     grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
     share = recipe.detail / losses.variation(grey, *tile).clamp_min(1e-6)
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        p = guide.filter(q)
-        terms, gradient = goal(p)
-        forced = fine.laplacian(p.double())
-        energy = weight * (p * forced).sum()
-        change = color.luma(p) - grey
+        q = q.detach().requires_grad_()
+        with torch.enable_grad():
+            p = guide.lift(q, content)
+        terms, gradient = goal(p.detach())
+        forced = fine.laplacian(p.detach().double())
+        energy = weight * (p.detach() * forced).sum()
+        change = color.luma(p.detach()) - grey
         slope = torch.zeros_like(change)
         losses.add_variation_gradient(slope, change, float(share), *tile)
         terms = {**terms, "photorealism": energy, "detail": share * losses.variation(change, *tile)}
-        return terms, guide.adjoint(gradient + (2 * weight * forced).float() + color.unluma(slope))
+        (back,) = torch.autograd.grad(p, q, gradient + (2 * weight * forced).float() + color.unluma(slope))
+        return terms, back
 
     return photoreal
 

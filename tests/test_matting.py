@@ -52,14 +52,6 @@ def test_affine_pictures_have_no_energy(guide: Tensor) -> None:
     torch.testing.assert_close(ours.filter(p), p, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("radius", [1, 3])
-def test_adjoint(guide: Tensor, radius: int) -> None:
-    """<W p, q> = <p, W' q>."""
-    ours = Guide(guide, radius=radius, epsilon=1e-3)
-    p, q = torch.rand(2, 1, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    assert float((ours.filter(p) * q).sum()) == pytest.approx(float((p * ours.adjoint(q)).sum()), rel=1e-9)
-
-
 def test_constants_stay(guide: Tensor) -> None:
     p = torch.full_like(guide, 0.4)
     torch.testing.assert_close(Guide(guide, radius=2, epsilon=1e-2).filter(p), p)
