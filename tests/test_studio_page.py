@@ -80,7 +80,6 @@ def paint_own(page: Page, files: dict[str, Path]) -> None:
     choose(page, files["photo"])
     page.click("#own button")
     choose(page, files["painting"], "#painting")
-    page.click("#paint")
 
 
 def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:

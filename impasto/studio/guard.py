@@ -17,9 +17,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from impasto.studio.jobs import Session, Sessions
+from impasto.studio.jobs import COOKIE, Session, Sessions
 
-COOKIE, HEADER = "impasto-session", b"x-impasto-session"
+HEADER = b"x-impasto-session"
 BODY = 4_000_000  # bytes that a request without files may have
 FILE = "/gradio_api/file="
 ROUTES = re.compile(

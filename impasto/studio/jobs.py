@@ -8,10 +8,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+COOKIE = "impasto-session"  # holds a session's token
 WAITING = 64  # jobs, at most, that wait for their turn
 SESSIONS = 200  # that are remembered, at most; the one that was silent the longest is forgotten first
 PREVIEWS = 20  # live pictures of a session that are kept: ten seconds of them
@@ -74,6 +75,7 @@ class Job:
 
     Attributes:
         kind: the tab that it belongs to.
+        work: what is to be done; None once it has begun.
         state: waiting, running, done, stopped or failed.
         frame, preview: the latest.
         losses: of all steps so far.
@@ -81,7 +83,7 @@ class Job:
 
     session: Session
     kind: str
-    work: Work
+    work: Work | None
     state: str = "waiting"
     frame: Frame | None = None
     preview: Path | None = None
@@ -116,30 +118,33 @@ class Job:
             time.sleep(every)
 
     def run(self) -> None:
-        if self.over:
+        work, self.work = self.work, None
+        if self.over or work is None:
             return
         self._become("running")
         drawn = 0.0
         try:
-            for frame in self.work.frames():
+            for frame in work.frames():
                 self.frame = frame
                 if frame.loss is not None:
                     self.losses.append(frame.loss)
                 if frame.image is not None and time.monotonic() - drawn > 0.4 and frame.done < frame.total:
                     drawn = time.monotonic()
                     path = self.session.preview()
-                    self.work.draw(frame.image, path)
+                    work.draw(frame.image, path)
                     self.preview = path
                 self._become("running")
                 if self.stopping:
                     break
             if self.frame is not None:
-                self.result = self.work.finish(self.frame)
+                self.result = work.finish(self.frame)
                 self.session.keep(self.result)
             self._become("stopped" if self.stopping else "done")
         except Exception as error:
-            self.error = error
+            self.error = error.with_traceback(None)
             self._become("failed")
+        if self.frame is not None:  # a job is remembered; what it worked with is not
+            self.frame = replace(self.frame, image=None)
 
     def _become(self, state: str) -> None:
         with self.changed:

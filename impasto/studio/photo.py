@@ -10,7 +10,7 @@ import gradio as gr
 
 from impasto.recipes import Photo
 from impasto.studio import forms
-from impasto.studio.stage import Studio, connect, spoken, stage
+from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
 
 PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
 ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
@@ -19,14 +19,8 @@ ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 def build(page: gr.Blocks, studio: Studio) -> None:
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
-            upload: dict[str, Any] = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"],
-                                      "height": 190, "buttons": []}  # fmt: skip
-            photo = gr.Image(
-                label="Photograph", elem_id="light-photo", placeholder="Drop the photograph that is to change", **upload
-            )
-            other = gr.Image(
-                label="Photograph whose light it gets", elem_id="light-style", placeholder="Drop a photograph", **upload
-            )
+            photo = dropzone("Photograph", "light-photo", "Drop the photograph that is to change")
+            other = dropzone("Photograph whose light it gets", "light-style", "Drop a photograph")
         with gr.Column(min_width=300, elem_classes="settings"):
             strength, highlights = forms.form(Photo(), ["strength", "keep_highlights"])
             go = gr.Button("Change the light", variant="primary", elem_id="light-go")

@@ -12,7 +12,7 @@ import gradio as gr
 from impasto import pictures, recipes
 from impasto.recipes import RecipeError, Transfer
 from impasto.studio import forms
-from impasto.studio.stage import Studio, connect, spoken, stage
+from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
 
 KEEP = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
 SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
@@ -28,19 +28,13 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
-            photo = gr.Image(
-                type="filepath", image_mode=None, label="Photograph", elem_id="photo", sources=["upload", "clipboard"],
-                height=210, buttons=[], placeholder="Drop a photograph, paste it, or click",
-            )  # fmt: skip
+            photo = dropzone("Photograph", "photo", "Drop a photograph, paste it, or click", 210)
             styles = gr.Gallery(
                 thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
                 allow_preview=False, interactive=False, elem_id="styles", buttons=[],
             )  # fmt: skip
             with gr.Accordion("or any painting", open=False, elem_id="own"):
-                painting = gr.Image(
-                    type="filepath", image_mode=None, show_label=False, label="Painting", elem_id="painting",
-                    sources=["upload", "clipboard"], height=160, buttons=[], placeholder="Drop a painting",
-                )  # fmt: skip
+                painting = dropzone("Painting", "painting", "Drop a painting: it is painted with", 160)
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="strength")
             with gr.Row(elem_classes="pair"):
@@ -122,7 +116,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             recipe = replace(forms.read(Transfer, named), **{
                 name: getattr(recipes.TRANSFERS[preset], name) for name in ("init", "encoder")
             })  # fmt: skip
-            begin = session.results[0].file if on and session.results else None
+            latest = session.jobs.get("repaint")
+            begin = latest.result.file if on and latest is not None and latest.result is not None else None
             todo = work.optimise(
                 session, Path(photo), [Path(painting) if painting else own], recipe, mask=work.mask_of(drawing),
                 begin=begin,
@@ -147,6 +142,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     for changed in (strength.release, size.input, keep.input, shares.submit):
         changed(anew, quick_inputs, **running)
     mixture.input(in_one_pass, quick_inputs, **running)
+    painting.upload(optimised, slow_inputs, **running)
     paint.click(optimised, slow_inputs, **running)
     onward.click(onwards, slow_inputs, **running)
 
@@ -155,7 +151,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         from impasto.studio import work
 
         if photo is None:
-            return [None, *[gr.skip()] * (6 + len(ADVANCED))]
+            return [None, *[gr.skip()] * (8 + len(ADVANCED))]
         with spoken():
             canvas = work.canvas(studio.session(request), Path(photo))
         receipt = work.restore(Path(photo)) or {}
@@ -168,10 +164,12 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         rest = [
             forms.shown(fields[name]) if name in fields else gr.skip() for name in ("style_scale", "seed", *ADVANCED)
         ]
-        return [canvas, receipt.get("styles") if receipt.get("command") == "apply" else gr.skip(),
-                fields.get("strength", gr.skip()), *known, *rest]  # fmt: skip
+        styles = receipt.get("styles", []) if receipt.get("command") == "apply" else []
+        mixed = [styles, forms.shown(receipt["style_weights"])] if len(styles) > 1 else [gr.skip(), gr.skip()]
+        return [canvas, styles or gr.skip(), *mixed, fields.get("strength", gr.skip()), *known, *rest]
 
-    photo.change(open_photo, photo, [brush, style, strength, size, keep, scale, seed, *advanced], **quiet)
+    settings = [style, mixture, shares, strength, size, keep, scale, seed, *advanced]
+    photo.change(open_photo, photo, [brush, *settings], **quiet)
 
     def take_preset(name: str) -> list[Any]:
         recipe = recipes.TRANSFERS[name]

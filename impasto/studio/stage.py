@@ -11,9 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.studio.jobs import BusyError, Job, Pool, Session, Sessions, Work
-
-COOKIE = "impasto-session"
+from impasto.studio.jobs import COOKIE, BusyError, Job, Pool, Session, Sessions, Work
 
 
 @dataclass(frozen=True)
@@ -75,22 +73,27 @@ class Stage:
             yield from self.show(studio, job)
 
     def _look(self, job: Job, ahead: int) -> list[Any]:
-        painting = not job.over and job.preview is not None
         result = job.result
         pair = result.pair if result is not None else None
-        sheet = result.file if result is not None and pair is None else None
-        shown = (pair is not None, sheet is not None or painting)
+        # A sheet has nothing to be compared with; a picture is seen on its own while it is painted.
+        alone = result.file if result is not None else None if job.over else job.preview
         return [
-            gr.update(visible=not any(shown)),
-            gr.update(value=sheet or job.preview, visible=True)
-            if shown[1] and not shown[0]
-            else gr.update(visible=False),
-            gr.update(value=pair, visible=True) if shown[0] else gr.update(visible=False),
+            gr.update(visible=pair is None and alone is None),
+            gr.update(visible=False) if pair or alone is None else gr.update(value=alone, visible=True),
+            gr.update(value=pair, visible=True) if pair else gr.update(visible=False),
             status(job, ahead),
             gr.update(interactive=not job.over),
             gr.update(value=result.file, interactive=True) if result is not None else gr.update(),
-            gallery(job.session, self.kind) if job.over else gr.update(),
+            gallery(job.session) if job.over else gr.update(),
         ]
+
+
+def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Image:
+    """Where a picture is dropped; gives its path."""
+    return gr.Image(
+        type="filepath", image_mode=None, label=label, elem_id=name, placeholder=invitation, height=height,
+        sources=["upload", "clipboard"], buttons=[],
+    )  # fmt: skip
 
 
 def stage(kind: str, waiting: str) -> Stage:
@@ -131,7 +134,7 @@ def connect(page: gr.Blocks, studio: Studio, shown: Stage) -> None:
     page.load(again, outputs=shown.outputs, concurrency_limit=None, show_progress="hidden", api_visibility="private")
 
 
-def gallery(session: Session, kind: str) -> Any:
+def gallery(session: Session) -> Any:
     shown = [str(result.pair[1] if result.pair else result.file) for result in session.results]
     return gr.update(value=shown, visible=len(shown) > 1)
 
@@ -167,12 +170,12 @@ def status(job: Job, ahead: int) -> str:
     frame = job.frame
     if job.state == "waiting":
         text = f"waiting: {ahead} before this one" if ahead else "waiting for its turn"
-    elif frame is None:
-        text = "beginning"
+    elif job.state == "failed" or frame is None:
+        text = "failed" if job.over else "beginning"
     elif job.state == "running":
         text = " · ".join(filter(None, [frame.note, f"{frame.done} of {frame.total}" if frame.total > 1 else ""]))
     else:
-        text = {"done": "done", "stopped": f"stopped at {frame.done} of {frame.total}", "failed": "failed"}[job.state]
+        text = "done" if job.state == "done" else f"stopped at {frame.done} of {frame.total}"
     share = frame.done / max(1, frame.total) if frame is not None and not job.over else float(job.over)
     bar = f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div>' if not job.over else ""
     return f'<div role="status" data-state="{job.state}"><span>{html.escape(text)}</span>{bar}{curve(job.losses)}</div>'

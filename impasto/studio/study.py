@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.studio.stage import Studio, connect, spoken, stage
+from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
 
 OVER = {
     "content, layer by layer": "content",
@@ -21,10 +21,8 @@ OVER = {
 def build(page: gr.Blocks, studio: Studio) -> None:
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
-            upload: dict[str, Any] = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"],
-                                      "height": 190, "buttons": []}  # fmt: skip
-            photo = gr.Image(label="Photograph", elem_id="study-photo", placeholder="Drop a photograph", **upload)
-            painting = gr.Image(label="Painting", elem_id="study-style", placeholder="Drop a painting", **upload)
+            photo = dropzone("Photograph", "study-photo", "Drop a photograph")
+            painting = dropzone("Painting", "study-style", "Drop a painting")
         with gr.Column(min_width=300, elem_classes="settings"):
             over = gr.Radio(list(OVER), value=next(iter(OVER)), label="What changes from panel to panel")
             with gr.Row(elem_classes="pair"):
