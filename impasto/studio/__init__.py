@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import inspect
 import os
 import secrets
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 # Before gradio is loaded: where it keeps uploads, and that it tells nobody.
 ROOT = Path(tempfile.gettempdir()).resolve() / f"impasto-studio-{secrets.token_hex(8)}"
@@ -26,6 +28,7 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     """
     import uvicorn
 
+    load_gradio()
     from impasto.studio import server
 
     password = _password(user) if user else ""
@@ -46,11 +49,29 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     socket = config.bind_socket()
     socket.listen(128)  # from here on the browser waits, and is not turned away
     address = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}"
-    threading.Thread(target=_warm, daemon=True).start()
+    warming = threading.Timer(2, _warm)  # the page first
+    warming.daemon = True
+    warming.start()
     print(address, flush=True)
     if open_browser:
         webbrowser.open(address)
     uvicorn.Server(config).run(sockets=[socket])
+
+
+def load_gradio() -> None:
+    """Import gradio in half the time: it would parse the source of its components, to write type stubs beside them."""
+    found = inspect.getfile
+
+    def getfile(thing: Any) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise OSError("not now")  # what gradio takes for: there is no source
+        return found(thing)
+
+    inspect.getfile = getfile  # type: ignore[assignment]
+    try:
+        import gradio  # noqa: F401
+    finally:
+        inspect.getfile = found
 
 
 def _warm() -> None:
