@@ -340,3 +340,15 @@ def test_what_is_no_value() -> None:
     assert forms.changed(Photo(), {"steps": 3}) == replace(Photo(), steps=3)
     with pytest.raises(RecipeError, match="stepps"):
         forms.changed(Photo(), {"stepps": 3})
+
+
+def test_a_port_that_is_taken_and_an_orderly_end(address: str, tmp_path: Path) -> None:
+    port = address.rsplit(":", 1)[1]
+    taken = subprocess.run(
+        [sys.executable, "-m", "impasto", "studio", "--port", port], capture_output=True, text=True, timeout=60
+    )
+    assert taken.returncode == 1 and f"--port {port}" in taken.stderr and taken.stderr.count("\n") == 1
+    with serving(TMPDIR=str(tmp_path)) as other, httpx.Client(base_url=other) as client:
+        upload(client, encoded()).raise_for_status()
+        assert list(tmp_path.glob("impasto-studio-*/uploads/*/photo.png"))
+    assert not list(tmp_path.iterdir())

@@ -6,12 +6,16 @@ import getpass
 import inspect
 import os
 import secrets
+import signal
+import socket
 import sys
 import tempfile
 import threading
 import webbrowser
 from pathlib import Path
 from typing import Any
+
+from impasto.recipes import RecipeError
 
 # Before gradio is loaded: where it keeps uploads, and that it tells nobody.
 ROOT = Path(tempfile.gettempdir()).resolve() / f"impasto-studio-{secrets.token_hex(8)}"
@@ -23,39 +27,34 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     """Serve the studio until Ctrl-C; prints its address.
 
     Raises:
-        RecipeError: a host beyond this machine without a user.
-        OSError: the port is taken.
+        RecipeError: the port is taken, or the host is none of this machine's.
     """
+    password = _password(user) if user else ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise RecipeError(f"--host {host} --port {port}: {error.strerror}; --port 0 takes any that is free") from None
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
 
     load_gradio()
     from impasto.studio import server
 
-    password = _password(user) if user else ""
     loopback = host in ("127.0.0.1", "localhost", "::1")
     application = server.application(
         ROOT, most_bytes=int(max_upload * 1e6), jobs=max_jobs, auth=(user, password) if user else None,
         hosts=["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"],
     )  # fmt: skip
-    config = uvicorn.Config(
-        application,
-        host=host,
-        port=port,
-        log_level="error",
-        access_log=False,
-        lifespan="on",
-        timeout_graceful_shutdown=1,
-    )
-    socket = config.bind_socket()
-    socket.listen(128)  # from here on the browser waits, and is not turned away
-    address = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}"
     warming = threading.Timer(2, _warm)  # the page first
     warming.daemon = True
     warming.start()
     print(address, flush=True)
     if open_browser:
         webbrowser.open(address)
-    uvicorn.Server(config).run(sockets=[socket])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end, in which the files are removed
+    config = uvicorn.Config(application, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def load_gradio() -> None:
