@@ -217,9 +217,15 @@ def test_a_name_and_a_password_are_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [(["--host", "0.0.0.0"], "--auth"), (["--max-jobs", "0"], "--max-jobs"), (["--port", "99999"], "--port")],
+    [
+        *[(["--host", "0.0.0.0"], "--auth"), (["--max-jobs", "0"], "--max-jobs"), (["--port", "99999"], "--port")],
+        *[(["--auth", "ada"], "IMPASTO_PASSWORD"), (["--max-upload", "nan"], "--max-upload")],
+    ],
 )
-def test_flags_without_sense(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_without_sense(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IMPASTO_PASSWORD", raising=False)
     assert cli.main(["studio", *flags]) == 1
     complaint = capsys.readouterr().err
     assert named in complaint and complaint.count("\n") == 1

@@ -27,14 +27,16 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     """Serve the studio until Ctrl-C; prints its address.
 
     Raises:
-        RecipeError: the port is taken, or the host is none of this machine's.
+        RecipeError: the port is taken, the host is none of this machine's, or there is no password.
     """
     password = _password(user) if user else ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise RecipeError(f"--host {host} --port {port}: {error.strerror}; --port 0 takes any that is free") from None
+        raise RecipeError(
+            f"--host {host} --port {port}: {os.strerror(error.errno or 0)}; --port 0 takes any that is free"
+        ) from None
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
 
@@ -81,4 +83,11 @@ def _warm() -> None:
 
 
 def _password(user: str) -> str:
-    return os.environ.get("IMPASTO_PASSWORD") or getpass.getpass(f"password for {user}: ", sys.stderr)
+    password = os.environ.get("IMPASTO_PASSWORD", "")
+    if not password and sys.stdin.isatty():
+        password = getpass.getpass(f"password for {user}: ", sys.stderr)
+    if not password:
+        raise RecipeError(
+            f"--auth {user}: a password is needed; set IMPASTO_PASSWORD, or type it where it is asked for"
+        )
+    return password
