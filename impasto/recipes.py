@@ -146,9 +146,9 @@ class Photo:
     """How strongly the other photograph's light is taken: a factor on the style's weight."""
     photorealism: float = 1000.0
     """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
-    detail: float = 2.0
+    detail: float = 1.0
     """Weight of the change of luma's gradients: what keeps edges and textures as distinct as they were."""
-    radius: int = 48
+    radius: int = 32
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
     keep_highlights: float = 0.0
     """How much of what is nearly white in the photograph (lamps, snow) stays so: 0 nothing, 1 all."""
