@@ -32,6 +32,8 @@ def theme() -> gr.Theme:
         block_background_fill="transparent", block_border_width="0px", block_shadow="none",
         block_label_background_fill="transparent", block_label_border_width="0px", input_background_fill="transparent",
         panel_background_fill="transparent", input_border_width="1px",
+        checkbox_label_background_fill="transparent", checkbox_label_background_fill_dark="transparent",
+        checkbox_label_background_fill_selected="transparent", checkbox_label_background_fill_selected_dark="transparent",
         input_border_color="#d6d0c5", input_border_color_dark="#45403a",
         slider_color="#b2432b", slider_color_dark="#e2745a",
         **{

@@ -105,7 +105,7 @@ def stage(kind: str, waiting: str) -> Stage:
             elem_id=f"{kind}-live", elem_classes="picture", alt_text="the picture, as far as it is painted",
         )  # fmt: skip
         pair = gr.ImageSlider(
-            visible=False, interactive=False, show_label=False, label="Before and after", max_height=4000,
+            visible=False, interactive=False, show_label=False, label="Before and after", max_height=720,
             elem_id=f"{kind}-pair", elem_classes="picture", buttons=["fullscreen"],
         )  # fmt: skip
     shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
