@@ -22,26 +22,37 @@ new MutationObserver(() => document
 </script>"""
 
 
+# What Gradio's theme is told: its variables, by day and in the dark.
+COLOURS = {
+    ("transparent", "transparent"): (
+        *("block_background_fill", "block_label_background_fill", "input_background_fill", "panel_background_fill"),
+        *("checkbox_label_background_fill", "checkbox_label_background_fill_selected"),
+    ),
+    ("#5c554b", "#b5ada2"): (
+        *("body_text_color_subdued", "block_label_text_color", "block_title_text_color", "block_info_text_color"),
+        "input_placeholder_color",
+    ),
+    ("#d6d0c5", "#45403a"): ("input_border_color",),
+    ("#b2432b", "#e2745a"): ("slider_color",),
+}
+
+
 def theme() -> gr.Theme:
     """Gradio's, in our colours and in fonts that every machine has."""
     base: gr.Theme = gr.themes.Base(
         primary_hue=gr.themes.colors.stone, secondary_hue=gr.themes.colors.stone, neutral_hue=gr.themes.colors.stone,
         font=SANS, font_mono=MONO, radius_size=gr.themes.sizes.radius_sm,
     )  # fmt: skip
+    colours = {
+        f"{name}{suffix}": colour
+        for pair, names in COLOURS.items()
+        for suffix, colour in zip(("", "_dark"), pair, strict=True)
+        for name in names
+    }
     return base.set(
-        block_background_fill="transparent", block_border_width="0px", block_shadow="none",
-        block_label_background_fill="transparent", block_label_border_width="0px", input_background_fill="transparent",
-        panel_background_fill="transparent", input_border_width="1px",
-        checkbox_label_background_fill="transparent", checkbox_label_background_fill_dark="transparent",
-        checkbox_label_background_fill_selected="transparent", checkbox_label_background_fill_selected_dark="transparent",
-        input_border_color="#d6d0c5", input_border_color_dark="#45403a",
-        slider_color="#b2432b", slider_color_dark="#e2745a",
-        **{
-            f"{name}{suffix}": colour
-            for suffix, colour in (("", "#5c554b"), ("_dark", "#b5ada2"))
-            for name in (
-                "body_text_color_subdued", "block_label_text_color", "block_title_text_color", "block_info_text_color",
-                "input_placeholder_color",
-            )
-        },
-    )  # fmt: skip
+        block_border_width="0px",
+        block_label_border_width="0px",
+        block_shadow="none",
+        input_border_width="1px",
+        **colours,
+    )
