@@ -272,7 +272,7 @@ def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
     grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
-    share = recipe.detail / losses.variation(grey, *tile).clamp_min(1e-6)
+    whole = losses.variation(grey, *tile).clamp_min(1e-6)
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         q = q.detach().requires_grad_()
@@ -282,9 +282,11 @@ def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo
         forced = fine.laplacian(p.detach().double())
         energy = weight * (p.detach() * forced).sum()
         change = color.luma(p.detach()) - grey
+        lost = losses.variation(change, *tile) / whole
         slope = torch.zeros_like(change)
-        losses.add_variation_gradient(slope, change, float(share), *tile)
-        terms = {**terms, "photorealism": energy, "detail": share * losses.variation(change, *tile)}
+        losses.add_variation_gradient(slope, change, float(recipe.detail * (1 + 2 * lost) / whole), *tile)
+        # The square: a light as different as day and night may change edges somewhat, and no more.
+        terms = {**terms, "photorealism": energy, "detail": recipe.detail * (lost + lost.square())}
         (back,) = torch.autograd.grad(p, q, gradient + (2 * weight * forced).float() + color.unluma(slope))
         return terms, back
 
