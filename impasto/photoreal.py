@@ -1,10 +1,10 @@
 """A photograph in another photograph's light (Luan, Paris, Shechtman and Bala 2017, "Deep photo style transfer").
 
 The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
-Laplacian. What is optimised is not the picture p, whose energy is a stiff thing to bring down, but a q of which it is
-the guided filter, p = W q, the photograph being the guide: p is then locally affine in the photograph's colours from
-the first iteration on, and the energy keeps it so between the windows too. That departs from the paper, which
-optimises p and smooths the result afterwards.
+Laplacian, and beside them luma's gradients. What is optimised is not the picture p, whose energy is a stiff thing to
+bring down, but a small q of which it is the fast guided filter, p = W q, the photograph being the guide: p is then
+locally affine in the photograph's colours from the first iteration on, and the energy keeps it so between the windows
+too. That departs from the paper, which optimises p and smooths the result afterwards.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class Step:
 
     Attributes:
         index, total: iterations done, from 1, and to do.
-        loss, terms: the weighted sum, and content, style and photorealism.
+        loss, terms: the weighted sum, and content, style, photorealism and detail.
         guide, q: the windows that are worked with, and the picture that is optimised.
         small: the photograph at the size that is worked at.
         state: gives what `steps` needs to go on from here; to be called before the next iteration.

@@ -12,6 +12,7 @@ from impasto.recipes import Photo
 from impasto.studio import forms
 from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
 
+# The colours of photoreal.PALETTE, which loads torch.
 PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
 ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 

@@ -98,10 +98,7 @@ def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tupl
 def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[Path, Path]:
     """The regions that are found, as two masks to edit."""
     pair = photograph.read(photo, other, recipe, None, device=machine.pick_device("auto"))
-    ours, theirs = session.path("content-mask.png"), session.path("style-mask.png")
-    images.write(ours, _small(pair.regions.picture(pair.regions.content)))
-    images.write(theirs, _small(pair.regions.picture(pair.regions.style)))
-    return ours, theirs
+    return photograph.save_masks(pair, session.path("regions.png"))
 
 
 def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work:
