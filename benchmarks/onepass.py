@@ -129,7 +129,7 @@ def main() -> None:
                 "L-BFGS iterations from the photograph come to the same (goal: 40, for ten of twelve):",
                 "",
             ]
-            found = list(against_optimisation(assets, list(pictures.NETWORKS)))
+            found = list(against_optimisation(assets, list(pictures.STYLES)))
             lines += table(("style", "photograph", "one pass", "iterations"), found)
     (HERE / "onepass.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -72,7 +72,7 @@ def once(photo: Path) -> dict[str, float]:
             begun = time.perf_counter()
             page.click("#styles button >> nth=1")
             found["its first one-pass picture, after the click"] = seconds_until(page, "#repaint-pair img", begun)
-            page.click(f"#styles button >> nth={list(pictures.NETWORKS).index('starry-night')}")
+            page.click(f"#styles button >> nth={list(pictures.STYLES).index('starry-night')}")
             page.wait_for_timeout(4000)
             begun = time.perf_counter()
             page.click("#paint")

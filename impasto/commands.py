@@ -426,7 +426,7 @@ class ListCommand:
                 for name, entry in weights.WEIGHTS.items()
             ]
         else:
-            shipped = pictures.NETWORKS | pictures.STYLES if self.what == "styles" else pictures.CONTENTS
+            shipped = pictures.STYLES if self.what == "styles" else pictures.CONTENTS
             rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in shipped.items()]
         width = max((len(name) for name, _ in rows), default=0)
         for name, about in rows:

@@ -312,7 +312,7 @@ def load(source: str | Path) -> Model:
     """
     path = pictures.network(str(source)) or Path(source)
     if not path.exists() and not path.suffix:
-        names = ", ".join(pictures.NETWORKS)
+        names = ", ".join(pictures.STYLES)
         raise WeightsError(f"{source}: no style of that name ({names}), and no file")
     state, metadata = weights.load(path)
     try:

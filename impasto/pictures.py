@@ -1,4 +1,4 @@
-"""What ships: pictures of styles, one-pass networks, and the photographs inside scikit-image's wheel."""
+"""What ships: styles, and the photographs inside scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shipped:
-    """A picture or a network that ships.
+    """A picture that ships.
 
     Attributes:
         package, file: where it lies.
@@ -24,41 +24,27 @@ class Shipped:
     rights: str
 
 
-def _painting(file: str, title: str, author: str, year: str, rights: str = "public domain") -> Shipped:
-    return Shipped("impasto.models", file, title, author, year, rights)
-
-
-GREAT_WAVE = ("The Great Wave off Kanagawa", "Hokusai", "1831")
-SCREAM = ("The Scream", "Edvard Munch", "1893")
-STARRY_NIGHT = ("The Starry Night", "Vincent van Gogh", "1889")
-SHIPWRECK = ("The Shipwreck of the Minotaur", "J. M. W. Turner", "about 1810")
-
-# Pictures, ready to be a style of any method: reconstructions of the paintings' style, of our own making.
+# Each as a one-pass network trained on the painting, and as a picture for the other methods: a reconstruction of the
+# painting's style, of our own making. The rights are those in the painting itself, which does not ship.
 STYLES = {
-    "the-great-wave": _painting("the-great-wave.jpg", *GREAT_WAVE),
-    "the-scream": _painting("the-scream.jpg", *SCREAM),
-    "starry-night": _painting("starry-night.jpg", *STARRY_NIGHT),
-    "the-shipwreck-of-the-minotaur": _painting("the-shipwreck-of-the-minotaur.jpg", *SHIPWRECK),
-}
-
-# One-pass networks, trained on the paintings themselves; the rights are those in the painting, which does not ship.
-NETWORKS = {
-    name: _painting(f"styles/{name}.safetensors", *facts)
+    name: Shipped("impasto.models", f"{name}.jpg", *facts)
     for name, facts in {
-        "udnie": ("Udnie", "Francis Picabia", "1913"),
-        "the-great-wave": GREAT_WAVE,
+        "udnie": ("Udnie", "Francis Picabia", "1913", "public domain"),
+        "the-great-wave": ("The Great Wave off Kanagawa", "Hokusai", "1831", "public domain"),
         "rain-princess": ("Rain Princess", "Leonid Afremov", "about 2010", "the painter's estate"),
         "la-muse": ("La Muse", "Pablo Picasso", "1935", "the painter's estate"),
-        "the-scream": SCREAM,
-        "the-shipwreck-of-the-minotaur": SHIPWRECK,
-        "starry-night": STARRY_NIGHT,
-        "composition-vii": ("Composition VII", "Wassily Kandinsky", "1913"),
+        "the-scream": ("The Scream", "Edvard Munch", "1893", "public domain"),
+        "the-shipwreck-of-the-minotaur": (
+            "The Shipwreck of the Minotaur", "J. M. W. Turner", "about 1810", "public domain",
+        ),
+        "starry-night": ("The Starry Night", "Vincent van Gogh", "1889", "public domain"),
+        "composition-vii": ("Composition VII", "Wassily Kandinsky", "1913", "public domain"),
         "mosaic": ("A mosaic", "unknown", "unknown", "unknown"),
         "candy": ("June Tree", "Natasha Wescoat", "unknown", "the painter"),
         "feathers": ("Feathers", "Kathryn Corlett", "unknown", "the painter"),
-        "portrait-of-metzinger": ("Portrait of Jean Metzinger", "Robert Delaunay", "1906"),
+        "portrait-of-metzinger": ("Portrait of Jean Metzinger", "Robert Delaunay", "1906", "public domain"),
     }.items()
-}
+}  # fmt: skip
 
 CONTENTS = {
     "astronaut": Shipped("skimage.data", "astronaut.png", "Eileen Collins", "NASA", "1999", "public domain"),
@@ -79,9 +65,9 @@ def locate(name: str) -> Path:
 
 def network(name: str) -> Path | None:
     """The path of the one-pass network of a style that ships; what lies at the path ``name`` goes first."""
-    if name not in NETWORKS or Path(name).exists():
+    if name not in STYLES or Path(name).exists():
         return None
-    return Path(str(resources.files("impasto.models") / NETWORKS[name].file))
+    return Path(str(resources.files("impasto.models") / "styles" / f"{name}.safetensors"))
 
 
 def thumbnail(name: str) -> Path | None:

@@ -45,7 +45,7 @@ def test_what_lies_there_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert pictures.locate("chelsea").is_absolute()
 
 
-@pytest.mark.parametrize("name", pictures.NETWORKS)
+@pytest.mark.parametrize("name", pictures.STYLES)
 def test_networks(name: str) -> None:
     """Each is small, is read, paints something, shows itself, and speaks of no machine."""
     path = pictures.network(name)
@@ -65,7 +65,7 @@ def test_networks(name: str) -> None:
 
 def test_the_six_of_source_004_are_there() -> None:
     six = {"udnie", "the-great-wave", "rain-princess", "la-muse", "the-scream", "the-shipwreck-of-the-minotaur"}
-    assert six <= set(pictures.NETWORKS) and len(pictures.NETWORKS) >= 12
+    assert six <= set(pictures.STYLES) and len(pictures.STYLES) >= 12
 
 
 def test_what_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     page.wait_for_selector(DONE)
     picture = saved(page, tmp_path)
     receipt = images.read_receipt(picture)
-    assert (receipt["command"], receipt["styles"]) == ("apply", [list(pictures.NETWORKS)[1]])
+    assert (receipt["command"], receipt["styles"]) == ("apply", [list(pictures.STYLES)[1]])
     with Image.open(picture) as painted, Image.open(files["photo"]) as photo:
         assert painted.size == photo.size
         assert np.abs(np.asarray(painted, float) - np.asarray(photo, float)).mean() > 5
@@ -121,13 +121,34 @@ def test_the_picture_changes_while_it_is_painted_and_stop_keeps_it(
 
 def test_paint_on(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     choose(page, files["photo"])
-    page.click(f"#styles button >> nth={list(pictures.NETWORKS).index('starry-night')}")
+    page.click(f"#styles button >> nth={list(pictures.STYLES).index('candy')}")
     page.wait_for_selector(DONE)
     page.click("#onward")
     page.wait_for_selector("#repaint-live img")
     page.click("#repaint-stop")
     page.wait_for_selector('#repaint-status [data-state="stopped"]')
-    assert images.read_receipt(saved(page, tmp_path))["begun"]["name"] == "photo-starry-night.png"
+    receipt = images.read_receipt(saved(page, tmp_path))
+    assert receipt["begun"]["name"] == "photo-candy.png"
+    assert [style["name"] for style in receipt["styles"]] == ["candy.jpg"]
+
+
+def test_several_styles_in_one_pass_and_onward(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    choose(page, files["photo"])
+    page.click("#more button")
+    for title in ("Udnie", "La Muse"):
+        page.click("#mixture input")
+        page.click(f'#mixture [role="option"]:has-text("{title}")')
+    page.wait_for_selector("#repaint-results button >> nth=1")
+    page.wait_for_selector(DONE)
+    assert images.read_receipt(saved(page, tmp_path))["styles"] == ["udnie", "la-muse"]
+    page.fill('label:has-text("Their weights") input, label:has-text("Their weights") textarea', "2 1")
+    page.click("#onward")
+    page.wait_for_selector("#repaint-live img")
+    page.click("#repaint-stop")
+    page.wait_for_selector('#repaint-status [data-state="stopped"]')
+    receipt = images.read_receipt(saved(page, tmp_path))
+    assert [style["name"] for style in receipt["styles"]] == ["udnie.jpg", "la-muse.jpg"]
+    assert receipt["recipe"]["style_weights"] == [2, 1]
 
 
 def test_a_page_opened_again_finds_its_job(page: Page, files: dict[str, Path]) -> None:

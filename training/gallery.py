@@ -34,7 +34,7 @@ def main() -> None:
         "![The photographs](images/photographs.jpg)",
         "",
     ]
-    for name, style in pictures.NETWORKS.items():
+    for name, style in pictures.STYLES.items():
         model = feedforward.load(name)
         painted = row([feedforward.apply(photograph, model) for photograph in photographs])
         images.write(DOCS / "images" / f"{name}.jpg", painted)

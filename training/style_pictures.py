@@ -1,6 +1,6 @@
-"""Make the style pictures that ship: style reconstructions of paintings in the public domain.
+"""Make the style pictures that ship: style reconstructions of the paintings that the one-pass networks know.
 
-python training/style_pictures.py --assets DIR [--out impasto/models]
+python training/style_pictures.py --assets DIR [--out impasto/models] [NAME ...]
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from styles import PAINTINGS
+
 from impasto import images, recipes, session
 
-PAINTINGS = {
-    "the-great-wave": "the_great_wave.jpg",
-    "the-scream": "the_scream.jpg",
-    "starry-night": "starry_night.jpg",
-    "the-shipwreck-of-the-minotaur": "the_shipwreck_of_the_minotaur.jpg",
-}
 RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/")
+    parser.add_argument("names", metavar="NAME", nargs="*", default=list(PAINTINGS), choices=PAINTINGS)
     parser.add_argument("--out", type=Path, default=Path("impasto/models"))
     args = parser.parse_args()
-    for name, file in PAINTINGS.items():
-        painting = images.read(args.assets / "styles" / file)
+    for name in args.names:
+        painting = images.read(args.assets / "styles" / PAINTINGS[name])
         inputs = session.Inputs(painting, [painting])
         session.paint(inputs, RECIPE, session.Watch(args.out / f"{name}.jpg", command="reconstruct"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from impasto import pictures, recipes
-from impasto.recipes import RecipeError, Transfer
+from impasto.recipes import Transfer
 from impasto.studio import forms
 from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
 
@@ -23,8 +23,8 @@ ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    names = list(pictures.NETWORKS)
-    thumbnails = [(str(pictures.thumbnail(name)), pictures.NETWORKS[name].title) for name in names]
+    names = list(pictures.STYLES)
+    thumbnails = [(str(pictures.thumbnail(name)), pictures.STYLES[name].title) for name in names]
     style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
@@ -52,8 +52,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 )  # fmt: skip
             with gr.Accordion("More", open=False, elem_id="more"):
                 mixture = gr.Dropdown(
-                    [(pictures.NETWORKS[name].title, name) for name in names], multiselect=True, label="Several styles",
-                    info="Mixed in one pass.", elem_id="mixture",
+                    [(pictures.STYLES[name].title, name) for name in names], multiselect=True, label="Several styles",
+                    info="Mixed, in one pass or by optimisation.", elem_id="mixture",
                 )  # fmt: skip
                 shares = gr.Textbox(label="Their weights", info="One for each, such as 2 1; none: equal parts.")
                 preset = gr.Dropdown(
@@ -80,10 +80,10 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph and a style", print_exception=False)
         session = studio.session(request)
         with spoken():
-            weights = [float(share) for share in shares.replace(",", " ").split()] if mixture else []
+            parts = forms.read(Transfer, {"style_weights": shares if mixture else ""}).style_weights
             todo = work.one_pass(
-                session, Path(photo), names, style_weights=weights, strength=strength, keep_colors=KEEP[keep],  # type: ignore[arg-type]
-                size=SIZES[size], mask=work.mask_of(drawing),
+                session, Path(photo), names, style_weights=parts, strength=strength,
+                keep_colors=KEEP[keep], size=SIZES[size], mask=work.mask_of(drawing),  # type: ignore[arg-type]
             )  # fmt: skip
         yield from shown.begin(studio, session, todo, quick=True)
 
@@ -96,39 +96,36 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             yield from in_one_pass(request, photo, chosen, mixture, *rest)
 
     def optimised(
-        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], strength: float, size: str,
-        keep: str, drawing: Any, preset: str, *values: Any, on: bool = False,
+        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str],
+        shares: str, strength: float, size: str, keep: str, drawing: Any, preset: str, *values: Any, on: bool = False,
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
 
         session = studio.session(request)
-        if photo is None or not (painting or chosen):
+        names = list(mixture or chosen)
+        if photo is None or not (painting or names):
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
-            own = pictures.locate(chosen[0]) if chosen else Path()
-            if not painting and not own.is_file():
-                raise RecipeError(
-                    f"the painting behind {chosen[0]} does not ship, only what a network learnt from it: drop the "
-                    "painting itself, or take one of " + ", ".join(pictures.STYLES)
-                )
             named = dict(zip(("style_scale", "seed", *ADVANCED), values, strict=True))
             named |= {"size": SIZES[size], "strength": strength, "keep_colors": KEEP[keep]}
+            if not painting:
+                named["style_weights"] = shares if mixture else ""
             recipe = replace(forms.read(Transfer, named), **{
                 name: getattr(recipes.TRANSFERS[preset], name) for name in ("init", "encoder")
             })  # fmt: skip
             latest = session.jobs.get("repaint")
             begin = latest.result.file if on and latest is not None and latest.result is not None else None
-            todo = work.optimise(
-                session, Path(photo), [Path(painting) if painting else own], recipe, mask=work.mask_of(drawing),
-                begin=begin,
-            )  # fmt: skip
+            paintings = [Path(painting)] if painting else [pictures.locate(name) for name in names]
+            todo = work.optimise(session, Path(photo), paintings, recipe, mask=work.mask_of(drawing), begin=begin)
         yield from shown.begin(studio, session, todo)
 
     def onwards(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         yield from optimised(request, *values, on=True)
 
+    # What is chosen while the last choice is being painted counts; Gradio would drop it.
+    quick: dict[str, Any] = {**running, "trigger_mode": "always_last"}
     quick_inputs = [photo, style, mixture, shares, strength, size, keep, brush]
-    slow_inputs = [photo, painting, style, strength, size, keep, brush, preset, scale, seed, *advanced]
+    slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, brush, preset, scale, seed, *advanced]
 
     def choose(event: gr.SelectData) -> list[str]:
         return [names[event.index]]
@@ -137,11 +134,11 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         return []
 
     styles.select(choose, outputs=style, **quiet).then(without_mixture, outputs=mixture, **quiet).then(
-        in_one_pass, quick_inputs, **running
+        in_one_pass, quick_inputs, **quick
     )
     for changed in (strength.release, size.input, keep.input, shares.submit):
-        changed(anew, quick_inputs, **running)
-    mixture.input(in_one_pass, quick_inputs, **running)
+        changed(anew, quick_inputs, **quick)
+    mixture.input(in_one_pass, quick_inputs, **quick)
     painting.upload(optimised, slow_inputs, **running)
     paint.click(optimised, slow_inputs, **running)
     onward.click(onwards, slow_inputs, **running)

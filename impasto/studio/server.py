@@ -54,7 +54,7 @@ def application(
     """
     root.mkdir(parents=True, exist_ok=True)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    thumbnails = [path for name in pictures.NETWORKS if (path := pictures.thumbnail(name)) is not None]
+    thumbnails = [path for name in pictures.STYLES if (path := pictures.thumbnail(name)) is not None]
     gr.set_static_paths([root / "sessions", *thumbnails])  # or Gradio would copy each file into its cache
     sessions = Sessions(root)
     page: Any = build(Studio(sessions, quick=Pool(1), slow=Pool(jobs)))

@@ -186,4 +186,4 @@ def restore(path: Path) -> dict[str, Any] | None:
 
 def warm() -> None:
     """Have the networks in memory before anybody asks."""
-    feedforward.load(next(iter(pictures.NETWORKS)))
+    feedforward.load(next(iter(pictures.STYLES)))
