@@ -1,8 +1,9 @@
 """One-pass networks, measured; writes benchmarks/onepass.md.
 
-    python benchmarks/onepass.py [--assets DIR]
+    python benchmarks/onepass.py [--assets DIR [--alike STEPS]]
 
-Without --assets, which holds styles/ and contents/, the comparison with optimisation is left out.
+Without --assets, which holds styles/, contents/ and photos/, the comparison with optimisation is left out. With --alike
+the paper's network and ours are trained on one style, with the same crops, and compared.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, median
@@ -22,11 +24,11 @@ from rich.progress import track
 from run import HERE, STDERR, hardware, process, seconds, table
 
 import impasto
-from impasto import encoder, feedforward, images, machine, objective, optimize, pictures, recipes
+from impasto import datasets, encoder, feedforward, images, machine, objective, optimize, pictures, recipes
 from impasto.feedforward import JOHNSON, SLIM, Model, Network
 
 SIZE, PHOTOGRAPHS, MOST = 384, 10, 150
-PAPER = "the paper's"
+PAPER, STYLE = "the paper's", "the_great_wave.jpg"
 
 
 def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: float) -> int:
@@ -37,23 +39,52 @@ def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: floa
     return MOST
 
 
+def unseen(
+    assets: Path, painting: torch.Tensor, recipe: recipes.Training
+) -> Iterator[tuple[torch.Tensor, objective.Objective]]:
+    """Photographs that no network has seen, each with the objective that one is trained for."""
+    style = images.to_size(painting, round(recipe.style_scale * recipe.style_size))
+    for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
+        photograph = images.to_size(images.to_tensor(path), SIZE)
+        yield photograph, objective.build(encoder.load(recipe.encoder), recipe.objective(), photograph, [style])
+
+
+def value(goal: objective.Objective, picture: torch.Tensor) -> float:
+    return float(sum(goal(picture)[0].values()))
+
+
 def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, ...]]:
     """For each style, means over photographs that the network never saw; the objective is that of its training."""
-    photographs = sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]
     for name in track(names, "one pass against L-BFGS", console=STDERR):
         model = feedforward.load(name)
         recipe = recipes.Training(**json.loads(model.metadata["recipe"]))
         painting = images.to_tensor(assets / "styles" / json.loads(model.metadata["style"])["name"])
-        style = images.to_size(painting, round(recipe.style_scale * recipe.style_size))
         before, after, counts = [], [], []
-        for path in photographs:
-            photograph = images.to_size(images.to_tensor(path), SIZE)
-            goal = objective.build(encoder.load(recipe.encoder), recipe.objective(), photograph, [style])
-            values = [sum(goal(each)[0].values()) for each in (photograph, feedforward.apply(photograph, model))]
-            before.append(float(values[0]))
-            after.append(float(values[1]))
+        for photograph, goal in unseen(assets, painting, recipe):
+            before.append(value(goal, photograph))
+            after.append(value(goal, feedforward.apply(photograph, model)))
             counts.append(iterations(goal, photograph, after[-1]))
         yield name, f"{mean(before):.1f}", f"{mean(after):.2f}", f"{mean(counts):.0f}"
+
+
+def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
+    """The objective of the paper's network and of ours after the same training, on photographs that neither saw."""
+    painting = images.to_tensor(assets / "styles" / STYLE)
+    pool = datasets.load(datasets.pictures(assets / "photos"), side=640, short=448)
+    recipe = recipes.Training(steps=steps)
+    found = {}
+    for name, shape in {PAPER: JOHNSON, "ours": SLIM}.items():
+        torch.manual_seed(recipe.seed)
+        network = Network(shape)
+        began = time.perf_counter()
+        for _ in track(feedforward.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
+            pass
+        took = (time.perf_counter() - began) / steps
+        model = Model(network.eval(), {})
+        values = [value(goal, feedforward.apply(each, model)) for each, goal in unseen(assets, painting, recipe)]
+        found[name] = mean(values)
+        print(name, found[name], took, flush=True, file=sys.stderr)
+        yield name, f"{took:.2f} s", f"{found[name]:.2f}", f"{found[name] / found[PAPER]:.2f}"
 
 
 def speeds() -> list[tuple[str, ...]]:
@@ -102,7 +133,9 @@ def frames_per_second() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path)
-    assets = parser.parse_args().assets
+    parser.add_argument("--alike", type=int, default=0, metavar="STEPS")
+    args = parser.parse_args()
+    assets = args.assets
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     lines = [
@@ -131,6 +164,10 @@ def main() -> None:
             ]
             found = list(against_optimisation(assets, list(pictures.STYLES)))
             lines += table(("style", "photograph", "one pass", "iterations"), found)
+        if assets is not None and args.alike:
+            lines += [f"Both trained for {args.alike} steps on {STYLE}, with the same crops (goal: 1.05):", ""]
+            heads = ("network", "a step", "objective", "ours / the paper's")
+            lines += table(heads, list(alike(assets, args.alike)))
     (HERE / "onepass.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

@@ -21,7 +21,7 @@ LEAST: dict[type, dict[str, int]] = {
     Training: {"steps": 1, "batch": 1, "crop": 64, "style_size": 1}
     | dict.fromkeys(("strength", "smoothness", "lattice", "ramp"), 0),
     Photo: dict.fromkeys(("size", "steps", "radius", "regions"), 1)
-    | dict.fromkeys(("strength", "photorealism", "detail", "keep_highlights"), 0),
+    | dict.fromkeys(("strength", "photorealism", "detail", "evenness", "keep_highlights"), 0),
 }  # fmt: skip
 POSITIVE = ("noise", "rate", "style_scale", "fps")  # in whichever recipe
 

@@ -6,7 +6,8 @@ With the regression's a and b of each window k, and |w| windows over each pixel,
     guided filter   (W p)_i = 1/|w|  sum over k of (a_k I_i + b_k)
     Laplacian       (M p)_i =        sum over k of (p_i - a_k I_i - b_k)
 
-so that M p costs a few box filters, and no matrix is ever made.
+so that M p costs a few box filters, and no matrix is ever made. Where pixels count differently, as those of one region
+do, the regressions are weighted by that, and a window counts by what of it counts.
 """
 
 from __future__ import annotations
@@ -23,22 +24,31 @@ class Guide:
         image: the guide, (1, 3, H, W), at least as large as a window.
         radius: the windows are 2 radius + 1 pixels wide, all inside the picture; Levin et al. take 1.
         epsilon: of the regression: what a must explain to be other than 0 (Levin's epsilon over |w|).
+        weight: how much each pixel counts, (1, 1, H, W) in [0, 1]; all the same by default.
     """
 
-    def __init__(self, image: Tensor, *, radius: int = 1, epsilon: float = 1e-7 / 9) -> None:
+    def __init__(
+        self, image: Tensor, *, radius: int = 1, epsilon: float = 1e-7 / 9, weight: Tensor | None = None
+    ) -> None:
         self.image, self.side = image, 2 * radius + 1
         if min(image.shape[-2:]) < self.side:
             raise ValueError(f"the guide, {tuple(image.shape[-2:])}, is smaller than its window, {self.side}")
-        self.mean = self.box(image)  # (1, 3, h, w)
-        products = torch.stack([self.box(image[:, i : i + 1] * image) for i in range(3)], 1)  # (1, 3, 3, h, w)
+        self.weight = torch.ones_like(image[:, :1]) if weight is None else weight
+        self.mass = self.box(self.weight).clamp_min(1e-6)  # of each window, (1, 1, h, w)
+        self.mean = self.average(image)  # (1, 3, h, w)
+        products = torch.stack([self.average(image[:, i : i + 1] * image) for i in range(3)], 1)  # (1, 3, 3, h, w)
         covariance = products - self.mean[:, :, None] * self.mean[:, None]
         ridge = epsilon * torch.eye(3, dtype=image.dtype, device=image.device)[None, :, :, None, None]
         self.inverse = _inverse(covariance + ridge)
-        self.count = self.spread(torch.ones_like(self.mean[:, :1]))  # windows over each pixel, (1, 1, H, W)
+        self.count = self.spread(self.mass)  # windows over each pixel, (1, 1, H, W)
 
     def box(self, x: Tensor) -> Tensor:
         """Means over all windows: (B, C, H, W) -> (B, C, h, w)."""
         return F.avg_pool2d(F.avg_pool2d(x, (self.side, 1), 1), (1, self.side), 1)
+
+    def average(self, x: Tensor) -> Tensor:
+        """Weighted means over all windows: (B, C, H, W) -> (B, C, h, w)."""
+        return self.box(self.weight * x) / self.mass
 
     def spread(self, x: Tensor) -> Tensor:
         """To each pixel the sum over the windows that hold it: (B, C, h, w) -> (B, C, H, W)."""
@@ -48,22 +58,22 @@ class Guide:
     def regress(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients of each window: (1, C, H, W) -> a (C, 3, h, w) and b (C, 1, h, w)."""
         p = p.transpose(0, 1)  # (C, 1, H, W)
-        mean = self.box(p)
-        covariance = self.box(self.image * p) - self.mean * mean  # (C, 3, h, w)
+        mean = self.average(p)
+        covariance = self.average(self.image * p) - self.mean * mean  # (C, 3, h, w)
         a = (self.inverse * covariance[:, None]).sum(2)
         return a, mean - (a * self.mean).sum(1, keepdim=True)
 
     def fitted(self, p: Tensor) -> Tensor:
-        """The sum over windows of a I + b, a symmetric function of p: (1, C, H, W) -> (1, C, H, W)."""
-        a, b = self.regress(p)
-        return ((self.spread(a) * self.image).sum(1, keepdim=True) + self.spread(b)).transpose(0, 1)
+        """The sum over windows of a I + b, without weights a symmetric function of p: (1, C, H, W) -> (1, C, H, W)."""
+        a, b = (self.spread(self.mass * x) for x in self.regress(p))
+        return ((a * self.image).sum(1, keepdim=True) + b).transpose(0, 1)
 
     def filter(self, p: Tensor) -> Tensor:
         """The guided filter."""
         return self.fitted(p) / self.count
 
     def laplacian(self, p: Tensor) -> Tensor:
-        """M p; a picture's photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2)."""
+        """M p; a picture's photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2). Without weights."""
         return self.count * p - self.fitted(p)
 
     def lift(self, p: Tensor, image: Tensor) -> Tensor:
@@ -74,7 +84,7 @@ class Guide:
             image: (1, 3, H', W'), which gives the detail.
         """
         shape = image.shape[-2:]
-        a, b = (self.spread(x) / self.count for x in self.regress(p))
+        a, b = (self.spread(self.mass * x) / self.count for x in self.regress(p))
         result = F.interpolate(b, shape, mode="bilinear", align_corners=False)
         for i in range(3):  # not all at once: (C, 3, H', W') is a lot
             result += F.interpolate(a[:, i : i + 1], shape, mode="bilinear", align_corners=False) * image[:, i : i + 1]

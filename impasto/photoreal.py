@@ -1,10 +1,13 @@
 """A photograph in another photograph's light (Luan, Paris, Shechtman and Bala 2017, "Deep photo style transfer").
 
 The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
-Laplacian, and beside them luma's gradients. What is optimised is not the picture p, whose energy is a stiff thing to
-bring down, but a small q of which it is the fast guided filter, p = W q, the photograph being the guide: p is then
-locally affine in the photograph's colours from the first iteration on, and the energy keeps it so between the windows
-too. That departs from the paper, which optimises p and smooths the result afterwards.
+Laplacian; and beside them luma's gradients, which stay the photograph's, and the distance from r, the photograph with
+each region simply recoloured: what a light does to a region it does to all of it, or else there are stains.
+
+What is optimised is not the picture p, whose energy is a stiff thing to bring down, but a small q of which it is the
+fast guided filter, p = W q, the photograph being the guide, in windows that see one region each: p is then locally
+affine in the photograph's colours from the first iteration on, and the energy keeps it so between the windows too.
+That departs from the paper, which optimises p and smooths the result afterwards.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from impasto.recipes import Photo, RecipeError
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
+BORDER = 4  # pixels, at --size, within which a region's border is moved to the photograph's edges
 RIDGE = 1e-3  # variance of colours under which a region is even
 MASK = 1024  # pixels of a mask's long edge: more than is worked at
 LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
@@ -193,15 +197,47 @@ def _widest(image: Tensor) -> int:
     return (min(image.shape[-2:]) - 1) // 2
 
 
+class Windows:
+    """The windows in which a picture is affine in the photograph's colours, of one region each.
+
+    Args:
+        small: the photograph, (1, 3, H, W), at the size that is worked at.
+        regions: of its size.
+        recipe: for the radius.
+    """
+
+    def __init__(self, small: Tensor, regions: Regions, recipe: Photo) -> None:
+        self.small, self.masks = small, regions.content
+        self.border = Guide(small, radius=min(BORDER, _widest(small)), epsilon=1e-4)
+        image = images.to_size(small, min(COARSE, max(small.shape[-2:])))  # what varies slowly is found there
+        self.shape = image.shape[-2:]
+        self.guides = [
+            Guide(image, radius=_radius(image, recipe), epsilon=EPSILON, weight=images.resize(share, *self.shape))
+            for share in self.shares(small)
+        ]
+
+    def shares(self, photograph: Tensor) -> list[Tensor]:
+        """Each region's part of each pixel, (1, 1, H', W'), for the photograph at any size; together 1."""
+        shares = [self.border.lift(mask, photograph).clamp(1e-4, 1) for mask in self.masks]
+        total = sum(shares[1:], shares[0])
+        return [share / total for share in shares]
+
+    def lift(self, q: Tensor, photograph: Tensor, shares: Sequence[Tensor]) -> Tensor:
+        """The picture of which q, (1, 3, h, w), is the small one; as large as the photograph."""
+        result = torch.zeros_like(photograph)
+        for guide, share in zip(self.guides, shares, strict=True):
+            result = result + share * guide.lift(q, photograph)
+        return result
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One iteration, seen from outside.
 
     Attributes:
         index, total: iterations done, from 1, and to do.
-        loss, terms: the weighted sum, and content, style, photorealism and detail.
-        guide, q: the windows that are worked with, and the picture that is optimised.
-        small: the photograph at the size that is worked at.
+        loss, terms: the weighted sum, and content, style, photorealism, detail and evenness.
+        windows, q: what is worked with, and the picture that is optimised.
         state: gives what `steps` needs to go on from here; to be called before the next iteration.
     """
 
@@ -209,19 +245,18 @@ class Step:
     total: int
     loss: float
     terms: Mapping[str, float]
-    guide: Guide
-    small: Tensor
+    windows: Windows
     q: Tensor
     state: Callable[[], dict[str, Any]]
 
     @property
     def image(self) -> Tensor:
         """(1, 3, H, W) the result so far, at the size that is worked at, sRGB in [0, 1]."""
-        return self.lift(self.small)
+        return self.lift(self.windows.small)
 
     def lift(self, photograph: Tensor) -> Tensor:
         """The result on a photograph of any size, (1, 3, H, W): all of its detail, in the light that was found."""
-        return self.guide.lift(self.q, photograph).clamp(0, 1)
+        return self.windows.lift(self.q, photograph, self.windows.shares(photograph)).clamp(0, 1)
 
 
 def steps(
@@ -242,52 +277,59 @@ def steps(
     check_size(content, recipe)
     small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
     regions = regions.at(small, other)
-    guide = coarse(small, recipe)
     with machine.reused_memory():
-        goal = objective_of(small, other, regions, recipe)
-        start = images.resize(recoloured(small, other, regions), *guide.image.shape[-2:])
+        windows = Windows(small, regions, recipe)
+        plain = recoloured(small, other, replace(regions, content=windows.shares(small))).clamp(0, 1)
+        goal = objective_of(windows, plain, other, regions, recipe)
+        start = images.resize(plain, *windows.shape)
         for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-            yield Step(step.index, recipe.steps, step.loss, step.terms, guide, small, step.image, step.state)
+            yield Step(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
-def coarse(content: Tensor, recipe: Photo) -> Guide:
-    """The windows, over the photograph at a fraction of its size: what varies slowly is found there."""
-    image = images.to_size(content, min(COARSE, max(content.shape[-2:])))
-    return Guide(image, radius=_radius(image, recipe), epsilon=EPSILON)
-
-
-def objective_of(content: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
-    """Content, style by regions, and photorealism, of the picture whose q is given; with the gradient by q.
+def objective_of(
+    windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo
+) -> optimize.Objective:
+    """The weighted terms, of the picture whose q is given; with the gradient by q.
 
     Args:
-        content, style: (1, 3, H, W), at the size that is worked at.
-        regions: of any size.
+        windows: of the photograph.
+        plain: the photograph with each region recoloured, (1, 3, H, W).
+        style: the other photograph, at the size that is worked at.
+        regions: of their sizes.
     """
-    regions = regions.at(content, style)
+    content = windows.small
     eye = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
         eye, recipe.objective(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
-    guide = coarse(content, recipe)
+    shares = windows.shares(content)
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
     grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
     whole = losses.variation(grey, *tile).clamp_min(1e-6)
+    spread = recipe.evenness / (plain - plain.mean((2, 3), keepdim=True)).square().sum().clamp_min(1e-4)
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         q = q.detach().requires_grad_()
         with torch.enable_grad():
-            p = guide.lift(q, content)
-        terms, gradient = goal(p.detach())
-        forced = fine.laplacian(p.detach().double())
-        energy = weight * (p.detach() * forced).sum()
-        change = color.luma(p.detach()) - grey
+            result = windows.lift(q, content, shares)
+        p = result.detach()
+        terms, gradient = goal(p)
+        forced = fine.laplacian(p.double())
+        change = color.luma(p) - grey
         lost = losses.variation(change, *tile) / whole
         slope = torch.zeros_like(change)
         losses.add_variation_gradient(slope, change, float(recipe.detail * (1 + 2 * lost) / whole), *tile)
-        # The square: a light as different as day and night may change edges somewhat, and no more.
-        terms = {**terms, "photorealism": energy, "detail": recipe.detail * (lost + lost.square())}
-        (back,) = torch.autograd.grad(p, q, gradient + (2 * weight * forced).float() + color.unluma(slope))
+        away = p - plain
+        terms = {
+            **terms,
+            "photorealism": weight * (p * forced).sum(),
+            # The square: a light as different as day and night may change edges somewhat, and no more.
+            "detail": recipe.detail * (lost + lost.square()),
+            "evenness": spread * away.square().sum(),
+        }
+        gradient = gradient + (2 * weight * forced).float() + color.unluma(slope) + 2 * spread * away
+        (back,) = torch.autograd.grad(result, q, gradient)
         return terms, back
 
     return photoreal

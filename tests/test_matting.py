@@ -67,6 +67,19 @@ def test_lift(guide: Tensor) -> None:
     torch.testing.assert_close(exact.lift(0.5 * guide + 0.2, large), 0.5 * large + 0.2, rtol=0, atol=1e-6)
 
 
+def test_what_has_no_weight_does_not_count(guide: Tensor) -> None:
+    """A weighted filter is that of the picture cut out, but for windows across the cut."""
+    weight = torch.zeros_like(guide[:, :1])
+    weight[..., :10] = 1
+    p = torch.rand_like(guide)
+    other = torch.where(weight > 0, p, torch.rand_like(guide))
+    ours = Guide(guide, radius=2, epsilon=1e-3, weight=weight)
+    assert not torch.allclose(p, other)
+    torch.testing.assert_close(ours.filter(p)[..., :10], ours.filter(other)[..., :10])
+    cut = Guide(guide[..., :10], radius=2, epsilon=1e-3)
+    torch.testing.assert_close(ours.filter(p)[..., :6], cut.filter(p[..., :10])[..., :6])
+
+
 def test_too_small() -> None:
     with pytest.raises(ValueError, match="smaller than its window"):
         Guide(torch.rand(1, 3, 2, 9))

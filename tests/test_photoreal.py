@@ -120,7 +120,7 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     seen = list(photoreal.steps(photograph, other, everything, replace(recipe, steps=12)))
     assert seen[-1].loss < seen[0].loss
-    assert set(seen[0].terms) == {"content", "style", "photorealism", "detail"}
+    assert set(seen[0].terms) == {"content", "style", "photorealism", "detail", "evenness"}
     large = torch.rand(1, 3, 100, 150)
     assert seen[-1].lift(large).shape == large.shape
     # Locally affine: hardly any energy beside that of noise.
@@ -132,13 +132,29 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
 
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Through the filter and the energy, by finite differences along one direction."""
-    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
-    goal = photoreal.objective_of(images.to_size(photograph, 48), images.to_size(other, 48), everything, recipe)
+    small, other = images.to_size(photograph, 48), images.to_size(other, 48)
+    regions = photoreal.from_masks(halves(RED, BLUE), halves(RED, BLUE), small, other).at(small, other)
+    windows = photoreal.Windows(small, regions, recipe)
+    goal = photoreal.objective_of(windows, photoreal.recoloured(small, other, regions), other, regions, recipe)
     q = images.to_size(photograph, 48) + 0.05 * torch.rand(1, 3, 32, 48)
     _, gradient = goal(q)
     direction = gradient / gradient.norm()
     above, below = (float(sum(goal(q + h * direction)[0].values())) for h in (1e-2, -1e-2))
     assert (above - below) / 2e-2 == pytest.approx(float((gradient * direction).sum()), rel=0.02)
+
+
+def test_no_window_sees_across_a_border(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    """Two lights that meet at a border in the photograph stay on their sides, up to it."""
+    photograph = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 0.4 + halves((0.5, 0.5, 0.5), (0, 0, 0))
+    left = halves((1, 1, 1), (0, 0, 0))
+    q = left * (0.5 * photograph + 0.3) + (1 - left) * (1 - 0.7 * photograph)
+    regions = photoreal.from_masks(halves(RED, BLUE), halves(RED, BLUE), photograph, other).at(photograph, other)
+    one = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    off = []
+    for each in (regions, one):
+        windows = photoreal.Windows(photograph, each, replace(recipe, size=60, radius=8))
+        off.append(float((windows.lift(q, photograph, windows.shares(photograph)) - q)[..., 22:38].square().mean()))
+    assert off[0] < off[1] / 4
 
 
 def test_going_on_is_the_same(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
