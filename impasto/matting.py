@@ -73,7 +73,7 @@ class Guide:
         return self.fitted(p) / self.count
 
     def laplacian(self, p: Tensor) -> Tensor:
-        """M p; a picture's photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2). Without weights."""
+        """M p, without weights; the photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2)."""
         return self.count * p - self.fitted(p)
 
     def lift(self, p: Tensor, image: Tensor) -> Tensor:

@@ -286,9 +286,7 @@ def steps(
             yield Step(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
-def objective_of(
-    windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo
-) -> optimize.Objective:
+def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
     """The weighted terms, of the picture whose q is given; with the gradient by q.
 
     Args:

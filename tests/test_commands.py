@@ -3,6 +3,7 @@
 import pytest
 
 from impasto import cli, commands
+from impasto.commands import optimisation
 
 
 def test_every_command_is_described() -> None:
@@ -20,7 +21,7 @@ def test_every_command_is_described() -> None:
     ],
 )
 def test_peek(arguments: list[str], expected: str | None) -> None:
-    assert commands.peek(arguments, "--recipe") == expected
+    assert optimisation.peek(arguments, "--recipe") == expected
 
 
 @pytest.mark.parametrize("name", commands.DEFAULTS)

@@ -145,7 +145,9 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
 
 def test_no_window_sees_across_a_border(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Two lights that meet at a border in the photograph stay on their sides, up to it."""
-    photograph = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 0.4 + halves((0.5, 0.5, 0.5), (0, 0, 0))
+    photograph = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 0.4 + halves(
+        (0.5, 0.5, 0.5), (0, 0, 0)
+    )
     left = halves((1, 1, 1), (0, 0, 0))
     q = left * (0.5 * photograph + 0.3) + (1 - left) * (1 - 0.7 * photograph)
     regions = photoreal.from_masks(halves(RED, BLUE), halves(RED, BLUE), photograph, other).at(photograph, other)

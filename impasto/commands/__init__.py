@@ -1,0 +1,29 @@
+"""The commands: what can be asked of each, generated from the recipes. No torch is imported before one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tyro import MISSING
+
+from impasto.commands.listing import ListCommand
+from impasto.commands.onepass import ApplyCommand, ExportCommand, TrainCommand
+from impasto.commands.optimisation import ReplayCommand, StudyCommand, reconstruct, transfer
+from impasto.commands.photo import PhotoCommand
+from impasto.commands.studio import StudioCommand
+from impasto.recipes import Photo, Training
+
+# Each as it stands before its arguments are read, some of which say what the others' defaults are.
+DEFAULTS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "transfer": transfer,
+    "reconstruct": reconstruct,
+    "study": lambda arguments: StudyCommand(MISSING, MISSING, MISSING, MISSING),
+    "train": lambda arguments: TrainCommand(MISSING, MISSING, MISSING, Training()),
+    "apply": lambda arguments: ApplyCommand(MISSING, MISSING, MISSING),
+    "photo": lambda arguments: PhotoCommand(MISSING, MISSING, MISSING, Photo()),
+    "export": lambda arguments: ExportCommand(MISSING, MISSING),
+    "replay": lambda arguments: ReplayCommand(MISSING, MISSING),
+    "studio": lambda arguments: StudioCommand(),
+    "list": lambda arguments: ListCommand(MISSING),
+}

@@ -1,0 +1,44 @@
+"""The command that lists what there is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from impasto import recipes
+
+
+@dataclass
+class ListCommand:
+    """What there is, with sources, sizes and licences."""
+
+    what: Annotated[
+        tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]],
+        tyro.conf.arg(metavar="WHAT"),
+    ]
+    """recipes, styles, contents or weights."""
+
+    def run(self) -> None:
+        from impasto import pictures, weights
+
+        if self.what == "recipes":
+            rows = [(name, recipes.ABOUT[name]) for name in recipes.TRANSFERS]
+        elif self.what == "weights":
+            rows = [
+                (name, f"{entry.size / 1e6:.1f} MB, {entry.licence}; {entry.source}")
+                for name, entry in weights.WEIGHTS.items()
+            ]
+        else:
+            shipped = pictures.STYLES if self.what == "styles" else pictures.CONTENTS
+            rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in shipped.items()]
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, about in rows:
+            print(f"{name:<{width}}  {about}")
+            thumbnail = pictures.thumbnail(name) if self.what == "styles" and sys.stdout.isatty() else None
+            if thumbnail is not None:
+                from impasto import sheets
+
+                print(sheets.blocks(thumbnail, columns=32))

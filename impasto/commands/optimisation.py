@@ -1,0 +1,252 @@
+"""Commands that paint by optimisation: transfer, reconstruct, study, replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from impasto import fields, recipes
+from impasto.commands.options import Device, Memory, Out, Quiet
+from impasto.recipes import RecipeError, Transfer
+
+if TYPE_CHECKING:
+    from impasto.session import Inputs, Watch
+
+Settings = Annotated[Transfer, tyro.conf.arg(name="")]
+
+
+def peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, wherever it stands."""
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument[len(flag) + 1 :]
+    return None
+
+
+def find_recipe(name: str) -> Transfer:
+    """A preset by its name, or the recipe in a JSON file or in a picture's receipt.
+
+    Raises:
+        RecipeError: there is none such.
+    """
+    if name in recipes.TRANSFERS:
+        return recipes.TRANSFERS[name]
+    path = Path(name)
+    if not path.exists():
+        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSFERS)}, or a file with one")
+    if path.suffix.lower() == ".json":
+        import json
+
+        try:
+            return fields.from_json(json.loads(path.read_text()), Transfer)
+        except (ValueError, AttributeError) as error:
+            raise RecipeError(f"{path}: no recipe: {error}") from None
+    from impasto import images
+
+    return fields.from_json(images.read_receipt(path)["recipe"], Transfer)
+
+
+def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
+    if name := peek(arguments, "--recipe"):
+        return find_recipe(name)
+    if path := peek(arguments, "--resume"):
+        import json
+
+        from impasto import session
+
+        return fields.from_json(json.loads(session.load_state(Path(path))["receipt"])["recipe"], Transfer)
+    return fallback
+
+
+@dataclass
+class TransferCommand:
+    """Repaint CONTENT in the manner of one STYLE or several, by optimisation (Gatys et al. 2016).
+
+    CONTENT and STYLE are pictures, or names out of `impasto list contents` and `impasto list styles`.
+    The flags below --resume are the recipe's; their defaults are those of --recipe.
+    """
+
+    content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
+    """The photograph."""
+    styles: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="STYLE [STYLE ...]")]
+    """The painting, or several."""
+    out: Out
+    """Where the picture goes: .png, .jpg, .webp or .tif."""
+    settings: Settings
+    recipe: str = "impasto"
+    """A preset (`impasto list recipes`), a JSON file, or a picture that impasto made, whose recipe is then followed."""
+    content_masks: tuple[str, ...] = ()
+    """For each style a mask of the content: it is painted where that is white."""
+    style_masks: tuple[str, ...] = ()
+    """For each style a mask of it: only what is white there counts."""
+    video: Path | None = None
+    """Film the optimisation, to this .mp4; a resumed run films what is left."""
+    device: Device = "auto"
+    memory: Memory = 0.0
+    quiet: Quiet = False
+    resume: Path | None = None
+    """Go on from the OUT.resume that --checkpoint-every leaves: the same command again, and this flag."""
+
+    def run(self) -> None:
+        from impasto import session
+
+        if not self.styles:
+            raise RecipeError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
+        inputs = session.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
+        film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
+        state = session.load_state(self.resume) if self.resume else None
+        watch = session.Watch(
+            self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state
+        )
+        paint_and_say(inputs, self.settings, watch)
+
+
+@dataclass
+class ReconstructCommand:
+    """Show what an encoder's layers know of IMAGE: its content, or its style, painted from noise.
+
+    Mahendran and Vedaldi 2015 for the content, Gatys et al. 2015 (texture synthesis) for the style.
+    """
+
+    image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IMAGE")]
+    """The picture."""
+    of: Literal["content", "style"]
+    """What of it."""
+    layers: tuple[str, ...]
+    """The layers, for example relu4_2; for a style usually several: relu1_1 relu2_1 relu3_1."""
+    out: Out
+    """Where the picture goes."""
+    settings: Settings
+    video: Path | None = None
+    """Film the optimisation, to this .mp4."""
+    device: Device = "auto"
+    memory: Memory = 0.0
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto import session
+
+        chosen: Any = {f"{self.of}_layers": self.layers}
+        recipe = replace(self.settings, layer_weights=(), **chosen)
+        inputs = session.read_inputs(self.image, [self.image] if self.of == "style" else [])
+        watch = session.Watch(
+            self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet
+        )
+        paint_and_say(inputs, recipe, watch)
+
+
+@dataclass
+class StudyCommand:
+    """Draw a labelled sheet, as the sources do in their figures.
+
+    content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1. style: style reconstructions from the first
+    one, two, ... five of these. descent: source 001's descent on the style of one layer, for each of its layers.
+    strengths: transfers from faint to strong.
+    """
+
+    content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
+    """The photograph."""
+    style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
+    """The painting."""
+    over: Literal["content", "style", "descent", "strengths"]
+    """What changes from panel to panel."""
+    out: Out
+    """Where the sheet goes."""
+    size: int = 256
+    """Long edge of each panel in pixels."""
+    steps: int = 0
+    """Iterations for each panel; 0: the recipe's own."""
+    encoder: str = "compact"
+    """Perceptual encoder: compact, vgg19, or the path of a weights file."""
+    strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    """The strengths of `--over strengths`."""
+    seed: int = 0
+    """Seed of the noise."""
+    device: Device = "auto"
+    memory: Memory = 0.0
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto import images, session, study
+
+        images.check_output(self.out)
+        inputs = session.read_inputs(self.content, [self.style])
+        session.fetch_encoder(self.encoder, quiet=self.quiet)
+        chosen = {"size": self.size, "encoder": self.encoder, "seed": self.seed} | (
+            {"steps": self.steps} if self.steps else {}
+        )
+        panels = study.panels(self.over, strengths=self.strengths, **chosen)
+        sheet, stopped = session.draw(
+            inputs, panels, title=f"study over {self.over}", device=self.device, memory=self.memory, quiet=self.quiet
+        )
+        images.write(self.out, sheet)
+        session.say(self.out)
+        if stopped:
+            raise session.Stopped("stopped: the sheet holds what there was")
+
+
+@dataclass
+class ReplayCommand:
+    """Repeat a result from the receipt in it: the same inputs, recipe, seed and encoder."""
+
+    picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
+    """A picture that impasto made."""
+    out: Out
+    """Where the repetition goes."""
+    inputs: tuple[Path, ...] = ()
+    """Folders where its inputs may lie, beside the current one and the picture's own; found by their sha256."""
+    device: Device = "auto"
+    memory: Memory = 0.0
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto import images, session
+
+        receipt = images.read_receipt(self.picture)
+        if receipt["command"] in ("apply", "photo"):
+            raise RecipeError(
+                f"{self.picture}: made by impasto {receipt['command']}, which is not replayed: run it again"
+            )
+        recipe, inputs = session.from_receipt(receipt, [Path(), self.picture.parent, *self.inputs])
+        watch = session.Watch(
+            self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
+        )
+        paint_and_say(inputs, recipe, watch)
+
+
+def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
+    """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
+    from impasto import images, session, sheets, transfer
+
+    try:
+        if recipe.sweep:
+            images.check_output(watch.out)
+            results = []
+            for label, each in transfer.sweep(recipe):
+                out = session.numbered(watch.out, f"{each.style_weight:g}")
+                results.append((label, session.paint(inputs, each, replace(watch, out=out))))
+            sheet = sheets.sheet(results)
+            images.write(watch.out, sheet, receipt=session.receipt(watch.command, recipe, inputs))
+        else:
+            session.paint(inputs, recipe, watch)
+    except session.Stopped:
+        session.say(watch.out)
+        raise
+    session.say(watch.out)
+
+
+def transfer(arguments: Sequence[str]) -> TransferCommand:
+    recipe = starting_recipe(arguments, recipes.impasto)
+    return TransferCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)
+
+
+def reconstruct(arguments: Sequence[str]) -> ReconstructCommand:
+    of = peek(arguments, "--of")
+    recipe = recipes.reconstruct_content if of == "content" else recipes.reconstruct_style
+    return ReconstructCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)

@@ -1,0 +1,52 @@
+"""The command that changes the light of a photograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from impasto.commands.options import Device, Out, Quiet
+from impasto.recipes import Photo
+
+
+@dataclass
+class PhotoCommand:
+    """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan et al. 2017).
+
+    What takes from what is found by itself, or said by two masks of flat colours: the same colour, the same region.
+    """
+
+    content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
+    """The photograph."""
+    style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
+    """The photograph whose light it gets."""
+    out: Out
+    """Where the result goes; it has CONTENT's size and all of its detail."""
+    settings: Annotated[Photo, tyro.conf.arg(name="")]
+    content_mask: Path | None = None
+    """CONTENT's regions in flat colours."""
+    style_mask: Path | None = None
+    """STYLE's regions in the same colours."""
+    save_masks: bool = False
+    """Save the regions that are used as OUT-content-mask.png and OUT-style-mask.png, to be looked at and edited."""
+    resume: Path | None = None
+    """Go on from the OUT.resume that an interrupted run left."""
+    device: Device = "auto"
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto import photograph, session
+
+        try:
+            photograph.paint(
+                self.content, self.style, self.out, self.settings, content_mask=self.content_mask,
+                style_mask=self.style_mask, keep_masks=self.save_masks, resume=self.resume, device=self.device,
+                quiet=self.quiet,
+            )  # fmt: skip
+        except session.Stopped:
+            session.say(self.out)
+            raise
+        session.say(self.out)

@@ -1,0 +1,42 @@
+"""The command that opens the studio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from impasto.recipes import RecipeError
+
+
+@dataclass
+class StudioCommand:
+    """Open the studio: a page on this machine where photographs are repainted; needs `pip install 'impasto[studio]'`.
+
+    It prints its address, and ends with Ctrl-C. Nothing leaves this machine.
+    """
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but this machine's own needs --auth."""
+    port: int = 7860
+    """The port to listen on; 0: any that is free."""
+    auth: str = ""
+    """The name to log in with; the password is asked for, or read from IMPASTO_PASSWORD."""
+    max_upload: float = 25.0
+    """The largest file that may be uploaded, in MB."""
+    max_jobs: int = 1
+    """Paintings that are worked on at once; the others wait."""
+    open: bool = False
+    """Open the page in the browser."""
+
+    def run(self) -> None:
+        if self.host not in ("127.0.0.1", "localhost", "::1") and not self.auth:
+            raise RecipeError(f"--host {self.host} lets others in: say who may with --auth NAME")
+        if self.max_jobs < 1 or not 0 < self.max_upload < 1e4 or not 0 <= self.port < 65536:
+            raise RecipeError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
+        try:
+            from impasto import studio
+        except ModuleNotFoundError as error:
+            raise RecipeError(f"the studio needs {error.name}: pip install 'impasto[studio]'") from None
+        studio.serve(
+            host=self.host, port=self.port, user=self.auth, max_upload=self.max_upload, max_jobs=self.max_jobs,
+            open_browser=self.open,
+        )  # fmt: skip
