@@ -65,7 +65,12 @@ JOHNSON = Architecture((32, 64, 128))
 SLIM = Architecture((0, 32, 64), kernel=5, smooth=True)
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
-BAND = 1 << 18  # pixels of a layer that are worked at a time: what is upsampled and padded stays in the cache
+BAND = 1 << 19  # pixels of a layer that are worked at a time: what is upsampled and padded stays in the cache
+
+
+def as_it_is(x: Tensor) -> torch.autocast:
+    """No autocast: it would take what is only moved about to float32 and back, which takes as long as convolving."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class Layer(nn.Module):
@@ -121,10 +126,12 @@ class Layer(nn.Module):
         return self.convolve(x[..., first - start * self.up : last - start * self.up, :], above, below)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.up, mode=self.mode) if self.up > 1 else x
+        with as_it_is(x):
+            return F.interpolate(x, scale_factor=self.up, mode=self.mode) if self.up > 1 else x
 
     def convolve(self, x: Tensor, above: int, below: int) -> Tensor:
-        x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
+        with as_it_is(x):
+            x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
         return F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
 
 
@@ -182,7 +189,7 @@ class Network(nn.Module):
         """
         height, width = image.shape[-2:]
         least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
-        x = 2 * image - 1
+        x = (2 * image).sub_(1)
         if height < least or width < least:
             x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
         for layer in self.layers:
@@ -193,9 +200,9 @@ class Network(nn.Module):
             x = F.pad(x, [1] * 4, "reflect")
             for _ in range(2):  # 1-2-1, down and across, by halves; pooling takes ten times as long
                 x = x[..., 1:] + x[..., :-1]
-                x = (x[..., 1:, :] + x[..., :-1, :]) / 4
+                x = (x[..., 1:, :] + x[..., :-1, :]).div_(4)
         x = x[..., :height, :width].float()  # an odd side has come out a little longer
-        return torch.tanh(x).mul(150 / 255).add(0.5) if self.architecture.bounded else x
+        return torch.tanh(x).mul(150 / 255).add_(0.5) if self.architecture.bounded else x
 
 
 @dataclass(frozen=True)
@@ -368,7 +375,8 @@ def apply(
         network = (each if isinstance(each, Model) else load(each)).network.to(photograph.device)
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             painted = network(photograph, band=max(16, BAND // photograph.shape[-1]))
-        result = result + painted.clamp_(0, 1).mul_(strength * part)
+        painted.clamp_(0, 1)
+        result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted
     if keep_colors == "luma":
         return color.keep_luma(photograph, result)
