@@ -26,6 +26,7 @@ from impasto.recipes import Photo, RecipeError
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
+UNEVEN = 0.15  # of the distance's gradients beside the distance: of patterns where the photograph has none
 BORDER = 4  # pixels, at --size, within which a region's border is moved to the photograph's edges
 RIDGE = 1e-3  # variance of colours under which a region is even
 MASK = 1024  # pixels of a mask's long edge: more than is worked at
@@ -306,6 +307,7 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
     grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
     whole = losses.variation(grey, *tile).clamp_min(1e-6)
     spread = recipe.evenness / (plain - plain.mean((2, 3), keepdim=True)).square().sum().clamp_min(1e-4)
+    rough = UNEVEN * recipe.evenness / losses.variation(plain, *tile).clamp_min(1e-6)
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         q = q.detach().requires_grad_()
@@ -324,9 +326,10 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
             "photorealism": weight * (p * forced).sum(),
             # The square: a light as different as day and night may change edges somewhat, and no more.
             "detail": recipe.detail * (lost + lost.square()),
-            "evenness": spread * away.square().sum(),
+            "evenness": spread * away.square().sum() + rough * losses.variation(away, *tile),
         }
         gradient = gradient + (2 * weight * forced).float() + color.unluma(slope) + 2 * spread * away
+        losses.add_variation_gradient(gradient, away, float(rough), *tile)
         (back,) = torch.autograd.grad(result, q, gradient)
         return terms, back
 

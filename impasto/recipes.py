@@ -148,7 +148,7 @@ class Photo:
     """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
     detail: float = 1.0
     """Weight of the change of luma's gradients, and of its square: edges and textures stay as distinct as they were."""
-    evenness: float = 8.0
+    evenness: float = 6.0
     """Weight of the distance from the photograph with each region simply recoloured: against stains."""
     radius: int = 32
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
