@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,26 @@ def save(pair: Pair, recipe: Photo, step: photoreal.Step, out: Path) -> None:
     ours = pair.photograph.image.to(step.q.device)
     result = photoreal.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
+
+
+def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:
+    """Repeat a result from its receipt; its inputs are looked for in the folders, and among what ships.
+
+    Raises:
+        RecipeError: an input is not there, or is another than it was, or the encoder is another.
+    """
+    recipe = fields.from_json(receipt["recipe"], Photo)
+    session.check_encoder(receipt, recipe.encoder)
+    content, style, *masks = (
+        session.find_input(receipt[name], folders)
+        for name in ("content", "style", "content_mask", "style_mask")
+        if name in receipt
+    )
+    content_mask, style_mask = masks or (None, None)
+    paint(
+        str(content), str(style), out, recipe, content_mask=content_mask, style_mask=style_mask, keep_masks=False,
+        resume=None, device=device, quiet=quiet,
+    )  # fmt: skip
 
 
 def paint(

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,10 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
     def about(picture: Picture) -> dict[str, str]:
         return {"name": Path(picture.name).name, "sha256": picture.sha256}
 
+    begun = {}
+    if (start := Path(recipe.init)).is_file():
+        begun["begun"] = {"name": start.name, "sha256": weights.sha256(start)}
+        recipe = replace(recipe, init=start.name)
     return {
         "impasto": impasto.__version__,
         "command": command,
@@ -86,6 +90,7 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
         "styles": [about(picture) for picture in inputs.styles],
         "content_masks": [about(picture) for picture in inputs.content_masks],
         "style_masks": [about(picture) for picture in inputs.style_masks],
+        **begun,
     }
 
 
@@ -265,6 +270,17 @@ def say(path: Path) -> None:
     print(path, file=sys.stdout, flush=True)
 
 
+@contextmanager
+def saying(path: Path, *, although: tuple[type[Exception], ...] = (Stopped,)) -> Iterator[None]:
+    """`say` it when all is done, and also when what was to be done ends in one of these."""
+    try:
+        yield
+    except although:
+        say(path)
+        raise
+    say(path)
+
+
 def drawing(
     inputs: Inputs, panels: Sequence[study.Panel], *, device: str, memory: float
 ) -> Iterator[tuple[study.Panel, transfer.Step]]:
@@ -307,21 +323,28 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
         RecipeError: an input is not there, or is another than it was, or the encoder is another.
     """
     recipe = fields.from_json(receipt["recipe"], Transfer)
+    check_encoder(receipt, recipe.encoder)
+    if "begun" in receipt:
+        recipe = replace(recipe, init=str(find_input(receipt["begun"], folders)))
+    groups = ([receipt["content"]], receipt["styles"], receipt["content_masks"], receipt["style_masks"])
+    content, *others = ([images.read(find_input(entry, folders)) for entry in group] for group in groups)
+    return recipe, Inputs(content[0], *others)
+
+
+def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
+    """The file that a receipt names, in one of the folders or among what ships.
+
+    Raises:
+        RecipeError: it is not there, or is another than it was.
+    """
     shipped = [pictures.locate(name) for name in (*pictures.STYLES, *pictures.CONTENTS)]
+    for path in [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]:
+        if path.is_file() and weights.sha256(path) == entry["sha256"]:
+            return path
+    raise RecipeError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with --inputs")
 
-    def locate(entry: Mapping[str, str]) -> Picture:
-        candidates = [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]
-        for path in candidates:
-            if path.is_file() and weights.sha256(path) == entry["sha256"]:
-                return images.read(path)
-        raise RecipeError(
-            f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with --inputs"
-        )
 
-    inputs = Inputs(
-        locate(receipt["content"]),
-        *([locate(entry) for entry in receipt[group]] for group in ("styles", "content_masks", "style_masks")),
-    )
-    if receipt["encoder"] != weights.sha256(encoder.file(recipe.encoder)):
-        raise RecipeError(f"encoder {recipe.encoder} is another file than the one that made this picture")
-    return recipe, inputs
+def check_encoder(receipt: Mapping[str, Any], name: str) -> None:
+    """RecipeError where the encoder is another than the one of a receipt."""
+    if receipt["encoder"] != weights.sha256(encoder.file(name)):
+        raise RecipeError(f"encoder {name} is another file than the one that made this picture")

@@ -149,6 +149,17 @@ def test_replay_repeats_to_the_bit(run: Callable[..., int], tmp_path: Path, caps
     assert np.array_equal(pixels(again), pixels(again.parent / "out.png"))
 
 
+def test_replay_of_what_began_with_another_picture(run: Callable[..., int], tmp_path: Path) -> None:
+    """The receipt names that picture, too, by its name and sha256 and never by its path."""
+    start = save_picture(tmp_path / "start.png", seed=8)
+    assert run("--init", start) == 0
+    receipt = images.read_receipt(tmp_path / "out.png")
+    assert receipt["begun"]["name"] == receipt["recipe"]["init"] == "start.png"
+    again = tmp_path / "again.png"
+    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(again)]) == 0
+    assert np.array_equal(pixels(again), pixels(tmp_path / "out.png"))
+
+
 def test_replay_misses_a_changed_input(run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run() == 0
     save_picture(photo, seed=9)

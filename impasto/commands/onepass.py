@@ -74,12 +74,8 @@ class ApplyCommand:
         parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength)
         models = [feedforward.load(style) for style in self.style]
         painter = onepass.Painter(models, parts, self.strength, self.keep_colors, machine.pick_device(self.device))
-        try:
+        with session.saying(self.out, although=(session.Stopped, onepass.Failed)):
             onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
-        except (session.Stopped, onepass.Failed):
-            session.say(self.out)
-            raise
-        session.say(self.out)
 
 
 @dataclass

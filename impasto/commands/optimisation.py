@@ -209,11 +209,16 @@ class ReplayCommand:
         from impasto import images, session
 
         receipt = images.read_receipt(self.picture)
-        if receipt["command"] in ("apply", "photo"):
-            raise RecipeError(
-                f"{self.picture}: made by impasto {receipt['command']}, which is not replayed: run it again"
-            )
-        recipe, inputs = session.from_receipt(receipt, [Path(), self.picture.parent, *self.inputs])
+        folders = [Path(), self.picture.parent, *self.inputs]
+        if receipt["command"] == "apply":
+            raise RecipeError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
+        if receipt["command"] == "photo":
+            from impasto import photograph
+
+            with session.saying(self.out):
+                photograph.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
+            return
+        recipe, inputs = session.from_receipt(receipt, folders)
         watch = session.Watch(
             self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
         )
@@ -224,21 +229,16 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
     from impasto import images, session, sheets, transfer
 
-    try:
-        if recipe.sweep:
-            images.check_output(watch.out)
-            results = []
-            for label, each in transfer.sweep(recipe):
-                out = session.numbered(watch.out, f"{each.style_weight:g}")
-                results.append((label, session.paint(inputs, each, replace(watch, out=out))))
-            sheet = sheets.sheet(results)
-            images.write(watch.out, sheet, receipt=session.receipt(watch.command, recipe, inputs))
-        else:
+    with session.saying(watch.out):
+        if not recipe.sweep:
             session.paint(inputs, recipe, watch)
-    except session.Stopped:
-        session.say(watch.out)
-        raise
-    session.say(watch.out)
+            return
+        images.check_output(watch.out)
+        results = []
+        for label, each in transfer.sweep(recipe):
+            out = session.numbered(watch.out, f"{each.style_weight:g}")
+            results.append((label, session.paint(inputs, each, replace(watch, out=out))))
+        images.write(watch.out, sheets.sheet(results), receipt=session.receipt(watch.command, recipe, inputs))
 
 
 def transfer(arguments: Sequence[str]) -> TransferCommand:

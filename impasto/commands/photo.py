@@ -40,13 +40,9 @@ class PhotoCommand:
     def run(self) -> None:
         from impasto import photograph, session
 
-        try:
+        with session.saying(self.out):
             photograph.paint(
                 self.content, self.style, self.out, self.settings, content_mask=self.content_mask,
                 style_mask=self.style_mask, keep_masks=self.save_masks, resume=self.resume, device=self.device,
                 quiet=self.quiet,
             )  # fmt: skip
-        except session.Stopped:
-            session.say(self.out)
-            raise
-        session.say(self.out)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer, weights
+from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
 from impasto import session as runs
 from impasto.recipes import Photo, RecipeError, Transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
@@ -49,16 +49,14 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
              begin: Path | None = None) -> Work:  # fmt: skip
     """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
     inputs = runs.read_inputs(str(photo), [str(painting) for painting in paintings])
-    receipt = runs.receipt("transfer", recipe, inputs)
-    started = recipe
     if begin is not None:
-        started = replace(recipe, init=str(begin))
-        receipt["begun"] = {"name": begin.name, "sha256": weights.sha256(begin)}
+        recipe = replace(recipe, init=str(begin))
+    receipt = runs.receipt("transfer", recipe, inputs)
     where = [] if mask is None else [mask] * len(paintings)
 
     def frames() -> Iterator[Frame]:
         yield Frame(0, recipe.steps, "looking at the painting")
-        for step in transfer.steps(inputs.content, list(inputs.styles), started, content_masks=where):
+        for step in transfer.steps(inputs.content, list(inputs.styles), recipe, content_masks=where):
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
     def finish(frame: Frame) -> Result:
