@@ -26,6 +26,7 @@ from impasto.recipes import Photo, RecipeError
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
+TINT = 3.0  # of the distance in chroma beside the distance: what shows as a stain is colour
 UNEVEN = 0.15  # of the distance's gradients beside the distance: of patterns where the photograph has none
 BORDER = 4  # pixels, at --size, within which a region's border is moved to the photograph's edges
 RIDGE = 1e-3  # variance of colours under which a region is even
@@ -321,14 +322,17 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
         slope = torch.zeros_like(change)
         losses.add_variation_gradient(slope, change, float(recipe.detail * (1 + 2 * lost) / whole), *tile)
         away = p - plain
+        tint = away - color.luma(away)
         terms = {
             **terms,
             "photorealism": weight * (p * forced).sum(),
             # The square: a light as different as day and night may change edges somewhat, and no more.
             "detail": recipe.detail * (lost + lost.square()),
-            "evenness": spread * away.square().sum() + rough * losses.variation(away, *tile),
+            "evenness": spread * (away.square().sum() + TINT * tint.square().sum())
+            + rough * losses.variation(away, *tile),
         }
-        gradient = gradient + (2 * weight * forced).float() + color.unluma(slope) + 2 * spread * away
+        away_slope = away + TINT * (tint - color.unluma(tint.sum(1, keepdim=True)))
+        gradient = gradient + (2 * weight * forced).float() + color.unluma(slope) + 2 * spread * away_slope
         losses.add_variation_gradient(gradient, away, float(rough), *tile)
         (back,) = torch.autograd.grad(result, q, gradient)
         return terms, back
