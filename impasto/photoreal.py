@@ -26,7 +26,7 @@ from impasto.recipes import Photo, RecipeError
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
-TINT = 3.0  # of the distance in chroma beside the distance: what shows as a stain is colour
+TINT = 1.0  # of the distance in chroma beside the distance: what shows as a stain is colour
 UNEVEN = 0.15  # of the distance's gradients beside the distance: of patterns where the photograph has none
 BORDER = 4  # pixels, at --size, within which a region's border is moved to the photograph's edges
 RIDGE = 1e-3  # variance of colours under which a region is even
