@@ -65,6 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def choose(page: Page, file: Path, where: str = "#photo") -> None:
     page.set_input_files(f"{where} input[type=file]", str(file))
     page.wait_for_selector(f'{where} img[src*="/file="]')
+    page.wait_for_timeout(300)  # what lies below moves
 
 
 def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
