@@ -83,7 +83,6 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
         model = Model(network.eval(), {})
         values = [value(goal, feedforward.apply(each, model)) for each, goal in unseen(assets, painting, recipe)]
         found[name] = mean(values)
-        print(name, found[name], took, flush=True, file=sys.stderr)
         yield name, f"{took:.2f} s", f"{found[name]:.2f}", f"{found[name] / found[PAPER]:.2f}"
 
 

@@ -19,10 +19,10 @@ RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/")
-    parser.add_argument("names", metavar="NAME", nargs="*", default=list(PAINTINGS), choices=PAINTINGS)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="all, if none is named")
     parser.add_argument("--out", type=Path, default=Path("impasto/models"))
     args = parser.parse_args()
-    for name in args.names:
+    for name in args.names or PAINTINGS:
         painting = images.read(args.assets / "styles" / PAINTINGS[name])
         inputs = session.Inputs(painting, [painting])
         session.paint(inputs, RECIPE, session.Watch(args.out / f"{name}.jpg", command="reconstruct"))
