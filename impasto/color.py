@@ -14,11 +14,6 @@ def luma(image: Tensor) -> Tensor:
     return 0.299 * image[:, 0:1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:3]
 
 
-def unluma(gradient: Tensor) -> Tensor:
-    """The gradient by an image, from that by its `luma`: (B, 1, H, W) -> (B, 3, H, W)."""
-    return torch.cat([0.299 * gradient, 0.587 * gradient, 0.114 * gradient], 1)
-
-
 def keep_luma(content: Tensor, result: Tensor) -> Tensor:
     """Luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer", section 4).
 

@@ -27,6 +27,7 @@ LAYERS = tuple(f"relu{place}" for place in CONVOLUTIONS)
 
 VGG19_WIDTHS = (64, 128, 256, 512, 512)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EXACT_BLOCKS = ("1", "2")  # computed forward in float32: where rounding moves a maximum, the gradient goes elsewhere
 CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 
 # torchvision numbers convolutions, rectifiers and pools together: features.0 is conv1_1, features.19 conv4_1.
@@ -148,12 +149,14 @@ class Frozen:
         self.kernels: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for place in self.places:
             convolution = getattr(network, f"conv{place}")
-            kernel = convolution.weight.detach().to(dtype, memory_format=torch.channels_last)
-            turned = kernel.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            if place == "1_1" and dtype == torch.bfloat16:
-                rest = (convolution.weight.detach() - kernel.float()).to(dtype)
-                kernel = torch.cat([kernel, kernel, rest], 1).contiguous(memory_format=torch.channels_last)
-            self.kernels[place] = (kernel, convolution.bias.detach().to(dtype), turned)
+            kernel, bias = convolution.weight.detach(), convolution.bias.detach()
+            turned = kernel.flip(2, 3).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
+            forward = torch.float32 if place[0] in EXACT_BLOCKS else dtype
+            self.kernels[place] = (
+                kernel.to(forward, memory_format=torch.channels_last),
+                bias.to(forward),
+                turned,
+            )
 
     @property
     def stride(self) -> int:
@@ -169,43 +172,36 @@ class Frozen:
     @property
     def bytes_per_pixel(self) -> int:
         """Memory of a pass forward and backward, for each pixel of the image, about."""
+        kept = peak = 24.0  # the image, normalised, and its gradient
         size = self.dtype.itemsize
-        total, widest = 0.0, 0.0
-        for place in self.places:
-            channels, area = len(self.kernels[place][1]), 4.0 ** (1 - int(place[0]))
-            total += channels * area * size
-            widest = max(widest, channels * area * size)
-            if place.endswith("_1") and place != "1_1":
-                total += self.kernels[place][0].shape[1] * area * (size + 8)
-        return round(total + 3 * widest + 3 * (4 + size))
+        for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
+            kernel, area = self.kernels[place][0], 4.0 ** (1 - int(place[0]))
+            out, into = kernel.shape[:2]
+            peak = max(peak, kept + area * max((out + into) * kernel.itemsize, 3 * out * size))
+            pooled = after.endswith("_1")
+            kept += area * out * size / (4 if pooled and f"relu{place}" not in self.layers else 1)
+            kept += area / 4 * out * 8 if pooled else 0  # the maxima's places
+        return round(peak)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Record:
         """(B, 3, H, W) sRGB -> the features, and what `backward` needs."""
         record = Record({}, [])
-        x = self._input((image - self.mean) / self.std)
+        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
             kernel, bias, _ = self.kernels[place]
-            x = F.conv2d(x, kernel, bias, padding=1)
+            x = F.conv2d(x.to(kernel.dtype), kernel, bias, padding=1)
             record.tape.append(("convolve", place))
             if (layer := f"relu{place}") in self.layers:
-                record.tape.extend([("rectify", x.relu_()), ("feature", layer)])
-                record.features[layer] = x
+                record.features[layer] = x.relu_().to(self.dtype)
+                record.tape.extend([("rectify", record.features[layer]), ("feature", layer)])
             if after.endswith("_1"):
                 size = list(x.shape[-2:])
                 x, origins = F.max_pool2d(x, [min(2, side) for side in size], return_indices=True)
                 record.tape.append(("pool", (origins, size)))
             if layer not in self.layers:
-                record.tape.append(("rectify", x.relu_()))
+                record.tape.append(("rectify", x.relu_().to(self.dtype)))
         return record
-
-    def _input(self, x: Tensor) -> Tensor:
-        """Rounding the image would move many maxima of the first pool: what it loses gets channels of its own."""
-        rounded = x.to(self.dtype, memory_format=torch.channels_last)
-        if self.dtype != torch.bfloat16:
-            return rounded
-        rest = (x - rounded).to(self.dtype)
-        return torch.cat([rounded, rest, rounded], 1).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def backward(self, record: Record, add: Callable[[str, Tensor], None]) -> Tensor:

@@ -38,6 +38,7 @@ class Guide:
         self.mean = self.average(image)  # (1, 3, h, w)
         products = torch.stack([self.average(image[:, i : i + 1] * image) for i in range(3)], 1)  # (1, 3, 3, h, w)
         covariance = products - self.mean[:, :, None] * self.mean[:, None]
+        self.variance = covariance.diagonal(dim1=1, dim2=2).sum(-1)[:, None]  # of each window's colours, (1, 1, h, w)
         ridge = epsilon * torch.eye(3, dtype=image.dtype, device=image.device)[None, :, :, None, None]
         self.inverse = _inverse(covariance + ridge)
         self.count = self.spread(self.mass)  # windows over each pixel, (1, 1, H, W)

@@ -20,16 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import color, encoder, images, losses, machine, masks, objective, optimize
+from impasto import color, encoder, images, machine, masks, objective, optimize
 from impasto.matting import Guide
 from impasto.recipes import Photo, RecipeError
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
-TINT = 1.0  # of the distance in chroma beside the distance: what shows as a stain is colour
-UNEVEN = 0.15  # of the distance's gradients beside the distance: of patterns where the photograph has none
-BORDER = 4  # pixels, at --size, within which a region's border is moved to the photograph's edges
-RIDGE = 1e-3  # variance of colours under which a region is even
+FAINT = 1e-3  # variance of colours under which a region is even, and square of a slope under which there is no texture
+PLAIN = 1e-4  # variance of colours nearby at which the photograph is half even
+NEAR = 8  # pixels, at --size, around a pixel that tell whether the photograph is even there
+EVEN = 100.0  # of the distance where the photograph is even, beside elsewhere
+TINT = 3.0  # of the distance in chroma beside the distance: what shows as a stain is colour
+STAIN = 0.1  # distance in chroma at which it counts twice: many pixels may move a little, few much
+UNEVEN = 0.15  # of the distance's slopes beside the distance
+BORDER = 6  # pixels, at --size, within which a region's border is moved to the photograph's edges
 MASK = 1024  # pixels of a mask's long edge: more than is worked at
 LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
 REACH = 0.35  # how far apart, in colour space, two masks' colours may be and still mean the same class
@@ -168,7 +172,7 @@ def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
     total = torch.cat([*regions.content], 1).sum(1, keepdim=True).clamp_min(1e-6)
     result = torch.zeros_like(content)
     for ours, theirs in zip(regions.content, regions.style, strict=True):
-        result += ours / total * color.match_color(content, style, ours, theirs, ridge=RIDGE)
+        result += ours / total * color.match_color(content, style, ours, theirs, ridge=FAINT)
     # Where no region is, the photograph's own colours.
     return torch.lerp(content, result, total.clamp_max(1))
 
@@ -223,6 +227,19 @@ class Windows:
         shares = [self.border.lift(mask, photograph).clamp(1e-4, 1) for mask in self.masks]
         total = sum(shares[1:], shares[0])
         return [share / total for share in shares]
+
+    def evenness(self, shares: Sequence[Tensor]) -> Tensor:
+        """How even the photograph is around each pixel, (1, 1, H, W) in [0, 1]: what is added there shows as a stain.
+
+        A pixel is as even as the most even of the windows that hold it: beside an edge, halos would show.
+        """
+        result = torch.zeros_like(self.small[:, :1])
+        for share in shares:
+            near = Guide(self.small, radius=min(NEAR, _widest(self.small)), weight=share)
+            even = PLAIN / (PLAIN + near.variance) * (2 * near.mass).clamp(max=1)  # of windows well inside the region
+            margin = near.side - 1
+            result = result + share * F.max_pool2d(F.pad(even, [margin] * 4), near.side, 1)
+        return result
 
     def lift(self, q: Tensor, photograph: Tensor, shares: Sequence[Tensor]) -> Tensor:
         """The picture of which q, (1, 3, h, w), is the small one; as large as the photograph."""
@@ -305,39 +322,48 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
     shares = windows.shares(content)
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
-    grey, tile = color.luma(content), (0, 0, content.shape[-2], content.shape[-1])
-    whole = losses.variation(grey, *tile).clamp_min(1e-6)
-    spread = recipe.evenness / (plain - plain.mean((2, 3), keepdim=True)).square().sum().clamp_min(1e-4)
-    rough = UNEVEN * recipe.evenness / losses.variation(plain, *tile).clamp_min(1e-6)
+    grey = color.luma(content)
+    texture = _steepness(grey)
+    # Each texture counts the same: a bush's leaves as much as the edge of a roof.
+    nearby = F.avg_pool2d(texture, 2 * NEAR + 1, 1, NEAR, count_include_pad=False)
+    alike = 1 / (nearby + FAINT)
+    alike = alike / (alike * texture).sum().clamp_min(1e-6)
+    uneven = (plain - plain.mean((2, 3), keepdim=True)).square().sum().clamp_min(1e-4)
+    spread = (1 + EVEN * windows.evenness(shares)) / uneven
+    rough = UNEVEN / _steepness(plain).sum().clamp_min(1e-6)
+
+    def ours(p: Tensor) -> dict[str, Tensor]:
+        lost = (alike * _steepness(color.luma(p) - grey)).sum()
+        away = p - plain
+        tint = (away - color.luma(away)).square().sum(1, keepdim=True)
+        distance = away.square().sum(1, keepdim=True) + TINT * (tint + tint.square() / STAIN**2)
+        return {
+            # The square: a light as different as day and night may change edges somewhat, and no more.
+            "detail": recipe.detail * (lost + lost.square()),
+            "evenness": recipe.evenness * ((spread * distance).sum() + rough * _steepness(away).sum()),
+        }
 
     def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         q = q.detach().requires_grad_()
         with torch.enable_grad():
             result = windows.lift(q, content, shares)
-        p = result.detach()
+            p = result.detach().requires_grad_()
+            added = ours(p)
+            (slope,) = torch.autograd.grad(torch.stack([*added.values()]).sum(), p)
+        p = p.detach()
         terms, gradient = goal(p)
         forced = fine.laplacian(p.double())
-        change = color.luma(p) - grey
-        lost = losses.variation(change, *tile) / whole
-        slope = torch.zeros_like(change)
-        losses.add_variation_gradient(slope, change, float(recipe.detail * (1 + 2 * lost) / whole), *tile)
-        away = p - plain
-        tint = away - color.luma(away)
-        terms = {
-            **terms,
-            "photorealism": weight * (p * forced).sum(),
-            # The square: a light as different as day and night may change edges somewhat, and no more.
-            "detail": recipe.detail * (lost + lost.square()),
-            "evenness": spread * (away.square().sum() + TINT * tint.square().sum())
-            + rough * losses.variation(away, *tile),
-        }
-        away_slope = away + TINT * (tint - color.unluma(tint.sum(1, keepdim=True)))
-        gradient = gradient + (2 * weight * forced).float() + color.unluma(slope) + 2 * spread * away_slope
-        losses.add_variation_gradient(gradient, away, float(rough), *tile)
-        (back,) = torch.autograd.grad(result, q, gradient)
+        terms = {**terms, "photorealism": weight * (p * forced).sum()} | {name: t.detach() for name, t in added.items()}
+        (back,) = torch.autograd.grad(result, q, gradient + (2 * weight * forced).float() + slope)
         return terms, back
 
     return photoreal
+
+
+def _steepness(x: Tensor) -> Tensor:
+    """The squared differences from the pixels below and beside: (B, C, H, W) -> (B, C, H - 1, W - 1)."""
+    corner = x[..., :-1, :-1]
+    return (x[..., 1:, :-1] - corner).square() + (x[..., :-1, 1:] - corner).square()
 
 
 def keep_highlights(photograph: Tensor, result: Tensor, amount: float) -> Tensor:

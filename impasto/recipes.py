@@ -146,9 +146,9 @@ class Photo:
     """How strongly the other photograph's light is taken: a factor on the style's weight."""
     photorealism: float = 1000.0
     """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
-    detail: float = 1.0
-    """Weight of the change of luma's gradients, and of its square: edges and textures stay as distinct as they were."""
-    evenness: float = 6.0
+    detail: float = 1.5
+    """Weight of the change of luma's slopes, and of its square: edges and textures stay as distinct as they were."""
+    evenness: float = 2.0
     """Weight of the distance from the photograph with each region simply recoloured: against stains."""
     radius: int = 32
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
@@ -165,7 +165,11 @@ class Photo:
 
     def objective(self) -> Transfer:
         """The recipe of the content and style loss."""
-        return Transfer(strength=self.strength, smoothness=0.0, encoder=self.encoder, precision=self.precision)
+        # The deep layers' style is an arrangement, which light does not change: there it comes out as stains.
+        return Transfer(
+            strength=self.strength, style_layers=FIVE[:3], style_weight=66.0, smoothness=0.0, encoder=self.encoder,
+            precision=self.precision,
+        )  # fmt: skip
 
 
 impasto = Transfer(flat=0.04)

@@ -130,6 +130,18 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     assert energy < 0.02 * much
 
 
+def test_what_is_even_is_told_from_what_is_not(recipe: Photo) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 60, 120)
+    image[..., :60] = 0.5
+    everywhere = photoreal.Regions([torch.ones(1, 1, 60, 120)], [torch.ones(1, 1, 60, 120)], torch.ones(1, 3))
+    windows = photoreal.Windows(image, everywhere, recipe)
+    even = windows.evenness(windows.shares(image))
+    assert even.shape == (1, 1, 60, 120)
+    assert even[..., :60].min() > 0.9  # up to the edge
+    assert even[..., 80:].max() < 0.1
+
+
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Through the filter and the energy, by finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
