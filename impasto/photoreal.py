@@ -33,7 +33,8 @@ EVEN = 100.0  # of the distance where the photograph is even, beside elsewhere
 TINT = 3.0  # of the distance in chroma beside the distance: what shows as a stain is colour
 STAIN = 0.1  # distance in chroma at which it counts twice: many pixels may move a little, few much
 UNEVEN = 0.15  # of the distance's slopes beside the distance
-BORDER = 6  # pixels, at --size, within which a region's border is moved to the photograph's edges
+DRAWN = 14  # pixels, at --size, by which a border drawn by hand may miss the photograph's edges
+BORDER = 6  # pixels, at --size, within which a border is as sharp as the photograph
 MASK = 1024  # pixels of a mask's long edge: more than is worked at
 LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
 REACH = 0.35  # how far apart, in colour space, two masks' colours may be and still mean the same class
@@ -203,6 +204,16 @@ def _widest(image: Tensor) -> int:
     return (min(image.shape[-2:]) - 1) // 2
 
 
+def _to_edges(masks: Sequence[Tensor], photograph: Tensor) -> list[Tensor]:
+    """Masks whose borders lie on the photograph's edges: a pixel goes where most of its colour nearby belongs."""
+    guide = Guide(photograph, radius=min(DRAWN, _widest(photograph)), epsilon=1e-4)
+    shares = torch.cat([*masks], 1)
+    for _ in range(2):
+        shares = guide.filter(shares).clamp(1e-4, 1).square()
+        shares = shares / shares.sum(1, keepdim=True)
+    return [shares[:, k : k + 1] for k in range(len(masks))]
+
+
 class Windows:
     """The windows in which a picture is affine in the photograph's colours, of one region each.
 
@@ -213,7 +224,7 @@ class Windows:
     """
 
     def __init__(self, small: Tensor, regions: Regions, recipe: Photo) -> None:
-        self.small, self.masks = small, regions.content
+        self.small, self.masks = small, _to_edges(regions.content, small)
         self.border = Guide(small, radius=min(BORDER, _widest(small)), epsilon=1e-4)
         image = images.to_size(small, min(COARSE, max(small.shape[-2:])))  # what varies slowly is found there
         self.shape = image.shape[-2:]

@@ -142,6 +142,17 @@ def test_what_is_even_is_told_from_what_is_not(recipe: Photo) -> None:
     assert even[..., 80:].max() < 0.1
 
 
+def test_a_border_goes_to_the_edge_beside_it(recipe: Photo) -> None:
+    torch.manual_seed(0)
+    image = 0.2 + 0.02 * torch.rand(1, 3, 80, 120)
+    image[..., 60:] += 0.6
+    drawn = torch.zeros(1, 1, 80, 120)
+    drawn[..., 54:] = 1  # six pixels off
+    windows = photoreal.Windows(image, photoreal.Regions([1 - drawn, drawn], [], torch.ones(2, 3)), recipe)
+    share = windows.shares(image)[1]
+    assert share[..., :59].max() < 0.2 and share[..., 61:].min() > 0.8
+
+
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Through the filter and the energy, by finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
