@@ -25,7 +25,8 @@ from run import HERE, STDERR, hardware, process, seconds, table
 
 import impasto
 from impasto import datasets, encoder, feedforward, images, machine, objective, optimize, pictures, recipes
-from impasto.feedforward import JOHNSON, SLIM, Model, Network
+from impasto.feedforward import Model
+from impasto.networks import JOHNSON, SLIM, Network
 
 SIZE, PHOTOGRAPHS, MOST = 384, 10, 150
 PAPER, STYLE = "the paper's", "the_great_wave.jpg"

@@ -152,11 +152,8 @@ class Frozen:
             kernel, bias = convolution.weight.detach(), convolution.bias.detach()
             turned = kernel.flip(2, 3).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
             forward = torch.float32 if place[0] in EXACT_BLOCKS else dtype
-            self.kernels[place] = (
-                kernel.to(forward, memory_format=torch.channels_last),
-                bias.to(forward),
-                turned,
-            )
+            kernel = kernel.to(forward, memory_format=torch.channels_last)
+            self.kernels[place] = (kernel, bias.to(forward), turned)
 
     @property
     def stride(self) -> int:

@@ -14,7 +14,7 @@ from impasto.weights import WeightsError
 
 
 def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """feedforward.JOHNSON's names for its weights, and our range for its 0 to 255.
+    """networks.JOHNSON's names for its weights, and our range for its 0 to 255.
 
     Running statistics, which old checkpoints hold and instance normalisation has no use for, are left out.
     """

@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 import impasto
 from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
 from impasto.feedforward import Model
+from impasto.networks import Network
 from impasto.recipes import RecipeError, Training
 
 EVERY = 200  # steps between two previews, and two checkpoints
@@ -40,7 +41,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
-    network = feedforward.load(recipe.start).network.requires_grad_(True) if recipe.start else feedforward.Network()
+    network = feedforward.load(recipe.start).network.requires_grad_(True) if recipe.start else Network()
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         session.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -105,7 +106,7 @@ def first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def save(out: Path, checkpoint: Path, network: feedforward.Network, card: dict[str, str], step: training.Step) -> None:
+def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: training.Step) -> None:
     with images.atomic(out) as part:
         feedforward.save(part, network, {**card, "steps": str(step.index)})
     with images.atomic(checkpoint) as part:

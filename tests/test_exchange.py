@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto import exchange, feedforward
-from impasto.feedforward import Model, Network
+from impasto.feedforward import Model
+from impasto.networks import Network
 
 
 class Theirs(nn.Module):

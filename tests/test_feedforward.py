@@ -9,10 +9,10 @@ import torch
 from conftest import save_picture
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from impasto import datasets, feedforward, images
-from impasto.feedforward import JOHNSON, SLIM, Architecture, Model, Network
+from impasto.feedforward import Model
+from impasto.networks import JOHNSON, SLIM, Architecture, Network
 from impasto.recipes import RecipeError, Training
 from impasto.weights import WeightsError
 
@@ -31,17 +31,6 @@ def pool(tmp_path: Path) -> datasets.Pool:
 
 def painting() -> Tensor:
     return torch.rand(1, 3, 60, 50, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("side", [1, 2])
-def test_smoothing_is_a_filter_of_the_pixels(side: int) -> None:
-    x = torch.rand(2, 3 * side**2, 7, 9)
-    line = torch.tensor([0.25, 0.5, 0.25])
-    square = torch.outer(line, line).expand(3, 1, 3, 3)
-    expected = F.conv2d(F.pad(F.pixel_shuffle(x, side), [1] * 4, "reflect"), square, groups=3)
-    padded = F.pad(x, [1] * 4, "replicate" if side > 1 else "reflect")
-    found = F.pixel_shuffle(F.conv2d(padded, feedforward._smoothing(side)), side)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])

@@ -19,6 +19,7 @@ FLOORS = {
         "encoder",
         "exchange",
         "losses",
+        "networks",
         "optimize",
         "training",
         "datasets",

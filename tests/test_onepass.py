@@ -12,7 +12,7 @@ from conftest import opened, save_picture
 from test_video import film, frames
 
 from impasto import cli, feedforward, images
-from impasto.feedforward import Architecture, Network
+from impasto.networks import Architecture, Network
 
 Capture = pytest.CaptureFixture[str]
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import impasto
 from impasto import datasets, feedforward, fields, images, machine, pictures, sheets, training
-from impasto.feedforward import Layer, Model, Network
+from impasto.feedforward import Model
+from impasto.networks import Layer, Network
 from impasto.recipes import Training
 
 EVERY = 500  # steps between two checkpoints

@@ -1,0 +1,191 @@
+"""Image transformation networks (Johnson, Alahi and Fei-Fei 2016): the paper's and ours, picture in, picture out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a network.
+
+    Attributes:
+        widths: channels at full, half, ... resolution on the way down; 0: nothing is done at full resolution.
+        blocks: residual blocks at the lowest resolution.
+        kernel: side of the first and the last kernel.
+        bounded: the last values go through a tanh, scaled by 150 as in source 004; False: they are the picture.
+        smooth: bilinear instead of nearest-neighbour upsampling, and a 1-2-1 filter over the last values.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int = 5
+    kernel: int = 9
+    bounded: bool = True
+    smooth: bool = False
+
+
+# Johnson et al. 2016, supplement, table 1, with instance normalisation (Ulyanov et al. 2016), reflection padding
+# and nearest-neighbour upsampling before a convolution (Odena et al. 2016) as in source 004.
+JOHNSON = Architecture((32, 64, 128))
+# Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
+# It is smooth: a training this short would otherwise leave checkerboards.
+SLIM = Architecture((0, 32, 64), kernel=5, smooth=True)
+
+
+def as_it_is(x: Tensor) -> torch.autocast:
+    """No autocast: it would take what is only moved about to float32 and back, which takes as long as convolving."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class Layer(nn.Module):
+    """Upsampling, reflection padding, convolution, instance normalisation, rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, up: int = 1, smooth: bool = False,
+                 rectify: bool = True, normalise: bool = True) -> None:  # fmt: skip
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride)
+        self.norm = nn.InstanceNorm2d(outputs, affine=True) if normalise else None
+        self.up, self.mode = up, "bilinear" if smooth else "nearest"
+        self.rectify, self.margin = rectify, kernel // 2
+
+    def forward(self, x: Tensor, band: int = 0) -> Tensor:
+        """(B, C, H, W) -> (B, C', H * up / stride, W * up / stride).
+
+        Args:
+            x: features.
+            band: rows that are convolved at a time, so that what is upsampled and padded stays small; 0: all.
+                The statistics are those of all rows: bands change nothing.
+        """
+        height = -(-x.shape[-2] * self.up // self.convolution.stride[0])
+        if 0 < band < height:
+            y = x.new_empty(0)
+            for top in range(0, height, band):
+                rows = self.rows(x, top, min(height, top + band))
+                if not top:
+                    shape = (*rows.shape[:2], height, rows.shape[-1])
+                    y = torch.empty(
+                        shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last
+                    )  # fmt: skip
+                y[..., top : top + band, :] = rows
+        else:
+            y = self.convolve(self.enlarge(x), self.margin, self.margin)
+        del x
+        if self.norm is not None:
+            # The group norm of single channels is as fast as it gets on channels-last, but its derivative is not.
+            y = (
+                F.instance_norm(y, weight=self.norm.weight, bias=self.norm.bias)
+                if torch.is_grad_enabled()
+                else F.group_norm(y, y.shape[1], self.norm.weight.to(y.dtype), self.norm.bias.to(y.dtype))
+            )
+        return y.relu_() if self.rectify else y
+
+    def rows(self, x: Tensor, top: int, bottom: int) -> Tensor:
+        """The rows from ``top`` to ``bottom`` of the convolution, from those of x that they see."""
+        stride, height = self.convolution.stride[0], x.shape[-2] * self.up
+        first, last = top * stride - self.margin, (bottom - 1) * stride + self.margin + 1
+        above, below = max(0, -first), max(0, last - height)
+        first, last = first + above, last - below
+        start = max(0, first // self.up - 1)  # a row more, for what is between two rows
+        x = self.enlarge(x[..., start : -(-last // self.up) + 1, :])
+        return self.convolve(x[..., first - start * self.up : last - start * self.up, :], above, below)
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        with as_it_is(x):
+            return F.interpolate(x, scale_factor=self.up, mode=self.mode) if self.up > 1 else x
+
+    def convolve(self, x: Tensor, above: int, below: int) -> Tensor:
+        with as_it_is(x):
+            x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
+        return F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
+
+
+class Block(nn.Module):
+    """Two layers around which the input goes (He et al. 2016); no rectifier after the sum (Gross and Wilber 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = Layer(channels, channels, 3), Layer(channels, channels, 3, rectify=False)
+
+    def forward(self, x: Tensor, band: int = 0) -> Tensor:
+        residual: Tensor = self.second(self.first(x, band), band)
+        return residual.add_(x)
+
+
+def _smoothing(side: int) -> Tensor:
+    """A 1-2-1 filter, down and across, of pixels that are shuffled into positions of side x side, as one kernel.
+
+    At full resolution the same takes a tenth of a pass.
+    """
+    line = torch.tensor([0.25, 0.5, 0.25])
+    square = torch.outer(line, line).expand(3, 1, 3, 3)
+    channels = 3 * side**2
+    impulses = F.pixel_shuffle(F.pad(torch.eye(channels).view(channels, channels, 1, 1), [1] * 4), side)
+    answers = F.pixel_unshuffle(F.conv2d(impulses, square, padding=1, groups=3), side)
+    return answers.transpose(0, 1).flip(2, 3).contiguous()
+
+
+class Network(nn.Module):
+    """An image transformation network.
+
+    Args:
+        architecture: its shape.
+    """
+
+    smoothing: Tensor
+
+    def __init__(self, architecture: Architecture = SLIM) -> None:
+        super().__init__()
+        self.architecture = architecture
+        full, *deeper = architecture.widths
+        layers: list[nn.Module] = []
+        channels, first = 3, architecture.kernel
+        if full:
+            layers.append(Layer(3, full, first))
+            channels, first = full, 3
+        for width in deeper:
+            layers.append(Layer(channels, width, first, stride=2))
+            channels, first = width, 3
+        layers += [Block(channels) for _ in range(architecture.blocks)]
+        for width in reversed(architecture.widths[:-1]):
+            if width:
+                layers.append(Layer(channels, width, 3, up=2, smooth=architecture.smooth))
+                channels = width
+        kernel, outputs = (architecture.kernel, 3) if full else (3, 12)
+        last = Layer(channels, outputs, kernel, rectify=False, normalise=False)
+        self.layers = nn.ModuleList([*layers, last])
+        if architecture.smooth:
+            self.register_buffer("smoothing", _smoothing(1 if full else 2), persistent=False)
+        if not full:
+            # The four pixels of a position begin alike, or a checkerboard stays (Aitken et al. 2017); and near grey.
+            weight = last.convolution.weight.data
+            weight.copy_(0.3 * weight[::4].repeat_interleave(4, 0))
+            nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, band: int = 0) -> Tensor:
+        """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1].
+
+        Args:
+            image: of any size.
+            band: rows of a layer that are worked at a time; 0: all. The result is the same.
+        """
+        height, width = image.shape[-2:]
+        least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
+        x = (2 * image).sub_(1)
+        if height < least or width < least:
+            x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
+        for layer in self.layers:
+            x = layer(x, band)
+        shuffled = not self.architecture.widths[0]
+        if self.architecture.smooth:
+            with as_it_is(x):
+                # The pixel beside the border reflects: in a position of four it is the position's own.
+                x = F.pad(x, [1] * 4, "replicate" if shuffled else "reflect")
+            x = F.conv2d(x, self.smoothing)
+        if shuffled:
+            x = F.pixel_shuffle(x, 2)
+        x = x[..., :height, :width].float()  # an odd side has come out a little longer
+        return torch.tanh(x).mul(150 / 255).add_(0.5) if self.architecture.bounded else x
