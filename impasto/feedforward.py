@@ -38,7 +38,7 @@ from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
-BAND = 1 << 19  # pixels of a layer that are worked at a time: what is upsampled and padded stays in the cache
+BAND = 1 << 20  # pixels of a layer that are worked at a time, so that what is upsampled and padded stays small
 
 
 @dataclass(frozen=True)

@@ -392,8 +392,9 @@ def _unit(values: Tensor, name: str) -> Tensor:
         return values.float() / full
     if not values.is_floating_point():
         raise _error(name, f"holds {values.dtype}; use uint8, uint16 or float in [0, 1]")
-    if not values.isfinite().all():
+    least, most = (float(end) for end in values.aminmax())  # NaN if there is one
+    if not -torch.inf < least <= most < torch.inf:
         raise _error(name, "holds NaN or infinite values; replace them first")
-    if values.min() < -1e-3 or values.max() > 1 + 1e-3:
+    if least < -1e-3 or most > 1 + 1e-3:
         raise _error(name, "holds values outside [0, 1]; divide 8-bit values by 255, or clamp")
     return values.float().clamp(0, 1)

@@ -36,6 +36,9 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
 }
 
 
+PARTS = 8  # that the positions are divided into for a Gram matrix in bfloat16
+
+
 def positions(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, M, C), a row for each position; a view of a channels-last tensor, else a copy."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -56,8 +59,12 @@ def gram_sum(features: Tensor, mask: Tensor | None = None) -> Tensor:
     if features.dtype != torch.bfloat16:
         return rows.transpose(1, 2) @ rows
     # A product of bfloat16 matrices is rounded to bfloat16: sums of parts are rounded less.
-    parts = [(part.transpose(1, 2) @ part).float() for part in rows.tensor_split(8, dim=1)]
-    return torch.stack(parts).sum(0)
+    batch, count, channels = rows.shape
+    even = count // PARTS * PARTS
+    parts = rows[:, :even].reshape(batch * PARTS, even // PARTS, channels)
+    total = (parts.transpose(1, 2) @ parts).float().view(batch, PARTS, channels, channels).sum(1)
+    rest = rows[:, even:]
+    return total + rest.transpose(1, 2) @ rest
 
 
 def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -69,35 +76,38 @@ def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
     return gram_sum(features, mask) / count
 
 
+def energy(features: Tensor) -> Tensor:
+    """(B,) the sum of squares of (B, C, H, W), float32 where they are bfloat16."""
+    if features.dtype == torch.bfloat16:  # whose squares would be rounded
+        length: Tensor = torch.linalg.vector_norm(features, dim=(1, 2, 3), dtype=torch.float32)
+        return length.square()
+    return features.square().sum((1, 2, 3))
+
+
 def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """(B,) the sum of squared differences of (B, C, H, W), each weighted with the square of ``mask``."""
     difference = features - target
-    if mask is not None:
-        difference = difference * mask
-    if difference.dtype == torch.bfloat16:
-        difference = difference.float()
-    return difference.square().flatten(1).sum(1)
+    return energy(difference if mask is None else difference * mask)
 
 
-def weigh_error(error: Tensor, energy: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
+def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
     """Squared error of activations (Gatys et al. 2016, eq. 1), normalised as ``term`` says; mean over the batch.
 
     ``relative`` divides by the target's own sum of squares: 0 is equal, 1 as far away as a black hole.
 
     Args:
-        error, energy: (B,) as `squared_error` gives it against the target, and the target's own.
+        error, whole: (B,) as `squared_error` gives it against the target, and the target's `energy`.
         channels, count: of the layer: its channels, its positions.
     """
     if term == "relative":
-        return (error / energy.clamp_min(1e-12)).mean()
+        return (error / whole.clamp_min(1e-12)).mean()
     return error.mean() * CONTENT_TERMS[term](channels, count)
 
 
 def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
     """`weigh_error` of whole activations, (B, C, H, W) each."""
     channels, height, width = features.shape[1:]
-    energy = target.square().flatten(1).sum(1)
-    return weigh_error(squared_error(features, target), energy, channels, height * width, term)
+    return weigh_error(squared_error(features, target), energy(target), channels, height * width, term)
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:

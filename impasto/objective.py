@@ -175,8 +175,8 @@ class Objective:
             value = self.scales.get(layer, 1.0) ** 2 * value
             if what == "content":
                 target = self.content[layer]
-                energy = self.scales.get(layer, 1.0) ** 2 * target.float().square().flatten(1).sum(1)
-                term = losses.weigh_error(value, energy, target.shape[1], height * width, recipe.content_term)
+                whole = self.scales.get(layer, 1.0) ** 2 * losses.energy(target)
+                term = losses.weigh_error(value, whole, target.shape[1], height * width, recipe.content_term)
                 term = recipe.content_weight * term
             else:
                 region = self.regions[index]
