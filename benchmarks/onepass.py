@@ -90,10 +90,7 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
 def speeds() -> list[tuple[str, ...]]:
     """One pass at 1920 x 1080: the paper's network and ours, in turn."""
     image = images.resize(images.to_tensor(pictures.locate("rocket")), 1080, 1920)
-    networks = {
-        name: Model(Network(shape).to(memory_format=torch.channels_last).requires_grad_(False).eval(), {})
-        for name, shape in ((PAPER, JOHNSON), ("ours", SLIM))
-    }  # as `feedforward.load` gives them
+    networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(SLIM).eval(), {})}
     contenders: dict[tuple[str, str], Callable[[], object]] = {
         (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p)
         for precision in ("float32", "auto")

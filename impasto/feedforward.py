@@ -111,7 +111,6 @@ def task(
 ) -> Callable[[int], dict[str, Tensor]]:
     """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`."""
     device = style.device
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if recipe.batch % world:
@@ -167,7 +166,6 @@ def load(source: str | Path) -> Model:
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (KeyError, ValueError, TypeError, RuntimeError):
         raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network.requires_grad_(False).eval(), metadata)
 
 

@@ -35,7 +35,6 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
     "owl": lambda c, m: 1 / c**4,  # F F^T / (C M), mean: source 004
 }
 
-
 PARTS = 8  # that the positions are divided into for a Gram matrix in bfloat16
 
 
@@ -76,8 +75,10 @@ def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
     return gram_sum(features, mask) / count
 
 
-def energy(features: Tensor) -> Tensor:
-    """(B,) the sum of squares of (B, C, H, W), float32 where they are bfloat16."""
+def energy(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B,) the sum of squares of (B, C, H, W), each weighted with the square of ``mask``; float32 where bfloat16 is."""
+    if mask is not None:
+        features = features * mask
     if features.dtype == torch.bfloat16:  # whose squares would be rounded
         length: Tensor = torch.linalg.vector_norm(features, dim=(1, 2, 3), dtype=torch.float32)
         return length.square()
@@ -85,9 +86,8 @@ def energy(features: Tensor) -> Tensor:
 
 
 def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(B,) the sum of squared differences of (B, C, H, W), each weighted with the square of ``mask``."""
-    difference = features - target
-    return energy(difference if mask is None else difference * mask)
+    """`energy` of the difference of (B, C, H, W)."""
+    return energy(features - target, mask)
 
 
 def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:

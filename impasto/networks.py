@@ -164,6 +164,7 @@ class Network(nn.Module):
             weight = last.convolution.weight.data
             weight.copy_(0.3 * weight[::4].repeat_interleave(4, 0))
             nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor, band: int = 0) -> Tensor:
         """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1].

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -104,6 +105,11 @@ class Objective:
     content: Mapping[str, Tensor] = field(default_factory=dict)
     regions: Sequence[Region] = ()
 
+    @cached_property
+    def energies(self) -> dict[str, Tensor]:
+        """layer -> (B,) of the content, which stays as it is."""
+        return {layer: losses.energy(target) for layer, target in self.content.items()}
+
     def __call__(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """The terms, scalars, and the gradient of their sum, (B, 3, H, W) float32.
 
@@ -175,7 +181,7 @@ class Objective:
             value = self.scales.get(layer, 1.0) ** 2 * value
             if what == "content":
                 target = self.content[layer]
-                whole = self.scales.get(layer, 1.0) ** 2 * losses.energy(target)
+                whole = self.scales.get(layer, 1.0) ** 2 * self.energies[layer]
                 term = losses.weigh_error(value, whole, target.shape[1], height * width, recipe.content_term)
                 term = recipe.content_weight * term
             else:
@@ -333,8 +339,8 @@ def _mean_squares(bare: Objective, image: Tensor) -> dict[str, float]:
     for features, tile in _passes(bare, image):
         for layer, x in features.items():
             height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
-            sums = losses.squared_error(x, torch.zeros_like(x), tile.inside(x, layer))
-            means[layer] += float(sums.sum()) / (len(x) * x.shape[1] * height * width)
+            whole = losses.energy(x, tile.inside(x, layer)).sum()
+            means[layer] += float(whole) / (len(x) * x.shape[1] * height * width)
     return means
 
 
