@@ -27,7 +27,6 @@ LAYERS = tuple(f"relu{place}" for place in CONVOLUTIONS)
 
 VGG19_WIDTHS = (64, 128, 256, 512, 512)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-EXACT_BLOCKS = ("1", "2")  # computed forward in float32: where rounding moves a maximum, the gradient goes elsewhere
 CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 
 # torchvision numbers convolutions, rectifiers and pools together: features.0 is conv1_1, features.19 conv4_1.
@@ -38,9 +37,12 @@ class VGG(nn.Module):
     """VGG-19's convolutions, of any widths, as far as they are wanted.
 
     Args:
-        widths: channels of the five blocks.
+        widths: channels of the five blocks, or of each convolution by its place.
         mean, std: what an sRGB value in [0, 1] is normalised with, one number a channel.
         places: the convolutions that there are, a beginning of ``CONVOLUTIONS``.
+        reflect: the first of those that reflect the picture beyond its border instead of seeing zeros there.
+        exact: the last of those that are computed forward in float32 at every precision. Where rounding moves a
+            maximum the gradient goes elsewhere, the finer the layer the farther.
     """
 
     mean: Tensor
@@ -48,20 +50,24 @@ class VGG(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = VGG19_WIDTHS,
+        widths: Sequence[int] | Mapping[str, int] = VGG19_WIDTHS,
         *,
         mean: Sequence[float] = IMAGENET[0],
         std: Sequence[float] = IMAGENET[1],
         places: Sequence[str] = CONVOLUTIONS,
+        reflect: str = "",
+        exact: str = "2_1",
     ) -> None:
         super().__init__()
         self.places = tuple(places)
+        self.exact = self.places[: self.places.index(exact) + 1] if exact in self.places else self.places
+        self.reflecting = self.places[self.places.index(reflect) :] if reflect in self.places else ()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         channels = 3
         for place in self.places:
-            width = widths[int(place[0]) - 1]
-            self.add_module(f"conv{place}", nn.Conv2d(channels, width, 3, padding=1))
+            width = widths[place] if isinstance(widths, Mapping) else widths[int(place[0]) - 1]
+            self.add_module(f"conv{place}", nn.Conv2d(channels, width, 3, padding=0 if place in self.reflecting else 1))
             channels = width
 
     def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -83,9 +89,23 @@ class VGG(nn.Module):
         for place in self.places[: self.places.index(wanted[-1][4:]) + 1]:
             if place.endswith("_1") and place != "1_1":
                 x = F.max_pool2d(x, [min(2, side) for side in x.shape[-2:]])
-            x = F.relu(getattr(self, f"conv{place}")(x))
+            x = F.relu(getattr(self, f"conv{place}")(pad(x) if place in self.reflecting else x))
             features[f"relu{place}"] = x
         return {layer: features[layer] for layer in wanted}
+
+
+def pad(x: Tensor) -> Tensor:
+    """A pixel more on each side, reflected; of a picture a single pixel wide or high, repeated."""
+    return F.pad(x, [1] * 4, "reflect" if min(x.shape[-2:]) > 1 else "replicate")
+
+
+def unpad(gradient: Tensor) -> Tensor:
+    """From the derivative by what `pad` gave to that by what it was given; overwrites the former."""
+    source = 2 if min(gradient.shape[-2:]) > 3 else 1
+    for axis in (-2, -1):
+        gradient.select(axis, source).add_(gradient.select(axis, 0))
+        gradient.select(axis, -1 - source).add_(gradient.select(axis, -1))
+    return gradient[..., 1:-1, 1:-1].contiguous(memory_format=torch.channels_last)
 
 
 def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) -> list[str]:
@@ -146,12 +166,13 @@ class Frozen:
         self.layers = check_layers(layers, network.places)
         self.places = network.places[: network.places.index(self.layers[-1][4:]) + 1]
         self.mean, self.std, self.dtype = network.mean, network.std, dtype
+        self.reflecting, self.exact = network.reflecting, network.exact
         self.kernels: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for place in self.places:
             convolution = getattr(network, f"conv{place}")
             kernel, bias = convolution.weight.detach(), convolution.bias.detach()
             turned = kernel.flip(2, 3).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
-            forward = torch.float32 if place[0] in EXACT_BLOCKS else dtype
+            forward = torch.float32 if place in self.exact else dtype
             kernel = kernel.to(forward, memory_format=torch.channels_last)
             self.kernels[place] = (kernel, bias.to(forward), turned)
 
@@ -187,11 +208,14 @@ class Frozen:
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
             kernel, bias, _ = self.kernels[place]
-            x = F.conv2d(x.to(kernel.dtype), kernel, bias, padding=1)
+            x = x.to(kernel.dtype)
+            x = F.conv2d(pad(x), kernel, bias) if place in self.reflecting else F.conv2d(x, kernel, bias, padding=1)
             record.tape.append(("convolve", place))
             if (layer := f"relu{place}") in self.layers:
                 record.features[layer] = x.relu_().to(self.dtype)
                 record.tape.extend([("rectify", record.features[layer]), ("feature", layer)])
+                if after not in self.exact:
+                    x = record.features[layer]
             if after.endswith("_1"):
                 size = list(x.shape[-2:])
                 x, origins = F.max_pool2d(x, [min(2, side) for side in size], return_indices=True)
@@ -219,7 +243,9 @@ class Frozen:
             elif operation == "rectify":
                 torch.ops.aten.threshold_backward.grad_input(gradient, kept, 0, grad_input=gradient)
             elif operation == "convolve":
-                gradient = F.conv2d(gradient, self.kernels[kept][2], padding=1)
+                reflects = kept in self.reflecting
+                gradient = F.conv2d(gradient, self.kernels[kept][2], padding=2 if reflects else 1)
+                gradient = unpad(gradient) if reflects else gradient
             else:
                 origins, size = kept
                 gradient = F.max_unpool2d(gradient, origins, [min(2, side) for side in size], output_size=size)
@@ -263,9 +289,10 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
     else:
         caffe = not torchvision or metadata.get("preprocessing") == "caffe" or "caffe" in file.name.lower()
         mean, std = CAFFE if caffe else IMAGENET
-    widths = [state[f"{prefixes[f'{block}_1']}.weight"].shape[0] for block in range(1, int(places[-1][0]) + 1)]
+    widths = {place: state[f"{prefixes[place]}.weight"].shape[0] for place in places}
     with torch.random.fork_rng(devices=()):  # the weights that PyTorch draws are overwritten: spare the caller's seed
-        encoder = VGG(widths, mean=mean, std=std, places=places)
+        borders = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}
+        encoder = VGG(widths, mean=mean, std=std, places=places, **borders)
     for place in places:
         convolution = getattr(encoder, f"conv{place}")
         for part, parameter in convolution.named_parameters():

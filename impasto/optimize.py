@@ -117,12 +117,13 @@ class LBFGS:
     using MapReduce"), so that each row is read twice in an iteration and not four times. A step is shortened until
     the loss has come down as far as Armijo wants (Nocedal and Wright 2006, eq. 3.4), a pair without curvature is not
     kept. The first step, before anything is known, is short: ``rate`` hundredths, root mean square over the picture.
+    With ``clip`` a step ends where [0, 1] ends, and slopes that lead out of it are none.
     """
 
     ARMIJO, TRIES = 1e-4, 20
 
-    def __init__(self, history: int, rate: float, device: torch.device) -> None:
-        self.history, self.rate, self.device = history, rate, device
+    def __init__(self, history: int, rate: float, clip: bool, device: torch.device) -> None:
+        self.history, self.rate, self.clip, self.device = history, rate, clip, device
         self.rows = torch.zeros(0)  # (2 history, N): of each pair its step, and the gradient's change under it
         self.products = torch.zeros(0, 0, dtype=torch.float64)  # (2 history, 2 history), of the rows
         self.order: list[int] = []  # the rows of the steps, the oldest first
@@ -130,7 +131,7 @@ class LBFGS:
         self.stuck = False
 
     def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
-        before, gradient = self.known or evaluate()
+        before, gradient = self.known or self._inside(x, evaluate())
         self.known = before, gradient
         if self.stuck:
             return before
@@ -139,6 +140,9 @@ class LBFGS:
         length = 1.0
         if not self.order:
             length = 0.01 * self.rate * (flat.numel() / max(-slope, 1e-30)) ** 0.5
+        if self.clip:
+            direction.mul_(length).add_(x.flatten()).clamp_(0, 1).sub_(x.flatten())
+            length, slope = 1.0, float(direction @ flat)
         length, after = self._search(x, direction.view_as(x), slope, self.known, length, evaluate)
         if length:
             self.known = after
@@ -146,6 +150,13 @@ class LBFGS:
         else:  # what is remembered may mislead; without it, nothing lies downhill any more
             self.stuck, self.order = not self.order, []
         return before
+
+    def _inside(self, x: Tensor, found: Evaluation) -> Evaluation:
+        """With the slopes alone that do not lead out of [0, 1]; changes the gradient."""
+        terms, gradient = found
+        if self.clip:
+            gradient.masked_fill_(((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0)), 0)
+        return terms, gradient
 
     def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
         """-H g and its slope: Nocedal and Wright 2006, algorithm 7.4, on coefficients of the rows and the gradient."""
@@ -196,7 +207,7 @@ class LBFGS:
                 continue
             change = sum(found[0].values()) - loss
             if change <= self.ARMIJO * slope * length:
-                return length, found
+                return length, self._inside(x, found)
             # The minimum of the parabola through loss, slope and this value, or thereabouts.
             length *= min(0.5, max(0.1, -0.5 * slope * length / (change - slope * length)))
         x.sub_(direction, alpha=there)
@@ -265,7 +276,7 @@ def minimize(
         # Where nothing can be remembered, Adam's two moments are all that fits.
         solver = Adam(x, rate if optimizer == "adam" else LARGE_RATE)
     else:
-        solver = LBFGS(pairs, rate, x.device)
+        solver = LBFGS(pairs, rate, clip, x.device)
     done = 0
     losses: list[float] = []
     if state is not None:
@@ -290,10 +301,8 @@ def minimize(
         terms = solver.step(x, evaluate)
         loss = sum(terms.values())
         losses = [*losses[-10:], loss]
-        if clip and (float(x.min()) < 0 or float(x.max()) > 1):
-            x.clamp_(0, 1)
-            if isinstance(solver, LBFGS):
-                solver.known = None
+        if clip:
+            x.clamp_(0, 1)  # of L-BFGS the rounding alone
 
         def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
             return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}

@@ -68,8 +68,8 @@ class Transfer:
     """Learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step."""
     flat: float = 0.0
     """Leave a scale when ten steps together bring the loss down by less than this fraction; 0: never."""
-    clip: bool = False
-    """Clip the picture to [0, 1] after every step, not only at the end."""
+    clip: bool = True
+    """Keep the picture in [0, 1] at every step: what an optimiser finds outside of it is lost when it is saved."""
 
     sweep: tuple[float, ...] = ()
     """Style weights to paint one after the other, drawn side by side."""
@@ -187,6 +187,7 @@ gatys_2016 = Transfer(
     init="noise",
     smoothness=0.0,
     scales=(1.0,),
+    clip=False,
 )
 
 # Source 000. Adam 0.005 is on ImageNet-normalised pixels, whose unit is 0.226 of sRGB's range.
@@ -204,6 +205,7 @@ pytorch_blog = Transfer(
     rate=0.005 * 0.226,
     checkpoint_every=500,
     figure=True,
+    clip=False,
 )
 
 # Source 001. A step of 100 on the 0-255 scale; its first experiment matches block1_conv1 alone, its last
@@ -221,6 +223,7 @@ keras_descent = Transfer(
     rate=100 / 255,
     frame_every=10,
     fps=10,
+    clip=False,
 )
 
 # Source 002. "Last output" is the deepest chosen layer. Its code subtracts a tensor from itself in the content
@@ -240,7 +243,6 @@ tensorflow_course = Transfer(
     scales=(1.0,),
     optimizer="adam",
     rate=0.03,
-    clip=True,
 )
 
 # Source 003 states neither rate nor steps: ours.
@@ -256,6 +258,7 @@ pytorch_five = Transfer(
     optimizer="adam",
     rate=0.01,
     sweep=(0.1, 100.0, 100_000.0),
+    clip=False,
 )
 
 # Source 004. Its rate is not stated: ours. Its noise is 0.256 x gaussian on the network's own input scale.
@@ -271,6 +274,7 @@ owl = Transfer(
     rate=0.02,
     noise=0.256 / 255,
     checkpoint_every=50,
+    clip=False,
 )
 
 reconstruct_content = Transfer(

@@ -50,8 +50,8 @@ WEIGHTS: dict[str, Weights] = {
         name="compact",
         file="compact.safetensors",
         url=None,
-        sha256="15b97c9fb2f8acdeb053f3615cf6c36a3398f34ae72375ff1dde87207eb9d7a8",
-        size=2642600,
+        sha256="1b69c63448a0748a6a55042e45f95ecbc689b338969f880467ce6595d0d396d4",
+        size=1_222_560,
         licence="MIT",
         source="distilled for impasto from VGG-19 (Simonyan and Zisserman) "
         "and a pruned VGG-19 (Wang et al. 2020); see compact.md",

@@ -57,9 +57,10 @@ def torchvision_state(network: VGG) -> dict[str, Tensor]:
 # Forward ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reflect", ["", "1_2"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-def test_two_blocks_against_scipy(size: tuple[int, int]) -> None:
-    network = randomise(VGG(WIDTHS, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))
+def test_two_blocks_against_scipy(size: tuple[int, int], reflect: str) -> None:
+    network = randomise(VGG(WIDTHS, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), reflect=reflect))
     image = picture(*size)
     x = (image[0].numpy() - np.reshape((0.4, 0.5, 0.6), (3, 1, 1))) / np.reshape((0.2, 0.3, 0.4), (3, 1, 1))
     expected = {}
@@ -69,7 +70,7 @@ def test_two_blocks_against_scipy(size: tuple[int, int]) -> None:
             x = x[:, : 2 * height, : 2 * width].reshape(len(x), height, 2, width, 2).max(axis=(2, 4))
         convolution = getattr(network, f"conv{place}")
         kernels, bias = convolution.weight.numpy(), convolution.bias.numpy()
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), "reflect" if reflect and place != "1_1" else "constant")
         x = np.stack([correlate(padded, kernel, mode="valid")[0] + b for kernel, b in zip(kernels, bias, strict=True)])
         x = np.maximum(x, 0)
         expected[f"relu{place}"] = x
@@ -95,9 +96,10 @@ def test_shapes_of_every_layer() -> None:
 )
 def test_small_pictures(size: tuple[int, int], deepest: tuple[int, int]) -> None:
     """Sizes are rounded down, but never under 1: 40 -> 20 -> 10 -> 5 -> 2."""
-    found = randomise(VGG(WIDTHS))(picture(*size), ["relu5_1"])["relu5_1"]
-    assert found.shape == (1, 6, *deepest)
-    assert torch.isfinite(found).all()
+    for reflect in ("", "1_1"):
+        found = randomise(VGG(WIDTHS, reflect=reflect))(picture(*size), ["relu5_1"])["relu5_1"]
+        assert found.shape == (1, 6, *deepest)
+        assert torch.isfinite(found).all()
 
 
 @pytest.mark.parametrize("layer", ["relu1_1", "relu2_1", "relu4_2", "relu5_4"])
@@ -251,6 +253,18 @@ def test_partial_files(layout: object) -> None:
     assert loaded(picture(16, 16), ["relu4_1"])["relu4_1"].shape == (1, 6, 2, 2)
     with pytest.raises(RecipeError, match="relu4_2"):
         loaded(picture(16, 16), ["relu4_2"])
+
+
+def test_a_file_tells_each_convolution_s_width_border_and_precision() -> None:
+    places = CONVOLUTIONS[:4]
+    whole = randomise(VGG({"1_1": 4, "1_2": 5, "2_1": 6, "2_2": 3}, places=places, reflect="2_1", exact="1_2"))
+    metadata = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]", "reflect": "2_1", "exact": "1_2"}
+    loaded = encoder.from_state(whole.state_dict(), metadata, Path("narrow.safetensors"))
+    found, expected = (network(picture(16, 16), ["relu2_2"])["relu2_2"] for network in (loaded, whole))
+    assert found.shape == (1, 3, 8, 8)
+    torch.testing.assert_close(found, expected)
+    kernels = encoder.Frozen(loaded, ["relu2_2"], torch.bfloat16).kernels
+    assert [kernels[place][0].dtype for place in places] == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
 def test_a_gap_ends_the_encoder() -> None:

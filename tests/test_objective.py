@@ -12,12 +12,12 @@ from impasto.encoder import CONVOLUTIONS, VGG
 from impasto.recipes import TRANSFERS, RecipeError, Transfer
 
 RECIPE = replace(recipes.impasto, precision="float32")
-EXACT = {"rtol": 1e-5, "atol": 0.0}
+EXACT = {"rtol": 1e-5, "atol": 1e-9}
 
 
 def network(widths: tuple[int, ...] = (5, 6, 7, 8, 8)) -> VGG:
     torch.manual_seed(0)
-    vgg = VGG(widths, places=CONVOLUTIONS[:13])
+    vgg = VGG(widths, places=CONVOLUTIONS[:13], reflect="3_2")
     for parameter in vgg.parameters():
         deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
         torch.nn.init.normal_(parameter, 0.0, deviation)
@@ -75,7 +75,7 @@ def test_a_batch() -> None:
     batch = picture(32, 32, 3, batch=3)
     assert_same(by_hand, reference, batch, gradient=1e-5)
     alone = objective.build(network(), RECIPE, picture(32, 32, 1, batch=3)[1:2], [picture(30, 30, 2)])
-    torch.testing.assert_close(3 * by_hand(batch)[1][1:2], alone(batch[1:2])[1], rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(3 * by_hand(batch)[1][1:2], alone(batch[1:2])[1], rtol=1e-3, atol=1e-5)
 
 
 def left(height: int, width: int) -> Tensor:

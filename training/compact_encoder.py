@@ -3,17 +3,18 @@
     python training/compact_encoder.py train --assets DIR --out WORK --compile
     python training/compact_encoder.py export --assets DIR --out WORK
 
-`train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` folds the batch norms,
-calibrates the channels and writes WORK/compact.safetensors with the table of the model card beside it.
+`train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` calibrates the channels and writes
+WORK/compact.safetensors with the table of the model card beside it.
 
-The student has VGG-19's shape at a fraction of its width and starts from random weights. Targets are the
-real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang et al. 2020),
-each channel brought to zero mean and unit variance. The VGG-19's are read from the student through a 1x1 head
-that is thrown away afterwards. The pruned teacher is no wider than the student, whose channels are its channels
-there: distances between activations are then the teacher's own. Channels that never fire in it are free.
+Targets are the real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang et al.
+2020). The pruned teacher is narrow, and hardly more than half of its channels ever fire. The student's first channels
+of each layer are those, every layer from the one before it: where a rectified channel fires it is linear in what it
+sees, so that least squares over such places finds it. The other channels of the shallow layers begin at random and
+learn by descent what the VGG-19 has beyond; its features are read from all channels through a 1x1 head that is thrown
+away afterwards.
 
-A third of the crops are pictures under the brush: transfers that the student itself is optimising all the while.
-An encoder that saw photographs alone is led astray by what an optimiser finds (its error there is twice as large).
+The pruned teacher reflects the picture at its border, the VGG-19 sees zeros there. The student does as the VGG-19 as
+far as relu3_1, where it learns to make up for it, and as the pruned one beyond, where nothing is left to learn.
 """
 
 from __future__ import annotations
@@ -26,63 +27,18 @@ from pathlib import Path
 import torch
 from easels import Easels
 from safetensors.torch import save_file
-from teachers import LAYERS, PLACES, PRUNED_LAYERS, VGG_LAYERS, Teachers
+from student import EXACT, REFLECT, Moments, Student, begin, calibrate, hold
+from teachers import LAYERS, VGG_LAYERS, Teachers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from impasto import datasets, training
-from impasto.encoder import IMAGENET, VGG
+from impasto.encoder import IMAGENET
 
-WIDTHS = (32, 64, 128, 128, 128)
 HELD_OUT = 75
 CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
-IMPORTANCE = {"relu3_1": 2.5}  # on the error of features; the rest 1
-
-
-class Direct(nn.Module):
-    """The head of a layer whose channels are the teacher's: brings them to the target's mean and variance.
-
-    Args:
-        mean, deviation: (1, C, 1, 1) of the teacher's channels.
-    """
-
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("fires", (mean > 0.05 * deviation).float())
-        self.register_buffer("offset", mean / deviation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fires - self.offset
-
-
-class Student(nn.Module):
-    """The encoder with batch norms while it learns, and a head on each layer that has a teacher.
-
-    Args:
-        stats: layer -> mean and deviation of the teacher's channels, as `statistics` gives them.
-    """
-
-    def __init__(self, stats: dict[str, tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self.encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
-        for place in PLACES:
-            convolution = getattr(self.encoder, f"conv{place}")
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            batch_norm = nn.BatchNorm2d(convolution.out_channels, momentum=0.02)
-            setattr(self.encoder, f"conv{place}", nn.Sequential(convolution, batch_norm))
-        self.heads = nn.ModuleDict(
-            {
-                layer: nn.Conv2d(WIDTHS[int(layer[4]) - 1], mean.shape[1], 1)
-                if layer in VGG_LAYERS
-                else Direct(mean, deviation)
-                for layer, (mean, deviation) in stats.items()
-            }
-        )
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """The teachers' normalised features, as the student predicts them."""
-        return {layer: self.heads[layer](x) for layer, x in self.encoder(image, LAYERS).items()}
+STAGES = ((7_000, 2.5e-3), (11_000, 2e-3), (6_000, 1e-3))  # (steps, rate); in the last, half are from the easels
+IMPORTANCE = {"relu1_1": 1.0, "relu2_1": 1.5, "relu3_1": 2.5}
 
 
 def split(assets: Path) -> tuple[list[Path], list[Path]]:
@@ -137,63 +93,27 @@ def covariance(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each teacher channel, (1, C, 1, 1), over 640 crops."""
-    sums: dict[str, list[Tensor]] = {}
+def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> tuple[Moments, Moments]:
+    """Mean and deviation of the channels of the targets, and of all the pruned teacher's layers, over 640 crops.
+
+    A channel that never fires has the mean 0; its deviation is set to the largest, which silences it.
+    """
+    sums: dict[str, dict[str, list[Tensor]]] = {"targets": {}, "own": {}}
     generator = torch.Generator(device).manual_seed(1)
     for _ in range(40):
-        for layer, x in teachers(datasets.random_crops(pool, 16, 192, generator)).items():
-            moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
-            sums.setdefault(layer, []).append(moments)
-    result = {}
-    for layer, moments in sums.items():
-        mean, square = torch.stack(moments).mean(0)
+        crops = datasets.random_crops(pool, 16, 192, generator)
+        for name, features in (("targets", teachers(crops)), ("own", teachers.pruned(crops))):
+            for layer, x in features.items():
+                sums[name].setdefault(layer, []).append(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
+
+    def moments(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        mean, square = torch.stack(rows).mean(0)
         deviation = (square - mean**2).clamp_min(0).sqrt()
-        # A channel that never fires has nothing to teach: a large divisor silences it.
         deviation = torch.where(deviation < 1e-3 * deviation.max(), deviation.max(), deviation)
-        result[layer] = (mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
-    return result
+        return mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)
 
-
-@torch.no_grad()
-def revive(student: Student, teachers: Teachers, stats: dict[str, tuple[Tensor, Tensor]], pool: datasets.Pool) -> None:
-    """Set channels anew that died early: by least squares from the patches before them to the teacher's channel.
-
-    A rectifier that never fires gets no gradient. Where a channel is the teacher's own, no other can stand in for it.
-    """
-    generator = torch.Generator(pool.canvas.device).manual_seed(2)
-    student.eval()
-    for layer in PRUNED_LAYERS:
-        place = layer[4:]
-        before = f"relu{PLACES[PLACES.index(place) - 1]}"
-        rows, targets, outputs = [], [], []
-        for _ in range(12):
-            crops = datasets.random_crops(pool, 16, 192, generator)
-            features = student.encoder(crops, [before, layer])
-            x = features[before] if not place.endswith("_1") else F.max_pool2d(features[before], 2)
-            rows.append(F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)[::5])
-            targets.append((teachers(crops)[layer] / stats[layer][1]).flatten(2).transpose(1, 2).flatten(0, 1)[::5])
-            outputs.append(features[layer].flatten(2).transpose(1, 2).flatten(0, 1)[::5])
-        patches, target = torch.cat(rows), torch.cat(targets)
-        error = (torch.cat(outputs) - target).square().mean(0) / target.var(0)
-        dead = ((error > 0.6) & (student.heads[layer].fires.flatten() > 0)).nonzero().flatten().tolist()
-        print(f"{layer}: {len(dead)} channels revived", flush=True)
-        if not dead:
-            continue
-        patches = torch.cat([patches, torch.ones_like(patches[:, :1])], 1).double()
-        square = patches.T @ patches
-        square.diagonal().add_(1e-3 * square.diagonal().mean())
-        solution = torch.linalg.solve(square, patches.T @ target[:, dead].double()).float()
-        convolution, batch_norm = getattr(student.encoder, f"conv{place}")
-        convolution.weight[dead] = solution[:-1].T.reshape(len(dead), *convolution.weight.shape[1:])
-        convolution.bias[dead] = solution[-1]
-        for tensor, value in (
-            (batch_norm.weight, 1), (batch_norm.bias, 0), (batch_norm.running_mean, 0), (batch_norm.running_var, 1),
-        ):  # fmt: skip
-            tensor[dead] = value
-        if place != PLACES[-1]:  # what follows has learnt to do without them
-            getattr(student.encoder, f"conv{PLACES[PLACES.index(place) + 1]}")[0].weight[:, dead] = 0
-    student.train()
+    targets, own = ({layer: moments(rows) for layer, rows in part.items()} for part in sums.values())
+    return targets, own
 
 
 def amp(device: str) -> torch.autocast:
@@ -205,77 +125,87 @@ def train(args: argparse.Namespace) -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+    saved_state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}
     teachers = Teachers(args.assets / "teachers").to(device, memory_format=torch.channels_last).eval()
     training_paths, held_out = split(args.assets)
     pool = datasets.load(training_paths)
     print(f"{len(pool)} pictures, {len(held_out)} held out, {len(pool.skipped)} broken", flush=True)
     pool = pool.to(device)
-    stats = statistics(teachers, pool, device)
-    student = Student(stats).to(device, memory_format=torch.channels_last)
+    stats, own = saved_state.get("moments") or statistics(teachers, pool, device)
+    student = Student(stats, own).to(device, memory_format=torch.channels_last)
+    held_out_images = held_out_pictures(held_out).to(device)
+    if not saved_state:
+        begin(student, teachers, own, pool)
+        print(0, measure(student, teachers, stats, held_out_images), flush=True)
+
+    mean, deviation = own["relu3_1"]
+    fires = (mean.flatten() > 0).nonzero().flatten()
 
     def distil(crops: Tensor) -> dict[str, Tensor]:
         with amp(device):
             with torch.no_grad():
-                targets = teachers(crops)
-            features = student.encoder(crops, LAYERS)
-            terms = {}
+                targets = teachers.vgg(crops, VGG_LAYERS)
+                whole = (teachers.pruned(crops)["relu3_1"].float() / deviation)[:, fires]
+            features = student.encoder(crops, VGG_LAYERS)
+            terms = {"own": 2 * (features["relu3_1"][:, : len(fires)].float() - whole).square().mean()}
             for layer, x in features.items():
-                target, (mean, deviation) = targets[layer], stats[layer]
+                target, (mean, spread) = targets[layer], stats[layer]
                 if layer == "relu1_1":  # a quarter of its positions says as much, at a quarter of the cost
                     x, target = x[:, :, ::2, ::2], target[:, :, ::2, ::2]
-                wanted = (target.float() - mean) / deviation
-                error = (student.heads[layer](x).float() - wanted).square().mean((1, 2, 3))
+                wanted = (target.float() - mean) / spread
+                found = student.heads[layer](x).float()
+                error = (found - wanted).square().mean((1, 2, 3))
                 # Noise excites the shallow layers tenfold: such crops shall not outweigh the clean ones.
-                terms[layer] = (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
-                terms[layer] = IMPORTANCE.get(layer, 1.0) * terms[layer]
+                terms[layer] = IMPORTANCE[layer] * (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
                 if layer in ("relu2_1", "relu3_1"):
-                    pair = covariance(student.heads[layer](x)), covariance(wanted)
+                    pair = covariance(found), covariance(wanted)
                     distance = (pair[0] - pair[1]).float().square().sum((1, 2))
-                    terms[f"gram {layer}"] = (distance / pair[1].float().square().sum((1, 2)).clamp_min(1)).mean()
+                    error = distance / pair[1].float().square().sum((1, 2)).clamp_min(1)
+                    terms[f"gram {layer}"] = IMPORTANCE[layer] * error.mean()
         return terms
 
-    easels = Easels(student, stats)
+    def features(image: Tensor) -> dict[str, Tensor]:
+        """As the encoder will be used."""
+        with amp(device):
+            raw, units = student.encoder(image, LAYERS), student.units(stats)
+            return {layer: x.float() * units[layer].view(1, -1, 1, 1) for layer, x in raw.items()}
+
+    easels = Easels(student, features)
     compiled, loss = (torch.compile(body, dynamic=False) if args.compile else body for body in (distil, easels.loss))
 
-    batch_norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
-
-    def objective(index: int) -> dict[str, Tensor]:
-        # Statistics of a few crops are not those of the world: the deep layers come to lean on them. From here on the
-        # running ones are used, as they will be when they are folded in.
-        if index == args.freeze:
-            revive(student, teachers, stats, pool)
-        for batch_norm in batch_norms:
-            batch_norm.train(index < args.freeze)
-        generator = torch.Generator(device).manual_seed(args.seed * 1_000_003 + index)
-        if index % 3 == 2 and index >= args.freeze:
+    def objective(index: int, stage: int) -> dict[str, Tensor]:
+        generator = torch.Generator(device).manual_seed((args.seed * 10 + stage) * 1_000_003 + index)
+        if stage == len(STAGES) - 1 and index % 2:
             crops = easels.paint(loss, pool, generator)
         else:
-            side, batch = CROPS[index % 3 % 2]
+            side, batch = CROPS[index // 2 % 2 if stage == len(STAGES) - 1 else index % 2]
             crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
         return compiled(crops.contiguous(memory_format=torch.channels_last))
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / "checkpoint.pt"
-    state = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else None
-    held_out_images = held_out_pictures(held_out).to(device)
+    hold(student)
     start = saved = time.monotonic()
-    average: dict[str, float] = {}
-    for step in training.fit(
-        student, objective, steps=args.steps, rate=args.rate, warmup=500, weight_decay=1e-4, state=state
-    ):
-        last = step.index == step.total
-        out_of_time = args.seconds and time.monotonic() - start > args.seconds
-        if step.index % 200 == 0 or last:
-            average = {name: round(float(term), 4) for name, term in step.terms.items()}
-            print(step.index, f"{time.monotonic() - start:.0f}s", f"{step.rate:.2e}", average, flush=True)
-        if step.index % 4000 == 0 or last or out_of_time:
-            print(step.index, measure(student, teachers, stats, held_out_images), flush=True)
-        if time.monotonic() - saved > 60 or last or out_of_time:
-            torch.save({**step.state(), "stats": stats}, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
-            saved = time.monotonic()
-        if out_of_time:
-            break
+    for stage, (steps, rate) in enumerate(STAGES):
+        if stage < saved_state.get("stage", 0):
+            continue
+        state = saved_state if saved_state.get("stage") == stage else None
+        for step in training.fit(
+            student, lambda index, stage=stage: objective(index, stage), steps=steps, rate=rate, warmup=200, state=state
+        ):
+            last = step.index == step.total
+            out_of_time = args.seconds and time.monotonic() - start > args.seconds
+            if step.index % 200 == 0 or last:
+                terms = {name: round(float(term), 4) for name, term in step.terms.items()}
+                print(stage, step.index, f"{time.monotonic() - start:.0f}s", f"{step.rate:.2e}", terms, flush=True)
+            if step.index % 2000 == 0 or last or out_of_time:
+                print(step.index, measure(student, teachers, stats, held_out_images), flush=True)
+            if time.monotonic() - saved > 60 or last or out_of_time:
+                torch.save({**step.state(), "stage": stage, "moments": (stats, own)}, checkpoint.with_suffix(".part"))
+                checkpoint.with_suffix(".part").replace(checkpoint)
+                saved = time.monotonic()
+            if out_of_time:
+                return
 
 
 @torch.no_grad()
@@ -315,52 +245,22 @@ def measure(
     return table
 
 
-@torch.no_grad()
-def fold(student: Student, stats: dict[str, tuple[Tensor, Tensor]]) -> VGG:
-    """The encoder alone: batch norms folded in, channels calibrated.
-
-    A rectified channel can be scaled freely when the next convolution divides by as much. Where the channels are
-    the teacher's they take its units, and the free ones nearly vanish; elsewhere each is scaled by the norm of its
-    column in the head, in the teacher's own units, so that distances between Gram matrices weigh the channels as
-    the teacher's do.
-    """
-    student.eval()
-    encoder = VGG(WIDTHS, mean=IMAGENET[0], std=IMAGENET[1], places=PLACES)
-    scale = None
-    for place in PLACES:
-        folded = fuse_conv_bn_eval(*getattr(student.encoder, f"conv{place}"))
-        kernel, bias = folded.weight.float().cpu(), folded.bias.float().cpu()
-        if scale is not None:
-            kernel = kernel / scale.view(1, -1, 1, 1)
-        if (layer := f"relu{place}") in LAYERS:
-            deviation, head = stats[layer][1].cpu().flatten(), student.heads[layer]
-            if isinstance(head, Direct):
-                scale = deviation * head.fires.cpu().flatten()
-            else:
-                scale = (head.weight.float().cpu()[:, :, 0, 0] * deviation[:, None]).norm(dim=0)
-            scale = scale.clamp_min(1e-3 * scale.max())
-        else:
-            scale = torch.ones(len(bias))
-        convolution = getattr(encoder, f"conv{place}")
-        convolution.weight.copy_(kernel * scale.view(-1, 1, 1, 1))
-        convolution.bias.copy_(bias * scale)
-    return encoder
-
-
 def export(args: argparse.Namespace) -> None:
     device = args.device
     checkpoint = torch.load(args.out / "checkpoint.pt", map_location=device, weights_only=True)
-    stats = checkpoint["stats"]
-    student = Student(stats).to(device)
+    stats, own = checkpoint["moments"]
+    student = Student(stats, own).to(device)
     student.load_state_dict(checkpoint["model"])
     teachers = Teachers(args.assets / "teachers").to(device).eval()
     table = measure(student, teachers, stats, held_out_pictures(split(args.assets)[1]).to(device))
-    encoder = fold(student, stats)
+    encoder = calibrate(student, stats)
     state = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}
     metadata = {
         "name": "compact",
         "mean": json.dumps(IMAGENET[0]),
         "std": json.dumps(IMAGENET[1]),
+        "reflect": REFLECT,
+        "exact": EXACT,
         "steps": str(checkpoint["step"]),
         "held_out": json.dumps(table),
     }
@@ -376,15 +276,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="holds photos/, paintings/ and teachers/")
     parser.add_argument("--out", type=Path, required=True, help="the folder for checkpoints and the result")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=15_000)
-    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
-    parser.add_argument(
-        "--freeze",
-        type=int,
-        default=8_000,
-        help="step from which batch norms keep their statistics, and the student paints",
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
     args = parser.parse_args()

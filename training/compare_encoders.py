@@ -3,6 +3,7 @@
     python training/compare_encoders.py --assets DIR --out WORK [--encoder FILE]
 
 Each pair is painted twice from the content, at 384 px with 200 iterations of L-BFGS and the same unit-free weights,
+through the teachers in float32, through compact as it is used,
 and both results are measured by the teachers. Printed is how much of the style loss that the teachers' own transfer
 removes the compact one removes too, and the two content losses; WORK/triples_*.png show content, style, through the
 teachers, through compact. Results are kept in WORK, so that a run that is cut off goes on.
@@ -30,10 +31,14 @@ RECIPE = replace(recipes.impasto, size=384, steps=200, scales=(1.0,))
 
 
 def paint(network: nn.Module, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-    goal = objective.build(network, RECIPE, content, [style])
-    for step in optimize.minimize(content, goal, optimizer="lbfgs", steps=RECIPE.steps, rate=RECIPE.rate):
+    recipe = RECIPE if isinstance(network, encoder.VGG) else replace(RECIPE, precision="float32")
+    goal = objective.build(network, recipe, content, [style])
+    steps = optimize.minimize(
+        content, goal, optimizer=recipe.optimizer, steps=recipe.steps, rate=recipe.rate, clip=recipe.clip
+    )
+    for step in steps:
         image = step.image
-    return image.clamp(0, 1)
+    return image
 
 
 def main() -> None:

@@ -19,16 +19,11 @@ class Easels:
     """
 
     def __init__(
-        self, student: nn.Module, stats: dict[str, tuple[Tensor, Tensor]], count: int = 6, visits: int = 60
+        self, student: nn.Module, features: Callable[[Tensor], dict[str, Tensor]], count: int = 6, visits: int = 80
     ) -> None:
-        self.student, self.stats, self.visits = student, stats, visits
+        self.student, self.features, self.visits = student, features, visits
         self.easels: list[tuple[Tensor, list[Tensor], torch.optim.Adam] | None] = [None] * count
         self.turn = 0
-
-    def features(self, image: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(image.device.type, torch.bfloat16):
-            raw = self.student(image)
-        return {layer: x.float() * self.stats[layer][1] + self.stats[layer][0] for layer, x in raw.items()}
 
     def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
         """The default recipe's objective, each picture by itself, summed."""

@@ -26,6 +26,7 @@ class Pruned(nn.Module):
             self.register_buffer(name.replace(".", "_"), tensor)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Every layer's features."""
         x = F.conv2d(image, self.conv0_weight, self.conv0_bias)
         features = {}
         for place in PLACES:
@@ -38,7 +39,7 @@ class Pruned(nn.Module):
                 )
             )
             features[f"relu{place}"] = x
-        return {layer: features[layer] for layer in PRUNED_LAYERS}
+        return features
 
 
 class Teachers(nn.Module):
@@ -59,5 +60,5 @@ class Teachers(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, layers: Sequence[str] = LAYERS) -> dict[str, Tensor]:
-        features = self.vgg(image, VGG_LAYERS) | self.pruned(image)
+        features = self.pruned(image) | self.vgg(image, VGG_LAYERS)
         return {layer: features[layer] for layer in layers}
