@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -125,6 +127,28 @@ def test_clip(name: Any) -> None:
         highest = max(float(image.max()) for image in images)
         assert highest == 1.0 if clip else highest > least
         assert min(float(image.min()) for image in images) >= 0 or not clip
+
+
+def test_clipped_lbfgs_finds_the_minimum_in_the_box() -> None:
+    """Where that is not the minimum outside, clipped: scipy's L-BFGS-B knows."""
+    generator = torch.Generator().manual_seed(4)
+    mixing = torch.randn(48, 48, generator=generator) / 7 + torch.eye(48)
+    goal = 0.5 + 1.5 * torch.randn(48, generator=generator)
+
+    def loss(x: Tensor) -> Tensor:
+        return (mixing.to(x) @ x.flatten() - goal.to(x)).square().sum()
+
+    def with_slope(x: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.from_numpy(x).requires_grad_()
+        value = loss(leaf)
+        return value.item(), torch.autograd.grad(value, leaf)[0].numpy()
+
+    start = torch.full((1, 3, 4, 4), 0.5)
+    found = last(minimize(start, lambda x: {"far": loss(x)}, optimizer="lbfgs", steps=150, rate=1.0, clip=True)).image
+    expected = scipy.optimize.minimize(with_slope, np.full(48, 0.5), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 48)
+    free = last(minimize(start, lambda x: {"far": loss(x)}, optimizer="lbfgs", steps=150, rate=1.0)).image
+    assert float(loss(found)) == pytest.approx(expected.fun, rel=1e-3)
+    assert float(loss(free.clamp(0, 1))) > 1.05 * expected.fun
 
 
 @pytest.mark.parametrize("name", RATES)
