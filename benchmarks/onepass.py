@@ -34,7 +34,7 @@ PAPER, STYLE = "the paper's", "the_great_wave.jpg"
 
 def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: float) -> int:
     """L-BFGS iterations from the photograph until the objective is at ``wanted``; MOST if it takes more."""
-    for step in optimize.minimize(photograph, goal, optimizer="lbfgs", steps=MOST, rate=1.0):
+    for step in optimize.minimize(photograph, goal, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True):
         if step.loss <= wanted:
             return step.index
     return MOST

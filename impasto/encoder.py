@@ -291,8 +291,8 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
         mean, std = CAFFE if caffe else IMAGENET
     widths = {place: state[f"{prefixes[place]}.weight"].shape[0] for place in places}
     with torch.random.fork_rng(devices=()):  # the weights that PyTorch draws are overwritten: spare the caller's seed
-        borders = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}
-        encoder = VGG(widths, mean=mean, std=std, places=places, **borders)
+        marks = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}
+        encoder = VGG(widths, mean=mean, std=std, places=places, **marks)
     for place in places:
         convolution = getattr(encoder, f"conv{place}")
         for part, parameter in convolution.named_parameters():

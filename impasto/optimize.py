@@ -155,7 +155,8 @@ class LBFGS:
         """With the slopes alone that do not lead out of [0, 1]; changes the gradient."""
         terms, gradient = found
         if self.clip:
-            gradient.masked_fill_(((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0)), 0)
+            gradient.masked_fill_((x <= 0).logical_and_(gradient > 0), 0)
+            gradient.masked_fill_((x >= 1).logical_and_(gradient < 0), 0)
         return terms, gradient
 
     def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
@@ -197,6 +198,8 @@ class LBFGS:
         loss, there = sum(known[0].values()), 0.0
         for _ in range(self.TRIES):
             x.add_(direction, alpha=length - there)
+            if self.clip:
+                x.clamp_(0, 1)  # what rounding leaves outside
             there = length
             diverged = None
             try:
@@ -302,7 +305,7 @@ def minimize(
         loss = sum(terms.values())
         losses = [*losses[-10:], loss]
         if clip:
-            x.clamp_(0, 1)  # of L-BFGS the rounding alone
+            x.clamp_(0, 1)
 
         def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
             return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}
