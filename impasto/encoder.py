@@ -199,7 +199,7 @@ class Frozen:
             pooled = after.endswith("_1")
             kept += area * out * size / (4 if pooled and f"relu{place}" not in self.layers else 1)
             kept += area / 4 * out * 8 if pooled else 0  # the maxima's places
-        return round(1.6 * peak)  # the allocator's and oneDNN's part
+        return round(2.2 * peak)  # the allocator's and oneDNN's part
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Record:

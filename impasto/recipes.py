@@ -167,7 +167,7 @@ class Photo:
         """The recipe of the content and style loss."""
         # The deep layers' style is an arrangement, which light does not change: there it comes out as stains.
         return Transfer(
-            strength=self.strength, style_layers=FIVE[:3], style_weight=66.0, smoothness=0.0, encoder=self.encoder,
+            strength=self.strength, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0, encoder=self.encoder,
             precision=self.precision,
         )  # fmt: skip
 
