@@ -177,10 +177,11 @@ def train(args: argparse.Namespace) -> None:
 
     def objective(index: int, stage: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed((args.seed * 10 + stage) * 1_000_003 + index)
-        if stage == len(STAGES) - 1 and index % 2:
+        last = stage == len(STAGES) - 1
+        if last and index % 2:
             crops = easels.paint(loss, pool, generator)
         else:
-            side, batch = CROPS[index // 2 % 2 if stage == len(STAGES) - 1 else index % 2]
+            side, batch = CROPS[index // (1 + last) % 2]
             crops = augment(datasets.random_crops(pool, batch, side, generator), generator)
         return compiled(crops.contiguous(memory_format=torch.channels_last))
 

@@ -3,10 +3,10 @@
     python training/compare_encoders.py --assets DIR --out WORK [--encoder FILE]
 
 Each pair is painted twice from the content, at 384 px with 200 iterations of L-BFGS and the same unit-free weights,
-through the teachers in float32, through compact as it is used,
-and both results are measured by the teachers. Printed is how much of the style loss that the teachers' own transfer
-removes the compact one removes too, and the two content losses; WORK/triples_*.png show content, style, through the
-teachers, through compact. Results are kept in WORK, so that a run that is cut off goes on.
+through the teachers in float32 and through compact as it is used, and both results are measured by the teachers.
+Printed is how much of the style loss that the teachers' own transfer removes the compact one removes too, and the two
+content losses; WORK/triples_*.png show content, style, through the teachers, through compact. Results are kept in WORK,
+so that a run that is cut off goes on.
 """
 
 from __future__ import annotations

@@ -110,11 +110,11 @@ def settle(patches: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
 
 
 def observe(
-    teachers: Teachers, own: Moments, batch: Tensor, generator: torch.Generator
+    encoder: VGG, teachers: Teachers, own: Moments, batch: Tensor, generator: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """place -> 2,500 patches of what the layer sees, (N, 9 C_in + 1), and what of the teacher's fires there, (N, C)."""
     seen = {}
-    before = (batch - batch.new_tensor(IMAGENET[0]).view(3, 1, 1)) / batch.new_tensor(IMAGENET[1]).view(3, 1, 1)
+    before = (batch - encoder.mean) / encoder.std
     for layer, features in teachers.pruned(batch).items():
         mean, deviation = own[layer]
         features = (features / deviation)[:, mean.flatten() > 0]
@@ -137,7 +137,7 @@ def begin(student: Student, teachers: Teachers, own: Moments, pool: datasets.Poo
     """
     generator = torch.Generator(pool.canvas.device).manual_seed(2)
     batches = [datasets.random_crops(pool, 16, 192, generator) for _ in range(12)]
-    seen = [observe(teachers, own, batch, generator) for batch in batches]
+    seen = [observe(student.encoder, teachers, own, batch, generator) for batch in batches]
     x = (batches[0] - student.encoder.mean) / student.encoder.std
     for place, count in student.own.items():
         convolution = getattr(student.encoder, f"conv{place}")
