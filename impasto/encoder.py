@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from impasto import weights
 from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
+from impasto.winograd import Convolution
 
 DEPTHS = (2, 2, 4, 4, 4)
 CONVOLUTIONS = tuple(f"{block}_{place}" for block, depth in enumerate(DEPTHS, 1) for place in range(1, depth + 1))
@@ -160,21 +161,25 @@ class Frozen:
         network: the weights.
         layers: the features that are wanted.
         dtype: what to compute in.
+        minimal: by minimal filtering where that is faster. It rounds as little as PyTorch does, but otherwise.
     """
 
-    def __init__(self, network: VGG, layers: Iterable[str], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, network: VGG, layers: Iterable[str], dtype: torch.dtype = torch.float32, *, minimal: bool = False
+    ) -> None:
         self.layers = check_layers(layers, network.places)
         self.places = network.places[: network.places.index(self.layers[-1][4:]) + 1]
         self.mean, self.std, self.dtype = network.mean, network.std, dtype
         self.reflecting, self.exact = network.reflecting, network.exact
-        self.kernels: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.convolutions: dict[str, tuple[Convolution, Convolution]] = {}
         for place in self.places:
             convolution = getattr(network, f"conv{place}")
             kernel, bias = convolution.weight.detach(), convolution.bias.detach()
-            turned = kernel.flip(2, 3).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
             forward = torch.float32 if place in self.exact else dtype
-            kernel = kernel.to(forward, memory_format=torch.channels_last)
-            self.kernels[place] = (kernel, bias.to(forward), turned)
+            self.convolutions[place] = (
+                Convolution(kernel.to(forward), bias.to(forward), minimal=minimal),
+                Convolution(kernel.flip(2, 3).transpose(0, 1).to(dtype), minimal=minimal),
+            )
 
     @property
     def stride(self) -> int:
@@ -193,7 +198,7 @@ class Frozen:
         kept = peak = 24.0  # the image, normalised, and its gradient
         size = self.dtype.itemsize
         for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
-            kernel, area = self.kernels[place][0], 4.0 ** (1 - int(place[0]))
+            kernel, area = self.convolutions[place][0].weight, 4.0 ** (1 - int(place[0]))
             out, into = kernel.shape[:2]
             peak = max(peak, kept + area * max((out + into) * kernel.itemsize, 3 * out * size))
             pooled = after.endswith("_1")
@@ -207,9 +212,9 @@ class Frozen:
         record = Record({}, [])
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
-            kernel, bias, _ = self.kernels[place]
-            x = x.to(kernel.dtype)
-            x = F.conv2d(pad(x), kernel, bias) if place in self.reflecting else F.conv2d(x, kernel, bias, padding=1)
+            convolution, _ = self.convolutions[place]
+            x = x.to(convolution.weight.dtype)
+            x = convolution(pad(x), padding=0) if place in self.reflecting else convolution(x, padding=1)
             record.tape.append(("convolve", place))
             if (layer := f"relu{place}") in self.layers:
                 record.features[layer] = x.relu_().to(self.dtype)
@@ -244,7 +249,7 @@ class Frozen:
                 torch.ops.aten.threshold_backward.grad_input(gradient, kept, 0, grad_input=gradient)
             elif operation == "convolve":
                 reflects = kept in self.reflecting
-                gradient = F.conv2d(gradient, self.kernels[kept][2], padding=2 if reflects else 1)
+                gradient = self.convolutions[kept][1](gradient, padding=2 if reflects else 1)
                 gradient = unpad(gradient) if reflects else gradient
             else:
                 origins, size = kept

@@ -242,7 +242,9 @@ def build(
     style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
     layers = encoder.check_layers((*content_layers, *style_layers), network.places)
     dtype = machine.precision(recipe.precision, content.device)
-    frozen = Frozen(network, layers, dtype) if by_hand and isinstance(network, VGG) else None
+    frozen = None
+    if by_hand and isinstance(network, VGG):
+        frozen = Frozen(network, layers, dtype, minimal=recipe.precision != "float32")
     bare = Objective(recipe, network, layers, dtype, frozen, budget)
     with torch.no_grad():
         scales: dict[str, float] = {}

@@ -263,8 +263,8 @@ def test_a_file_tells_each_convolution_s_width_border_and_precision() -> None:
     found, expected = (network(picture(16, 16), ["relu2_2"])["relu2_2"] for network in (loaded, whole))
     assert found.shape == (1, 3, 8, 8)
     torch.testing.assert_close(found, expected)
-    kernels = encoder.Frozen(loaded, ["relu2_2"], torch.bfloat16).kernels
-    assert [kernels[place][0].dtype for place in places] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    convolutions = encoder.Frozen(loaded, ["relu2_2"], torch.bfloat16).convolutions
+    assert [convolutions[place][0].weight.dtype for place in places] == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
 def test_a_gap_ends_the_encoder() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
-    "facts": {"recipes", "images", "weights", "pictures"},
+    "facts": {"recipes", "images", "weights", "pictures", "winograd"},
     "parts": {
         "fields",
         "color",

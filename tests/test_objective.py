@@ -190,6 +190,19 @@ def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
     assert torch.cosine_similarity(slope.flatten(), reference.flatten(), dim=0) > 0.999
 
 
+def test_minimal_filtering_points_the_same_way() -> None:
+    vgg = encoder.load("compact")
+    photograph = images.to_size(images.to_tensor(pictures.locate("rocket")), 160)
+    slopes = []
+    for minimal in (False, True):
+        frozen = encoder.Frozen(vgg, RECIPE.style_layers, minimal=minimal)
+        assert any(each.places is not None for pair in frozen.convolutions.values() for each in pair) == minimal
+        record = frozen.forward(photograph)
+        kept = dict(record.features)
+        slopes.append(frozen.backward(record, lambda layer, slope, kept=kept: slope.add_(kept[layer])))  # type: ignore[misc]
+    assert (slopes[0] - slopes[1]).norm() < 1e-3 * slopes[0].norm()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_transfers_end_where_the_reference_ends(precision: Any) -> None:
     """Both of two pairs together: rounding alone leads a single transfer one or two percent astray."""

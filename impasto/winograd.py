@@ -1,0 +1,98 @@
+"""3x3 convolutions with a quarter of the multiplications: minimal filtering.
+
+Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", F(4x4, 3x3): with a kernel g, the 4x4 values
+that the convolution has of a tile d of 6x6 are
+
+    A^T [(G g G^T) * (B^T d B)] A,
+
+where * multiplies place by place. Summed over the channels, that is a matrix product for each of the 36 places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+B = torch.tensor(
+    [
+        [4.0, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+).T
+G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
+A = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).T
+
+TILES = 256  # that are worked at a time: enough for the matrix products, few enough for the cache
+LEAST = 32  # inputs * outputs / (inputs + outputs): below it the transforms take what the products save
+
+
+class Convolution:
+    """A 3x3 convolution whose weights stay as they are.
+
+    Args:
+        weight: (O, I, 3, 3).
+        bias: (O,), or none.
+        minimal: by minimal filtering where that is faster: on a processor, in float32, with channels enough.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, minimal: bool = True) -> None:
+        self.weight, self.bias = weight.contiguous(memory_format=torch.channels_last), bias
+        outputs, inputs = weight.shape[:2]
+        pays = (weight.dtype, weight.device.type) == (torch.float32, "cpu")
+        pays = pays and inputs * outputs >= LEAST * (inputs + outputs)
+        self.places = places(weight) if minimal and pays else None
+
+    def __call__(self, x: Tensor, padding: int) -> Tensor:
+        """(B, I, H, W) -> (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last; zeros beyond the border."""
+        if self.places is None:
+            return F.conv2d(x, self.weight, self.bias, padding=padding)
+        return convolve(x, self.places, self.bias, padding)
+
+
+def places(weight: Tensor) -> Tensor:
+    """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each place of a tile: G g G^T."""
+    outputs, inputs = weight.shape[:2]
+    transformed: Tensor = G @ weight.double() @ G.T
+    return transformed.to(weight.dtype).permute(2, 3, 1, 0).reshape(36, inputs, outputs).contiguous()
+
+
+def convolve(x: Tensor, places: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """The convolution of (B, I, H, W) with kernels that `places` has transformed; float32.
+
+    Returns:
+        (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last.
+    """
+    batch, inputs, height, width = x.shape
+    height, width, outputs = height + 2 * padding - 2, width + 2 * padding - 2, places.shape[2]
+    down, across = -(-height // 4), -(-width // 4)
+    beyond = [padding, padding + 4 * across - width, padding, padding + 4 * down - height]
+    x = F.pad(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), [0, 0, *beyond])
+    by_batch, by_row, by_column, _ = x.stride()
+    y = x.new_empty(batch, down, 4, across, 4, outputs)
+    step = max(1, TILES // (batch * across))
+    for first in range(0, down, step):
+        rows = min(step, down - first)
+        tiles = x.as_strided(
+            (6, 6, batch, rows, across, inputs),
+            (by_row, by_column, by_batch, 4 * by_row, 4 * by_column, 1),
+            x.storage_offset() + 4 * first * by_row,
+        )
+        products = torch.bmm(_both_sides(B, tiles).view(36, -1, inputs), places)
+        if bias is not None:
+            products[7] += bias  # the second row of A is all ones: place 1, 1 goes to all of the tile alike
+        values = _both_sides(A, products).view(4, 4, batch, rows, across, outputs)
+        y[:, first : first + rows] = values.permute(2, 3, 0, 4, 1, 5)
+    y = y.view(batch, 4 * down, 4 * across, outputs)[:, :height, :width]
+    return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _both_sides(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """M^T d M of all d, whose places are the leading dimensions of ``tiles``: 6 x 6, or 36."""
+    inner, outer = matrix.shape
+    rows = matrix.T @ tiles.reshape(inner, -1)
+    return torch.matmul(matrix.T, rows.view(outer, inner, -1))

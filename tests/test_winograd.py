@@ -1,0 +1,62 @@
+"""Minimal filtering gives what a convolution gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto import winograd
+
+
+def layer(outputs: int, inputs: int, height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / (9 * inputs) ** 0.5
+    return torch.randn(batch, inputs, height, width, generator=generator), weight, torch.randn(outputs)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 8), (5, 7), (18, 34), (61, 130)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_convolution(height: int, width: int, padding: int, batch: int) -> None:
+    x, weight, bias = layer(5, 6, height, width, batch)
+    found = winograd.convolve(x, winograd.places(weight), bias, padding)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
+    assert found.shape == expected.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - expected).norm() < 3e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("channels", [128, 512])
+def test_rounding_stays_that_of_float32(channels: int) -> None:
+    x, weight, _ = layer(channels, channels, 16, 16)
+    expected = F.conv2d(x.double(), weight.double(), padding=1)
+    found, plain = winograd.Convolution(weight)(x, padding=1), F.conv2d(x, weight, padding=1)
+    assert 0 < (found - plain).norm() < 5e-6 * expected.norm()  # and it is not PyTorch's
+    assert (found - expected).norm() < 5e-6 * expected.norm()
+
+
+def test_any_layout_and_part_of_a_picture() -> None:
+    x, weight, bias = layer(96, 96, 20, 24)
+    whole = F.conv2d(x, weight, bias, padding=1)
+    convolution = winograd.Convolution(weight, bias)
+    kept = x.clone()
+    for each in (x, x.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(convolution(each, padding=1), whole, rtol=1e-4, atol=1e-4)
+        inner = convolution(each[..., 2:19, 5:], padding=0)
+        torch.testing.assert_close(inner[..., :, :-1], whole[..., 3:18, 6:-2], rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, kept)
+
+
+def test_only_where_it_pays() -> None:
+    for outputs, inputs, dtype, expected in (
+        (64, 160, torch.float32, True),
+        (512, 512, torch.float32, True),
+        (48, 80, torch.float32, False),
+        (64, 3, torch.float32, False),
+        (512, 512, torch.bfloat16, False),
+    ):
+        convolution = winograd.Convolution(torch.zeros(outputs, inputs, 3, 3, dtype=dtype))
+        assert (convolution.places is not None) == expected
+    assert winograd.Convolution(torch.zeros(512, 512, 3, 3), minimal=False).places is None
