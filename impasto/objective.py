@@ -244,7 +244,8 @@ def build(
     dtype = machine.precision(recipe.precision, content.device)
     frozen = None
     if by_hand and isinstance(network, VGG):
-        frozen = Frozen(network, layers, dtype, minimal=recipe.precision != "float32")
+        minimal = recipe.precision == "auto" and dtype == torch.float32
+        frozen = Frozen(network, layers, dtype, minimal=minimal)
     bare = Objective(recipe, network, layers, dtype, frozen, budget)
     with torch.no_grad():
         scales: dict[str, float] = {}
