@@ -206,6 +206,12 @@ class Frozen:
             kept += area / 4 * out * 8 if pooled else 0  # the maxima's places
         return round(2.2 * peak)  # the allocator's and oneDNN's part
 
+    @property
+    def tables(self) -> int:
+        """Bytes of the kernels that minimal filtering works with, whatever the image's size."""
+        kernels = (each.places for pair in self.convolutions.values() for each in pair)
+        return sum(kernel.nbytes for kernel in kernels if kernel is not None)
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> Record:
         """(B, 3, H, W) sRGB -> the features, and what `backward` needs."""

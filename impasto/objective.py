@@ -254,7 +254,8 @@ def build(
             scales = {layer: recipe.feature_scale / max(mean**0.5, 1e-12) for layer, mean in means.items()}
         kept = _activations_to_keep(bare, content, content_layers)
         if budget:
-            budget = max(1.0, budget - sum(x.nbytes for x in kept.values()))
+            held = sum(x.nbytes for x in kept.values()) + (frozen.tables if frozen else 0)
+            budget = max(1.0, budget - held)
         bare = replace(bare, scales=scales, content=kept, budget=budget)
         grams = []
         for index, style in enumerate(styles if style_layers else ()):

@@ -24,7 +24,7 @@ B = torch.tensor(
         [0, 4, 0, -5, 0, 1],
     ]
 ).T
-G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
+G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 A = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).T
 
 TILES = 256  # that are worked at a time: enough for the matrix products, few enough for the cache
@@ -57,8 +57,7 @@ class Convolution:
 def places(weight: Tensor) -> Tensor:
     """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each place of a tile: G g G^T."""
     outputs, inputs = weight.shape[:2]
-    transformed: Tensor = G @ weight.double() @ G.T
-    return transformed.to(weight.dtype).permute(2, 3, 1, 0).reshape(36, inputs, outputs).contiguous()
+    return (torch.kron(G, G) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
 
 
 def convolve(x: Tensor, places: Tensor, bias: Tensor | None, padding: int) -> Tensor:
