@@ -85,7 +85,7 @@ class Transfer:
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it, else minimal filtering."""
+    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it."""
     seed: int = 0
     """Seed of the noise."""
 
@@ -159,7 +159,7 @@ class Photo:
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it, else minimal filtering."""
+    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it."""
     seed: int = 0
     """Seed of the regions."""
 

@@ -28,7 +28,7 @@ G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4],
 A = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).T
 
 TILES = 256  # that are worked at a time: enough for the matrix products, few enough for the cache
-LEAST = 40  # inputs * outputs / (inputs + outputs): below it the transforms take what the products save
+LEAST = 60  # inputs * outputs / (inputs + outputs): below it the transforms take what the products save
 
 
 class Convolution:

@@ -191,7 +191,8 @@ def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
 
 
 def test_minimal_filtering_points_the_same_way() -> None:
-    vgg = encoder.load("compact")
+    torch.manual_seed(0)
+    vgg = encoder.VGG().requires_grad_(False)
     photograph = images.to_size(images.to_tensor(pictures.locate("rocket")), 160)
     slopes = []
     for minimal in (False, True):
@@ -200,7 +201,7 @@ def test_minimal_filtering_points_the_same_way() -> None:
         record = frozen.forward(photograph)
         kept = dict(record.features)
         slopes.append(frozen.backward(record, lambda layer, slope, kept=kept: slope.add_(kept[layer])))  # type: ignore[misc]
-    assert (slopes[0] - slopes[1]).norm() < 1e-3 * slopes[0].norm()
+    assert 0 < (slopes[0] - slopes[1]).norm() < 1e-4 * slopes[0].norm()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
