@@ -161,7 +161,7 @@ class Frozen:
         network: the weights.
         layers: the features that are wanted.
         dtype: what to compute in.
-        minimal: by minimal filtering where that is faster. It rounds as little as PyTorch does, but otherwise.
+        minimal: by minimal filtering where that is faster. It rounds otherwise than PyTorch does.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Frozen:
     @property
     def tables(self) -> int:
         """Bytes of the kernels that minimal filtering works with, whatever the image's size."""
-        kernels = (each.places for pair in self.convolutions.values() for each in pair)
+        kernels = (each.transformed for pair in self.convolutions.values() for each in pair)
         return sum(kernel.nbytes for kernel in kernels if kernel is not None)
 
     @torch.no_grad()

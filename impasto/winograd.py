@@ -45,29 +45,29 @@ class Convolution:
         outputs, inputs = weight.shape[:2]
         pays = (weight.dtype, weight.device.type) == (torch.float32, "cpu")
         pays = pays and inputs * outputs >= LEAST * (inputs + outputs)
-        self.places = places(weight) if minimal and pays else None
+        self.transformed = transform(weight) if minimal and pays else None
 
     def __call__(self, x: Tensor, padding: int) -> Tensor:
         """(B, I, H, W) -> (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last; zeros beyond the border."""
-        if self.places is None:
+        if self.transformed is None:
             return F.conv2d(x, self.weight, self.bias, padding=padding)
-        return convolve(x, self.places, self.bias, padding)
+        return convolve(x, self.transformed, self.bias, padding)
 
 
-def places(weight: Tensor) -> Tensor:
+def transform(weight: Tensor) -> Tensor:
     """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each place of a tile: G g G^T."""
     outputs, inputs = weight.shape[:2]
     return (torch.kron(G, G) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
 
 
-def convolve(x: Tensor, places: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """The convolution of (B, I, H, W) with kernels that `places` has transformed; float32.
+def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """The convolution of (B, I, H, W) with kernels as `transform` gives them; float32.
 
     Returns:
         (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last.
     """
     batch, inputs, height, width = x.shape
-    height, width, outputs = height + 2 * padding - 2, width + 2 * padding - 2, places.shape[2]
+    height, width, outputs = height + 2 * padding - 2, width + 2 * padding - 2, kernels.shape[2]
     down, across = -(-height // 4), -(-width // 4)
     beyond = [padding, padding + 4 * across - width, padding, padding + 4 * down - height]
     x = F.pad(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), [0, 0, *beyond])
@@ -81,7 +81,7 @@ def convolve(x: Tensor, places: Tensor, bias: Tensor | None, padding: int) -> Te
             (by_row, by_column, by_batch, 4 * by_row, 4 * by_column, 1),
             x.storage_offset() + 4 * first * by_row,
         )
-        products = torch.bmm(_both_sides(B, tiles).view(36, -1, inputs), places)
+        products = torch.bmm(_both_sides(B, tiles).view(36, -1, inputs), kernels)
         if bias is not None:
             products[7] += bias  # the second row of A is all ones: place 1, 1 goes to all of the tile alike
         values = _both_sides(A, products).view(4, 4, batch, rows, across, outputs)

@@ -197,7 +197,7 @@ def test_minimal_filtering_points_the_same_way() -> None:
     slopes = []
     for minimal in (False, True):
         frozen = encoder.Frozen(vgg, RECIPE.style_layers, minimal=minimal)
-        assert any(each.places is not None for pair in frozen.convolutions.values() for each in pair) == minimal
+        assert any(each.transformed is not None for pair in frozen.convolutions.values() for each in pair) == minimal
         record = frozen.forward(photograph)
         kept = dict(record.features)
         slopes.append(frozen.backward(record, lambda layer, slope, kept=kept: slope.add_(kept[layer])))  # type: ignore[misc]

@@ -21,7 +21,7 @@ def layer(outputs: int, inputs: int, height: int, width: int, batch: int = 1) ->
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_convolution(height: int, width: int, padding: int, batch: int) -> None:
     x, weight, bias = layer(5, 6, height, width, batch)
-    found = winograd.convolve(x, winograd.places(weight), bias, padding)
+    found = winograd.convolve(x, winograd.transform(weight), bias, padding)
     expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
     assert found.shape == expected.shape
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -58,5 +58,5 @@ def test_only_where_it_pays() -> None:
         (512, 512, torch.bfloat16, False),
     ):
         convolution = winograd.Convolution(torch.zeros(outputs, inputs, 3, 3, dtype=dtype))
-        assert (convolution.places is not None) == expected
-    assert winograd.Convolution(torch.zeros(512, 512, 3, 3), minimal=False).places is None
+        assert (convolution.transformed is not None) == expected
+    assert winograd.Convolution(torch.zeros(512, 512, 3, 3), minimal=False).transformed is None
