@@ -78,8 +78,7 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
         return _from_file(source, pixels)
     profile = None
     if isinstance(source, Tensor):
-        name, alpha = "<tensor>", None
-        image = _unit(_planes(source, name), name).expand(3, -1, -1)[None]
+        name, alpha, image = "<tensor>", None, to_tensor(source)
     elif isinstance(source, PIL.Image.Image):
         name = "<image>"
         try:
@@ -98,7 +97,7 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
 
 def to_tensor(source: Source) -> Tensor:
     """Read a source's colours alone: (1, 3, H, W) float32 sRGB in [0, 1]; raises what ``read`` does."""
-    return read(source).image
+    return _unit(_planes(source)).expand(3, -1, -1)[None] if isinstance(source, Tensor) else read(source).image
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
@@ -106,7 +105,7 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
 
     One channel is repeated. Raises ImageError for another shape and for NaN.
     """
-    planes = _planes(image, "<tensor>").float()
+    planes = _planes(image).float()
     if planes.isnan().any():
         raise _error("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
     values = planes.clamp(0, 1).mul(255).round().to(torch.uint8).expand(3, -1, -1)
@@ -375,7 +374,7 @@ def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
     return planes[:colours].expand(3, -1, -1)[None].contiguous(), alpha
 
 
-def _planes(image: Tensor, name: str) -> Tensor:
+def _planes(image: Tensor, name: str = "<tensor>") -> Tensor:
     """(1, C, H, W) or (C, H, W) -> (C, H, W), C 1 or 3."""
     planes = image.detach()[0] if image.ndim == 4 and len(image) == 1 else image.detach()
     if planes.ndim != 3 or len(planes) not in (1, 3) or planes.numel() == 0:
@@ -383,7 +382,7 @@ def _planes(image: Tensor, name: str) -> Tensor:
     return planes
 
 
-def _unit(values: Tensor, name: str) -> Tensor:
+def _unit(values: Tensor, name: str = "<tensor>") -> Tensor:
     """Any values -> float32 in [0, 1]."""
     if values.numel() == 0:
         raise _error(name, "has no pixels; give it at least one")

@@ -62,6 +62,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         photograph = images.to_size(images.read(pictures.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
+            machine.reused_memory(),
             session.progress(recipe.steps, quiet=quiet, label="training") as report,
             session.interruption() as interrupted,
         ):
@@ -175,13 +176,14 @@ def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool
         Stopped: after Ctrl-C; what was done is there.
     """
     path = pictures.locate(source)
-    if path.is_dir():
-        _folder(path, out, painter, quiet=quiet, resume=resume)
-    elif path.suffix.lower() in video.SUFFIXES:
-        _film(path, out, painter, quiet=quiet)
-    else:
-        images.check_output(out)
-        painter.file(path, out)
+    with machine.reused_memory(sparingly=True):
+        if path.is_dir():
+            _folder(path, out, painter, quiet=quiet, resume=resume)
+        elif path.suffix.lower() in video.SUFFIXES:
+            _film(path, out, painter, quiet=quiet)
+        else:
+            images.check_output(out)
+            painter.file(path, out)
 
 
 def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
