@@ -35,8 +35,8 @@ PAPER, STYLE = "the paper's", "the_great_wave.jpg"
 def iterations(goal: objective.Objective, photograph: torch.Tensor, wanted: float) -> int:
     """L-BFGS iterations from the photograph until the objective is at ``wanted``; MOST if it takes more."""
     for step in optimize.minimize(photograph, goal, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True):
-        if step.loss <= wanted:
-            return step.index
+        if step.loss <= wanted:  # that of the picture which the step started from
+            return step.index - 1
     return MOST
 
 

@@ -40,7 +40,7 @@ from impasto.weights import WeightsError
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
 # Pixels of the picture that a layer works at a time, so that what is upsampled and padded stays small, and on a CPU in
 # its caches.
-BAND = {"cpu": 1 << 17, "cuda": 1 << 21, "mps": 1 << 21}
+BAND = {"cpu": 1 << 19, "cuda": 1 << 21, "mps": 1 << 21}
 
 
 @dataclass(frozen=True)

@@ -176,11 +176,12 @@ def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool
         Stopped: after Ctrl-C; what was done is there.
     """
     path = pictures.locate(source)
-    with machine.reused_memory(sparingly=True):
-        if path.is_dir():
-            _folder(path, out, painter, quiet=quiet, resume=resume)
-        elif path.suffix.lower() in video.SUFFIXES:
+    film = path.suffix.lower() in video.SUFFIXES and not path.is_dir()
+    with machine.reused_memory(sparingly=not film):  # frames are alike, and of moderate size
+        if film:
             _film(path, out, painter, quiet=quiet)
+        elif path.is_dir():
+            _folder(path, out, painter, quiet=quiet, resume=resume)
         else:
             images.check_output(out)
             painter.file(path, out)
