@@ -99,7 +99,6 @@ class Layer(nn.Module):
         return F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
 
 
-@torch.no_grad()
 def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
     """Instance normalisation (Ulyanov et al. 2016) in place, in float32, that many rows at a time.
 

@@ -176,21 +176,23 @@ def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool
         Stopped: after Ctrl-C; what was done is there.
     """
     path = pictures.locate(source)
-    film = path.suffix.lower() in video.SUFFIXES and not path.is_dir()
-    with machine.reused_memory(sparingly=not film):  # frames are alike, and of moderate size
-        if film:
-            _film(path, out, painter, quiet=quiet)
-        elif path.is_dir():
-            _folder(path, out, painter, quiet=quiet, resume=resume)
-        else:
-            images.check_output(out)
-            painter.file(path, out)
+    if path.is_dir():
+        _folder(path, out, painter, quiet=quiet, resume=resume)
+    elif path.suffix.lower() in video.SUFFIXES:
+        _film(path, out, painter, quiet=quiet)
+    else:
+        images.check_output(out)
+        painter.file(path, out)
 
 
 def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
     video.check_output(out)
     begun = time.monotonic()
-    with session.progress(None, quiet=quiet, label="repainting") as report, session.interruption() as interrupted:
+    with (
+        machine.reused_memory(),
+        session.progress(None, quiet=quiet, label="repainting") as report,
+        session.interruption() as interrupted,
+    ):
         for done, total in video.repaint(path, out, painter):
             report(done, f"{done / (time.monotonic() - begun):.2g} frames a second", total or None)
             if interrupted():
@@ -202,7 +204,11 @@ def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: b
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: a folder is repainted into a folder, and this is a file")
     broken = []
-    with session.progress(len(todo), quiet=quiet, label="repainting") as report, session.interruption() as interrupted:
+    with (
+        machine.reused_memory(sparingly=True),  # pictures may be huge
+        session.progress(len(todo), quiet=quiet, label="repainting") as report,
+        session.interruption() as interrupted,
+    ):
         for done, (path, to) in enumerate(todo, 1):
             to.parent.mkdir(parents=True, exist_ok=True)
             try:
