@@ -110,6 +110,12 @@ class NormalizedDescent:
         pass
 
 
+def inward_(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient, changed, with none of the slopes whose descent leads x out of [0, 1]."""
+    gradient.masked_fill_((x <= 0).logical_and_(gradient > 0), 0)
+    return gradient.masked_fill_((x >= 1).logical_and_(gradient < 0), 0)
+
+
 class LBFGS:
     """Limited-memory BFGS (Liu and Nocedal 1989), with what it remembers in the rows of one matrix.
 
@@ -154,10 +160,7 @@ class LBFGS:
     def _inside(self, x: Tensor, found: Evaluation) -> Evaluation:
         """With the slopes alone that do not lead out of [0, 1]; changes the gradient."""
         terms, gradient = found
-        if self.clip:
-            gradient.masked_fill_((x <= 0).logical_and_(gradient > 0), 0)
-            gradient.masked_fill_((x >= 1).logical_and_(gradient < 0), 0)
-        return terms, gradient
+        return terms, inward_(gradient, x) if self.clip else gradient
 
     def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
         """-H g and its slope: Nocedal and Wright 2006, algorithm 7.4, on coefficients of the rows and the gradient."""

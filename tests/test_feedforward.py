@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import save_picture
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto import datasets, feedforward, images
@@ -98,6 +98,20 @@ def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool) -
     (found,) = torch.autograd.grad(value, image)
     assert float(value.detach()) == 3
     torch.testing.assert_close(found, 2 * gradient)
+
+
+def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Pool) -> None:
+    """A network that paints beyond white is judged by the white, and only slopes that lead back are left."""
+    network = Network(SMALL)
+    loss = feedforward.task(network, painting(), pool, recipe)
+    bias = nn.init.constant_(network.layers[-1].convolution.bias, 1.5)
+    nn.init.zeros_(network.layers[-1].convolution.weight)
+    assert float(network(torch.rand(1, 3, 16, 16)).detach().min()) > 1
+    near = [float(term.detach()) for term in loss(0).values()]
+    torch.stack([*loss(0).values()]).sum().backward()
+    assert bool((bias.grad >= 0).all())  # downhill is darker
+    nn.init.constant_(bias, 3.0)
+    assert [float(term.detach()) for term in loss(0).values()] == near
 
 
 def test_a_loss_that_is_no_number_rolls_back(
