@@ -74,9 +74,9 @@ def train(
 ) -> Iterator[training.Step]:
     """Train a network to repaint photographs in one style; yields every step.
 
-    The objective is that of optimisation-based transfer (`objective.build`), of the network's output kept to [0, 1], with
-    each crop as its own content. All randomness comes from the seed and the step's number. Where torch.distributed is
-    initialised each process takes its part of every batch, which comes to the same as one process with all of it.
+    The objective is that of optimisation-based transfer (`objective.build`), of the network's output kept to [0, 1],
+    with each crop as its own content. All randomness comes from the seed and the step's number. Where torch.distributed
+    is initialised each process takes its part of every batch, which comes to the same as one process with all of it.
 
     Args:
         style: (1, 3, H, W) sRGB in [0, 1].
