@@ -129,7 +129,7 @@ def task(
             painted = painter(crops.contiguous(memory_format=torch.channels_last))
         strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
         gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
-        terms, gradient = objective.for_content(gentle, crops)(painted.detach().clamp(0, 1))  # what will be seen of it
+        terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it
         optimize.inward_(gradient, painted)
         if several:  # the same numbers everywhere: no process may stop alone
             for term in terms.values():
