@@ -42,79 +42,92 @@ def as_it_is(x: Tensor) -> torch.autocast:
 
 
 class Layer(nn.Module):
-    """Upsampling, reflection padding, convolution, instance normalisation, rectifier."""
+    """Upsampling, reflection padding, convolution, instance normalisation, rectifier.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, up: int = 1, smooth: bool = False,
-                 rectify: bool = True, normalise: bool = True) -> None:  # fmt: skip
+    What is upsampled is never written down: the four pixels that come of one have each a kernel of their own, of what
+    upsampling and convolution come to (Shi et al. 2016).
+    """
+
+    spread: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, up: bool = False,
+                 smooth: bool = False, rectify: bool = True, normalise: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride)
         self.norm = nn.InstanceNorm2d(outputs, affine=True) if normalise else None
-        self.up, self.mode = up, "bilinear" if smooth else "nearest"
-        self.rectify, self.margin = rectify, kernel // 2
+        self.up, self.rectify, self.margin = up, rectify, kernel // 2
+        if up:
+            self.register_buffer("spread", _spread(smooth), persistent=False)
 
     def forward(self, x: Tensor, band: int = 0) -> Tensor:
-        """(B, C, H, W) -> (B, C', H * up / stride, W * up / stride).
+        """(B, C, H, W) -> (B, C', H', W'), of twice the sides where it upsamples, and of half where it strides.
 
         Args:
             x: features.
             band: rows that are worked at a time, without a derivative, so that nothing but x and the result is large;
                 0: all. The statistics are those of all rows: bands change nothing.
         """
-        y = self.bands(x, band) if band else self.convolve(self.enlarge(x), self.margin, self.margin)
+        weight: Tensor
+        bias: Tensor
+        weight, bias = self.convolution.parameters()
+        if self.up:
+            with as_it_is(x):
+                weight = torch.einsum("ocab,ipa,jqb->opqcij", weight, self.spread, self.spread).flatten(0, 2)
+            bias = bias.repeat_interleave(4)
+        y = self.bands(x, weight, bias, band) if band else self.convolve(x, weight, bias, self.margin, self.margin)
         if self.norm is not None:
             weight, bias = self.norm.weight, self.norm.bias
             y = normalise_(y, weight, bias, band) if band else F.instance_norm(y, weight=weight, bias=bias)
         return y.relu_() if self.rectify else y
 
-    def bands(self, x: Tensor, band: int) -> Tensor:
+    def bands(self, x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
         """The convolution, that many rows at a time."""
-        height = -(-x.shape[-2] * self.up // self.convolution.stride[0])
-        y = self.rows(x, 0, min(height, band))
+        height = -(-x.shape[-2] // self.convolution.stride[0])
+        y = part = self.rows(x, weight, bias, 0, min(height, band))
         if band < height:
-            first = y
-            shape = (*first.shape[:2], height, first.shape[-1])
-            y = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last)
-            y[..., :band, :] = first
+            scale = part.shape[-2] // band
+            shape = (*part.shape[:2], scale * height, part.shape[-1])
+            y = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+            y[..., : scale * band, :] = part
         for top in range(band, height, band):
-            y[..., top : top + band, :] = self.rows(x, top, min(height, top + band))
+            part = self.rows(x, weight, bias, top, min(height, top + band))
+            y[..., scale * top : scale * top + part.shape[-2], :] = part
         return y
 
-    def rows(self, x: Tensor, top: int, bottom: int) -> Tensor:
+    def rows(self, x: Tensor, weight: Tensor, bias: Tensor, top: int, bottom: int) -> Tensor:
         """The rows from ``top`` to ``bottom`` of the convolution, from those of x that they see."""
-        stride, height = self.convolution.stride[0], x.shape[-2] * self.up
+        stride, height = self.convolution.stride[0], x.shape[-2]
         first, last = top * stride - self.margin, (bottom - 1) * stride + self.margin + 1
         above, below = max(0, -first), max(0, last - height)
-        first, last = first + above, last - below
-        start = max(0, first // self.up - 1)  # a row more, for what is between two rows
-        x = self.enlarge(x[..., start : -(-last // self.up) + 1, :])
-        return self.convolve(x[..., first - start * self.up : last - start * self.up, :], above, below)
+        return self.convolve(x[..., first + above : last - below, :], weight, bias, above, below)
 
-    def enlarge(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor, above: int, below: int) -> Tensor:
         with as_it_is(x):
-            return F.interpolate(x, scale_factor=self.up, mode=self.mode) if self.up > 1 else x
+            # Where nearest neighbours are doubled, to repeat them first is to reflect them then.
+            x = F.pad(x, [self.margin, self.margin, above, below], "replicate" if self.up else "reflect")
+        y = F.conv2d(x, weight, bias, self.convolution.stride)
+        with as_it_is(x):
+            return F.pixel_shuffle(y, 2) if self.up else y
 
-    def convolve(self, x: Tensor, above: int, below: int) -> Tensor:
-        with as_it_is(x):
-            x = F.pad(x, [self.margin, self.margin, above, below], "reflect")
-        return F.conv2d(x, self.convolution.weight, self.convolution.bias, self.convolution.stride)
+
+def _spread(smooth: bool) -> Tensor:
+    """(3, 2, 3): how much of a pixel and its neighbours is in what a kernel of 3 sees around either of its two."""
+    doubled = F.interpolate(torch.eye(5)[None], scale_factor=2.0, mode="linear" if smooth else "nearest")
+    return doubled[0, 1:4, 3:7].unfold(1, 3, 1)
 
 
 def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
     """Instance normalisation (Ulyanov et al. 2016) in place, in float32, that many rows at a time.
 
-    Memory is what a large picture waits for: PyTorch's own takes as much again.
+    Memory is what a large picture waits for: PyTorch's own takes as much again. MPS has no such statistics.
     """
-    parts = [x[..., top : top + band, :] for top in range(0, x.shape[-2], band)]
-    mean, square = bias.new_zeros(2, *x.shape[:2], 1, 1)
-    for part in parts:
-        mean += part.sum((2, 3), True, dtype=bias.dtype)
-        square += part.to(bias).square().sum((2, 3), True)
-    for total in (mean, square):
-        total /= x.shape[-2] * x.shape[-1]
-    scale = weight.view(1, -1, 1, 1) * (square - mean.square()).clamp_min_(0).add_(1e-5).rsqrt_()
-    shift = bias.view(1, -1, 1, 1) - mean * scale
-    for part in parts:
-        torch.addcmul(shift, part, scale, out=part)
+    for each in x.unsqueeze(1):
+        mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
+        scale = weight * variance.add_(1e-5).rsqrt_()
+        shift = bias - mean * scale
+        for top in range(0, x.shape[-2], band):
+            part = each[..., top : top + band, :]
+            torch.addcmul(shift.view(-1, 1, 1), part, scale.view(-1, 1, 1), out=part)
     return x
 
 
@@ -167,7 +180,7 @@ class Network(nn.Module):
         layers += [Block(channels) for _ in range(architecture.blocks)]
         for width in reversed(architecture.widths[:-1]):
             if width:
-                layers.append(Layer(channels, width, 3, up=2, smooth=architecture.smooth))
+                layers.append(Layer(channels, width, 3, up=True, smooth=architecture.smooth))
                 channels = width
         kernel, outputs = (architecture.kernel, 3) if full else (3, 12)
         last = Layer(channels, outputs, kernel, rectify=False, normalise=False)

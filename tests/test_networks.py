@@ -16,3 +16,18 @@ def test_smoothing_is_a_filter_of_the_pixels(side: int) -> None:
     padded = F.pad(x, [1] * 4, "replicate" if side > 1 else "reflect")
     found = F.pixel_shuffle(F.conv2d(padded, networks._smoothing(side)), side)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_upsampling_is_part_of_the_convolution(smooth: bool) -> None:
+    layer = networks.Layer(4, 5, 3, up=True, smooth=smooth, rectify=False, normalise=False)
+    x = torch.rand(2, 4, 7, 9)
+    doubled = F.interpolate(x, scale_factor=2.0, mode="bilinear" if smooth else "nearest")
+    padded = F.pad(doubled, [1] * 4, "replicate" if smooth else "reflect")
+    torch.testing.assert_close(layer(x), layer.convolution(padded))
+
+
+def test_every_picture_is_normalised_by_itself() -> None:
+    x, weight, bias = torch.rand(2, 5, 7, 9) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.rand(5), torch.rand(5)
+    expected = F.instance_norm(x, weight=weight, bias=bias)
+    torch.testing.assert_close(networks.normalise_(x, weight, bias, band=3), expected, rtol=0, atol=1e-5)
