@@ -206,12 +206,11 @@ def apply(
     if device or not isinstance(image, Tensor):
         photograph = photograph.to(machine.pick_device(device or "auto"))
     dtype = machine.precision(precision, photograph.device)
-    band = 0 if photograph.device.type == "mps" else max(16, BAND // photograph.shape[-1])
     result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
     for each, part in zip(styles, parts, strict=True):
         network = (each if isinstance(each, Model) else load(each)).network.to(photograph.device)
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(photograph, band=band)
+            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]))
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted

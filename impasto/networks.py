@@ -119,10 +119,13 @@ def _spread(smooth: bool) -> Tensor:
 def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
     """Instance normalisation (Ulyanov et al. 2016) in place, in float32, that many rows at a time.
 
-    Memory is what a large picture waits for: PyTorch's own takes as much again. MPS has no such statistics.
+    Memory is what a large picture waits for: PyTorch's own takes as much again.
     """
     for each in x.unsqueeze(1):
-        mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
+        if x.device.type == "mps":  # which has no such kernel as the others
+            variance, mean = torch.var_mean(each.to(bias), (0, 2, 3), correction=0)
+        else:
+            mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
         scale = weight * variance.add_(1e-5).rsqrt_()
         shift = bias - mean * scale
         for top in range(0, x.shape[-2], band):
