@@ -179,6 +179,7 @@ def apply(
     style_weights: Sequence[float] = (),
     strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none",
+    grain: float = recipes.GRAIN,
     precision: str = "auto",
     device: str = "",
 ) -> Tensor:
@@ -190,15 +191,18 @@ def apply(
         style_weights: the parts of several styles in the mixture; none: equal parts.
         strength: 0 is the photograph, 1 the full style.
         keep_colors: as of optimisation-based transfer.
+        grain: how uneven the photograph is made first, so that even areas are not painted in a regular pattern.
         precision: auto, float32 or bfloat16.
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
 
     Raises:
-        RecipeError: strength or weights that make no sense.
+        RecipeError: strength, weights or grain that make no sense.
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
     parts = check_mixture(len(styles), style_weights, strength)
+    if not 0 <= grain <= 1:
+        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
@@ -210,7 +214,7 @@ def apply(
     for each, part in zip(styles, parts, strict=True):
         network = (each if isinstance(each, Model) else load(each)).network.to(photograph.device)
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]))
+            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=grain)
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted

@@ -34,6 +34,7 @@ JOHNSON = Architecture((32, 64, 128))
 # Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
 # It is smooth: a training this short would otherwise leave checkerboards.
 SLIM = Architecture((0, 32, 64), kernel=5, smooth=True)
+CELL = 16  # pixels from one value of the grain to the next
 
 
 def as_it_is(x: Tensor) -> torch.autocast:
@@ -171,6 +172,18 @@ def _smoothing(side: int) -> Tensor:
     return kernel.transpose(0, 1).flatten(0, 1).contiguous()
 
 
+def uneven_(x: Tensor, amount: float) -> Tensor:
+    """Add smooth noise to (B, C, H, W) in [-1, 1], in place; the same for all pictures of a size.
+
+    Its deviation is that part of a picture's own: normalised, a faint picture is as strong as any, and so is noise.
+    """
+    height, width = x.shape[-2:]
+    shape = (1, 1, height // CELL + 1, width // CELL + 1)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+    noise = F.interpolate(values, scale_factor=float(CELL), mode="bilinear")[..., :height, :width]
+    return x.addcmul_(noise, amount * x.std((1, 2, 3), correction=0, keepdim=True)).clamp_(-1, 1)
+
+
 class Network(nn.Module):
     """An image transformation network.
 
@@ -209,16 +222,20 @@ class Network(nn.Module):
             nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, band: int = 0) -> Tensor:
+    def forward(self, image: Tensor, band: int = 0, grain: float = 0.0) -> Tensor:
         """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1].
 
         Args:
             image: of any size.
             band: rows of a layer that are worked at a time; 0: all. The result is the same.
+            grain: deviation, as a part of the image's, of the smooth noise that it is lent: of an even area a network
+                makes a regular pattern.
         """
         height, width = image.shape[-2:]
         least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
         x = (2 * image).sub_(1)
+        if grain:
+            uneven_(x, grain)
         if height < least or width < least:
             x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
         for layer in self.layers:

@@ -19,7 +19,7 @@ import impasto
 from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
 from impasto.feedforward import Model
 from impasto.networks import Network
-from impasto.recipes import RecipeError, Training
+from impasto.recipes import GRAIN, RecipeError, Training
 
 EVERY = 200  # steps between two previews, and two checkpoints
 
@@ -132,7 +132,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles, and what each contributes.
-        strength, keep_colors: as `feedforward.apply` takes them.
+        strength, keep_colors, grain: as `feedforward.apply` takes them.
         device: where it is done.
     """
 
@@ -141,11 +141,12 @@ class Painter:
     strength: float
     keep_colors: Literal["none", "luma", "histogram"]
     device: torch.device
+    grain: float = GRAIN
 
     def __call__(self, image: Tensor) -> Tensor:
         painted = feedforward.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
-            keep_colors=self.keep_colors,
+            keep_colors=self.keep_colors, grain=self.grain,
         )  # fmt: skip
         return painted.cpu()
 
@@ -164,6 +165,7 @@ class Painter:
             "style_weights": list(self.parts),
             "strength": self.strength,
             "keep_colors": self.keep_colors,
+            "grain": self.grain,
             "content": {"name": Path(picture.name).name, "sha256": picture.sha256},
         }
 

@@ -197,6 +197,21 @@ def test_batches_and_files(model: Model, tmp_path: Path) -> None:
     torch.testing.assert_close(feedforward.apply(batch, model, precision="float32"), one.repeat(3, 1, 1, 1))
 
 
+def test_grain(model: Model) -> None:
+    """Strokes of an area differ, the same each time; and what has nothing to see is lent nothing."""
+    half = torch.cat([torch.full((1, 3, 96, 64), 0.4), torch.full((1, 3, 96, 64), 0.6)], 3)
+    before = half.clone()
+    plain, some, again = (feedforward.apply(half, model, grain=g, precision="float32") for g in (0, 0.1, 0.1))
+    assert float(plain[..., 24:-24, 96:-16].std((2, 3)).max()) < 1e-5 < 1e-3 < float(some[..., 24:-24, 96:-16].std())
+    assert torch.equal(some, again) and torch.equal(half, before)
+    even = torch.full((1, 3, 40, 50), 0.3)
+    one, other = (feedforward.apply(even, model, grain=g, precision="float32") for g in (0, 0.1))
+    torch.testing.assert_close(one, other)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(RecipeError, match="--grain"):
+            feedforward.apply(even, model, grain=wrong)
+
+
 def test_a_mixture_lies_between(model: Model) -> None:
     torch.manual_seed(1)
     other, image = Model(Network(SMALL).eval(), {}), torch.rand(1, 3, 40, 40)

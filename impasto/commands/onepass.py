@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from impasto.commands.options import Device, Out, Quiet
-from impasto.recipes import RecipeError, Training
+from impasto.recipes import GRAIN, RecipeError, Training
 
 
 @dataclass
@@ -63,6 +63,8 @@ class ApplyCommand:
     """0 is the photograph, 1 the full style."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the photograph's colours: luma paints its brightness alone; histogram gives each channel its histogram."""
+    grain: float = GRAIN
+    """How uneven the photograph is made first, so that skies are not painted in a regular pattern; 0: as it is."""
     resume: bool = False
     """Leave out pictures of a folder that are done already."""
     device: Device = "auto"
@@ -73,7 +75,8 @@ class ApplyCommand:
 
         parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength)
         models = [feedforward.load(style) for style in self.style]
-        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, machine.pick_device(self.device))
+        device = machine.pick_device(self.device)
+        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
         with session.saying(self.out, although=(session.Stopped, onepass.Failed)):
             onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
 
