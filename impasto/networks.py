@@ -34,7 +34,7 @@ JOHNSON = Architecture((32, 64, 128))
 # Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
 # It is smooth: a training this short would otherwise leave checkerboards.
 SLIM = Architecture((0, 32, 64), kernel=5, smooth=True)
-CELL = 16  # pixels from one value of the grain to the next
+SPREAD = 1.6  # of four pixels each: the deviation of the Gaussian that makes grain of noise
 
 
 def as_it_is(x: Tensor) -> torch.autocast:
@@ -178,9 +178,11 @@ def uneven_(x: Tensor, amount: float) -> Tensor:
     Its deviation is that part of a picture's own: normalised, a faint picture is as strong as any, and so is noise.
     """
     height, width = x.shape[-2:]
-    shape = (1, 1, height // CELL + 1, width // CELL + 1)
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.device)
-    noise = F.interpolate(values, scale_factor=float(CELL), mode="bilinear")[..., :height, :width]
+    line = torch.arange(-4.0, 5).div(SPREAD).square().div(-2).exp()
+    kernel = torch.outer(line, line) / line.square().sum()  # of unit norm, so that the noise keeps its deviation
+    shape = (1, 1, height // 4 + 9, width // 4 + 9)
+    values = F.conv2d(torch.randn(shape, generator=torch.Generator().manual_seed(0)), kernel[None, None])
+    noise = F.interpolate(values.to(x.device), scale_factor=4.0, mode="bilinear")[..., :height, :width]
     return x.addcmul_(noise, amount * x.std((1, 2, 3), correction=0, keepdim=True)).clamp_(-1, 1)
 
 
@@ -235,7 +237,8 @@ class Network(nn.Module):
         least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
         x = (2 * image).sub_(1)
         if grain:
-            uneven_(x, grain)
+            with as_it_is(x):
+                uneven_(x, grain)
         if height < least or width < least:
             x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
         for layer in self.layers:

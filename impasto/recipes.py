@@ -13,7 +13,7 @@ from typing import Literal
 ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative"]
 StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative"]
 
-GRAIN = 0.16  # of a photograph's deviation, before one pass: it varies the strokes in skies, and changes no form
+GRAIN = 0.11  # of a photograph's deviation, before one pass: it varies the strokes in skies, and changes no form
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 

@@ -204,6 +204,8 @@ def test_grain(model: Model) -> None:
     plain, some, again = (feedforward.apply(half, model, grain=g, precision="float32") for g in (0, 0.1, 0.1))
     assert float(plain[..., 24:-24, 96:-16].std((2, 3)).max()) < 1e-5 < 1e-3 < float(some[..., 24:-24, 96:-16].std())
     assert torch.equal(some, again) and torch.equal(half, before)
+    rounded = feedforward.apply(half, model, grain=0.1, precision="bfloat16")
+    torch.testing.assert_close(rounded, some, rtol=0, atol=0.1)
     even = torch.full((1, 3, 40, 50), 0.3)
     one, other = (feedforward.apply(even, model, grain=g, precision="float32") for g in (0, 0.1))
     torch.testing.assert_close(one, other)

@@ -38,7 +38,7 @@ def test_grain_is_smooth_noise_of_a_part_of_the_deviation() -> None:
     x = torch.rand(2, 3, 500, 701) * torch.tensor([1.0, 0.1]).view(2, 1, 1, 1) - 0.3
     noise = networks.uneven_(x.clone(), 0.2) - x
     parts = noise.std((1, 2, 3)) / x.std((1, 2, 3))
-    assert 0.1 < float(parts.min()) <= float(parts.max()) < 0.2
+    assert 0.18 < float(parts.min()) <= float(parts.max()) < 0.22
     one, other = noise[0, 0] / noise[0].std(), noise[1, 2] / noise[1].std()
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
     assert float(noise.diff(dim=3).abs().max()) < float(noise.std())  # from pixel to pixel
