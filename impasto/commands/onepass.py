@@ -88,7 +88,8 @@ class ExportCommand:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A name out of `impasto list styles`, or a model's file."""
     out: Out
-    """Where it goes: .onnx. Its input "image" and its output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]."""
+    """Where it goes: .onnx. Its input "image" and its output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. What
+    `impasto apply` lends a photograph first (--grain) is not in it."""
 
     def run(self) -> None:
         from impasto import exchange, feedforward, images, session
