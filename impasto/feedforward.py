@@ -126,7 +126,7 @@ def task(
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
         crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=goal.dtype == torch.bfloat16):
-            painted = painter(crops.contiguous(memory_format=torch.channels_last))
+            painted = painter(crops.contiguous(memory_format=torch.channels_last), grain=recipes.GRAIN)
         strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
         gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
         terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it
@@ -200,9 +200,7 @@ def apply(
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength)
-    if not 0 <= grain <= 1:
-        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
+    parts = check_mixture(len(styles), style_weights, strength, grain)
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
@@ -223,14 +221,18 @@ def apply(
     return color.match_histogram(result, photograph) if keep_colors == "histogram" else result
 
 
-def check_mixture(styles: int, style_weights: Sequence[float], strength: float) -> list[float]:
+def check_mixture(
+    styles: int, style_weights: Sequence[float], strength: float, grain: float = recipes.GRAIN
+) -> list[float]:
     """The parts of a mixture, which sum to 1.
 
     Raises:
-        RecipeError: they are too many or too few, negative or all nothing; or the strength is not in [0, 1].
+        RecipeError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1].
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
+    if not 0 <= grain <= 1:
+        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")

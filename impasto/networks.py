@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -178,12 +179,19 @@ def uneven_(x: Tensor, amount: float) -> Tensor:
     Its deviation is that part of a picture's own: normalised, a faint picture is as strong as any, and so is noise.
     """
     height, width = x.shape[-2:]
+    values = _grain(height // 4 + 1, width // 4 + 1).to(x.device)
+    noise = F.interpolate(values, scale_factor=4.0, mode="bilinear")[..., :height, :width]
+    deviation = x[..., ::4, ::4].std((1, 2, 3), correction=0, keepdim=True)  # every fourth pixel tells
+    return x.addcmul_(noise, amount * deviation).clamp_(-1, 1)
+
+
+@lru_cache(maxsize=1)  # the next picture of a film has the same
+def _grain(height: int, width: int) -> Tensor:
+    """(1, 1, H, W) of smooth noise of deviation 1."""
     line = torch.arange(-4.0, 5).div(SPREAD).square().div(-2).exp()
     kernel = torch.outer(line, line) / line.square().sum()  # of unit norm, so that the noise keeps its deviation
-    shape = (1, 1, height // 4 + 9, width // 4 + 9)
-    values = F.conv2d(torch.randn(shape, generator=torch.Generator().manual_seed(0)), kernel[None, None])
-    noise = F.interpolate(values.to(x.device), scale_factor=4.0, mode="bilinear")[..., :height, :width]
-    return x.addcmul_(noise, amount * x.std((1, 2, 3), correction=0, keepdim=True)).clamp_(-1, 1)
+    values = torch.randn((1, 1, height + 8, width + 8), generator=torch.Generator().manual_seed(0))
+    return F.conv2d(values, kernel[None, None])
 
 
 class Network(nn.Module):

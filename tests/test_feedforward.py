@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, feedforward, images
+from impasto import datasets, feedforward, images, recipes
 from impasto.feedforward import Model
 from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
 from impasto.recipes import RecipeError, Training
@@ -112,6 +112,15 @@ def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Po
     assert bool((bias.grad >= 0).all())  # downhill is darker
     nn.init.constant_(bias, 3.0)
     assert loss(0) == near
+
+
+def test_training_lends_the_grain_that_applying_does(
+    recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = feedforward.task(Network(SMALL), painting(), pool, recipe)
+    with_grain = loss(0)
+    monkeypatch.setattr(recipes, "GRAIN", 0)
+    assert loss(0) != with_grain
 
 
 def test_a_loss_that_is_no_number_rolls_back(

@@ -69,6 +69,9 @@ def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) ->
     (folder / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     command = ["apply", str(folder), "--style", str(model), "-o", str(out), "--quiet"]
+    assert cli.main([*command, "--grain", "2"]) == 1
+    one_line(capsys, "--grain")
+    assert not out.exists()
     assert cli.main(command) == 1
     complaint = capsys.readouterr().err
     assert "broken.png" in complaint and "1 of 4 pictures" in complaint

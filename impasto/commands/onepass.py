@@ -73,7 +73,7 @@ class ApplyCommand:
     def run(self) -> None:
         from impasto import feedforward, machine, onepass, session
 
-        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength)
+        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain)
         models = [feedforward.load(style) for style in self.style]
         device = machine.pick_device(self.device)
         painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
