@@ -82,7 +82,10 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
             pass
         took = (time.perf_counter() - began) / steps
         model = Model(network.eval(), {})
-        values = [value(goal, feedforward.apply(each, model)) for each, goal in unseen(assets, painting, recipe)]
+        values = [
+            value(goal, feedforward.apply(each, model, grain=recipe.grain))
+            for each, goal in unseen(assets, painting, recipe)
+        ]
         found[name] = mean(values)
         yield name, f"{took:.2f} s", f"{found[name]:.2f}", f"{found[name] / found[PAPER]:.2f}"
 
@@ -92,7 +95,7 @@ def speeds() -> list[tuple[str, ...]]:
     image = images.resize(images.to_tensor(pictures.locate("rocket")), 1080, 1920)
     networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(SLIM).eval(), {})}
     contenders: dict[tuple[str, str], Callable[[], object]] = {
-        (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p)
+        (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p, grain=recipes.GRAIN)
         for precision in ("float32", "auto")
         for name, model in networks.items()
     }

@@ -49,6 +49,13 @@ class Model:
     network: Network
     metadata: Mapping[str, str]
 
+    @property
+    def grain(self) -> float:
+        """What photographs are lent before it: as much as in its training. Networks of others: nothing."""
+        if "recipe" not in self.metadata:
+            return 0.0
+        return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
+
 
 class _Known(torch.autograd.Function):
     """A value whose gradient by the image is known already."""
@@ -126,7 +133,7 @@ def task(
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
         crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=goal.dtype == torch.bfloat16):
-            painted = painter(crops.contiguous(memory_format=torch.channels_last), grain=recipes.GRAIN)
+            painted = painter(crops.contiguous(memory_format=torch.channels_last), grain=recipe.grain)
         strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
         gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
         terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it
@@ -166,9 +173,11 @@ def load(source: str | Path) -> Model:
         else:
             network, state = Network(replace(JOHNSON, bounded=False)), exchange.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except (KeyError, ValueError, TypeError, RuntimeError):
+        model = Model(network.requires_grad_(False).eval(), metadata)
+        _check_grain(model.grain)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecipeError):
         raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
-    return Model(network.requires_grad_(False).eval(), metadata)
+    return model
 
 
 @torch.no_grad()
@@ -179,7 +188,7 @@ def apply(
     style_weights: Sequence[float] = (),
     strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none",
-    grain: float = recipes.GRAIN,
+    grain: float | None = None,
     precision: str = "auto",
     device: str = "",
 ) -> Tensor:
@@ -191,7 +200,8 @@ def apply(
         style_weights: the parts of several styles in the mixture; none: equal parts.
         strength: 0 is the photograph, 1 the full style.
         keep_colors: as of optimisation-based transfer.
-        grain: how uneven the photograph is made first, so that even areas are not painted in a regular pattern.
+        grain: how uneven the photograph is made first, so that even areas are not painted in a regular pattern. None:
+            as in each style's training; not at all for networks of others.
         precision: auto, float32 or bfloat16.
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
 
@@ -210,9 +220,12 @@ def apply(
     dtype = machine.precision(precision, photograph.device)
     result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
     for each, part in zip(styles, parts, strict=True):
-        network = (each if isinstance(each, Model) else load(each)).network.to(photograph.device)
+        model = each if isinstance(each, Model) else load(each)
+        network, own = model.network.to(photograph.device), model.grain
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=grain)
+            painted = network(
+                photograph, band=max(16, BAND // photograph.shape[-1]), grain=own if grain is None else grain
+            )
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted
@@ -222,7 +235,7 @@ def apply(
 
 
 def check_mixture(
-    styles: int, style_weights: Sequence[float], strength: float, grain: float = recipes.GRAIN
+    styles: int, style_weights: Sequence[float], strength: float, grain: float | None = None
 ) -> list[float]:
     """The parts of a mixture, which sum to 1.
 
@@ -231,9 +244,13 @@ def check_mixture(
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
-    if not 0 <= grain <= 1:
-        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
+    _check_grain(0.0 if grain is None else grain)
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]
+
+
+def _check_grain(grain: float) -> None:
+    if not 0 <= grain <= 1:
+        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")

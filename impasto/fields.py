@@ -19,11 +19,12 @@ LEAST: dict[type, dict[str, int]] = {
          "checkpoint_every", "frame_every"), 0,
     ),
     Training: {"steps": 1, "batch": 1, "crop": 64, "style_size": 1}
-    | dict.fromkeys(("strength", "smoothness", "lattice", "ramp"), 0),
+    | dict.fromkeys(("strength", "smoothness", "lattice", "grain", "ramp"), 0),
     Photo: dict.fromkeys(("size", "steps", "radius", "regions"), 1)
     | dict.fromkeys(("strength", "photorealism", "detail", "evenness", "keep_highlights"), 0),
 }  # fmt: skip
 POSITIVE = ("noise", "rate", "style_scale", "fps")  # in whichever recipe
+PARTS = ("keep_highlights", "grain")  # at most 1
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -40,8 +41,8 @@ def check(recipe: Recipe) -> Recipe:
         least = LEAST[type(recipe)].get(name)
         if least is not None and not least <= value < float("inf"):
             raise RecipeError(f"{_flag(name)} must be {least} or more, not {value}")
-    if isinstance(recipe, Photo) and recipe.keep_highlights > 1:
-        raise RecipeError(f"--keep-highlights must lie between 0 and 1, not {recipe.keep_highlights:g}")
+        if name in PARTS and value > 1:
+            raise RecipeError(f"{_flag(name)} must lie between 0 and 1, not {value:g}")
     if isinstance(recipe, Transfer):
         _check_lists(recipe)
     return recipe

@@ -19,7 +19,7 @@ import impasto
 from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
 from impasto.feedforward import Model
 from impasto.networks import Network
-from impasto.recipes import GRAIN, RecipeError, Training
+from impasto.recipes import RecipeError, Training
 
 EVERY = 200  # steps between two previews, and two checkpoints
 
@@ -141,7 +141,7 @@ class Painter:
     strength: float
     keep_colors: Literal["none", "luma", "histogram"]
     device: torch.device
-    grain: float = GRAIN
+    grain: float | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
         painted = feedforward.apply(

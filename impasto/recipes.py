@@ -113,6 +113,9 @@ class Training:
     """Weight of the total variation."""
     lattice: float = 300.0
     """Weight of the penalty on regular grids, which upsampling networks paint in place of strokes."""
+    grain: float = GRAIN
+    """How uneven photographs are made before they are painted, then and by `impasto apply`: skies get strokes that
+    differ. A part of a photograph's own deviation; 0: not at all."""
     ramp: float = 0.1
     """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = ""

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, feedforward, images, recipes
+from impasto import datasets, feedforward, images
 from impasto.feedforward import Model
 from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
-from impasto.recipes import RecipeError, Training
+from impasto.recipes import GRAIN, RecipeError, Training
 from impasto.weights import WeightsError
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
@@ -114,13 +114,17 @@ def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Po
     assert loss(0) == near
 
 
-def test_training_lends_the_grain_that_applying_does(
-    recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loss = feedforward.task(Network(SMALL), painting(), pool, recipe)
-    with_grain = loss(0)
-    monkeypatch.setattr(recipes, "GRAIN", 0)
-    assert loss(0) != with_grain
+def test_photographs_are_lent_what_they_were_in_training(recipe: Training, pool: datasets.Pool) -> None:
+    network, image = Network(SMALL).eval().requires_grad_(False), torch.rand(1, 3, 48, 48)
+    some, none = (feedforward.task(network, painting(), pool, replace(recipe, grain=grain))(0) for grain in (0.5, 0.0))
+    assert some != none
+    found = []
+    for card in ({}, {"recipe": '{"grain": 0.5}'}, {"recipe": "{}"}):
+        model = Model(network, card)
+        found.append(model.grain)
+        plain, as_trained = (feedforward.apply(image, model, grain=grain) for grain in (model.grain, None))
+        assert torch.equal(plain, as_trained)
+    assert found == [0, 0.5, GRAIN]
 
 
 def test_a_loss_that_is_no_number_rolls_back(
@@ -246,6 +250,15 @@ def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
 def test_mixtures_without_sense(model: Model, weights: list[float], strength: float) -> None:
     with pytest.raises(RecipeError, match=r"--strength|--style-weights"):
         feedforward.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["{", "[]", '{"grain": "much"}', '{"grain": 7}', '{"grain": NaN}', '{"grain": null}']
+)
+def test_models_with_a_recipe_that_is_none(recipe: str, tmp_path: Path) -> None:
+    feedforward.save(tmp_path / "model.safetensors", Network(SMALL), {"recipe": recipe})
+    with pytest.raises(WeightsError, match=r"model\.safetensors: no one-pass model"):
+        feedforward.load(tmp_path / "model.safetensors")
 
 
 def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:

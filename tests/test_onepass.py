@@ -97,6 +97,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["--steps", "0"], "--steps"),
         (["--crop", "8"], "--crop"),
         (["--rate", "-1"], "--rate"),
+        (["--grain", "2"], "--grain"),
         (["--photos", "nowhere"], "nowhere"),
         (["-o", "model.png"], "model.png"),
     ],

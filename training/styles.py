@@ -103,11 +103,14 @@ def main() -> None:
             with images.atomic(checkpoint) as part:
                 torch.save(step.state(), part)
             write(step)
-            painted = [(name, feedforward.apply(photograph, Model(networks[name], {}))) for name in networks]
+            painted = [
+                (name, feedforward.apply(photograph, Model(network, {}), grain=recipe.grain))
+                for name, network in networks.items()
+            ]
             images.write(args.out / "together.png", sheets.sheet(painted, columns=4))
     for name, network in networks.items():
         small = images.to_size(photograph, 256)
-        images.write(args.out / f"{name}.jpg", feedforward.apply(small, Model(network, {})))
+        images.write(args.out / f"{name}.jpg", feedforward.apply(small, Model(network, {}), grain=recipe.grain))
     checkpoint.unlink()
     (args.out / "together.png").unlink()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from impasto.commands.options import Device, Out, Quiet
-from impasto.recipes import GRAIN, RecipeError, Training
+from impasto.recipes import RecipeError, Training
 
 
 @dataclass
@@ -63,8 +63,9 @@ class ApplyCommand:
     """0 is the photograph, 1 the full style."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the photograph's colours: luma paints its brightness alone; histogram gives each channel its histogram."""
-    grain: float = GRAIN
-    """How uneven the photograph is made first, so that skies are not painted in a regular pattern; 0: as it is."""
+    grain: float | None = None
+    """How uneven the photograph is made first, so that skies are not painted in a regular pattern; 0: as it is. Left
+    out: as in the style's training."""
     resume: bool = False
     """Leave out pictures of a folder that are done already."""
     device: Device = "auto"
