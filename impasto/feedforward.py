@@ -51,7 +51,10 @@ class Model:
 
     @property
     def grain(self) -> float:
-        """What photographs are lent before it: as much as in its training. Networks of others: nothing."""
+        """What photographs are lent before it: as much as in its training. Networks of others: nothing.
+
+        Ours from before there was any in training were looked at with `GRAIN`.
+        """
         if "recipe" not in self.metadata:
             return 0.0
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))

@@ -104,7 +104,7 @@ class Training:
     rate: float = 2e-3
     """The largest learning rate; it rises in the first steps and falls along a cosine."""
     strength: float = 1.0
-    """How strongly the style is painted: a factor on the style's weight; the boldest that ship have 4."""
+    """How strongly the style is painted: a factor on the style's weight; the boldest that ships has 5."""
     style_size: int = 512
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = 1.0
