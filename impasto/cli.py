@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import tyro
@@ -27,6 +29,8 @@ ABOUT = {
     "replay": "repeat a result from the receipt that it carries",
     "list": "the recipes, styles, contents and weights that there are",
 }
+
+LIGHT = ("list", "studio")  # which begin without torch
 
 EXAMPLES = """\
   impasto transfer rocket starry-night -o rocket.png
@@ -54,7 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     if name not in ABOUT:
         return fail(f"unknown command {name!r}: one of {', '.join(ABOUT)}; see impasto --help", 2)
-    return guarded(lambda: parse(name, rest).run())
+    return guarded(lambda: execute(name, rest))
+
+
+def execute(name: str, arguments: list[str]) -> None:
+    command = parse(name, arguments)
+    if name not in LIGHT and "torch" not in sys.modules:
+        # The collector would look through all that torch brings, again and again: a sixth of a short command's time.
+        gc.disable()
+        import_module("torch")
+        gc.freeze()
+        gc.enable()
+    command.run()
 
 
 def usage() -> str:

@@ -501,3 +501,15 @@ def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path
     one_line(capsys, "--strength")
     assert run(*arguments, "--resume", state, content=save_picture(tmp_path / "other.png", seed=4)) == 1
     one_line(capsys, "content")
+
+
+def test_torch_is_imported_without_the_collector_and_by_those_alone_that_need_it() -> None:
+    code = """
+import gc, sys
+from impasto.cli import main
+main(["list", "recipes"])
+assert "torch" not in sys.modules and not gc.get_freeze_count()
+main(["replay", "nothing.png", "-o", "out.png"])
+assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
