@@ -177,8 +177,9 @@ def load(source: str | Path) -> Model:
             network, state = Network(replace(JOHNSON, bounded=False)), exchange.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         model = Model(network.requires_grad_(False).eval(), metadata)
-        _check_grain(model.grain)
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecipeError):
+        if not 0 <= model.grain <= 1:
+            raise ValueError
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
     return model
 
@@ -224,11 +225,9 @@ def apply(
     result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
     for each, part in zip(styles, parts, strict=True):
         model = each if isinstance(each, Model) else load(each)
-        network, own = model.network.to(photograph.device), model.grain
+        network, lent = model.network.to(photograph.device), model.grain if grain is None else grain
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(
-                photograph, band=max(16, BAND // photograph.shape[-1]), grain=own if grain is None else grain
-            )
+            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=lent)
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted
@@ -247,13 +246,9 @@ def check_mixture(
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
-    _check_grain(0.0 if grain is None else grain)
+    if grain is not None and not 0 <= grain <= 1:
+        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]
-
-
-def _check_grain(grain: float) -> None:
-    if not 0 <= grain <= 1:
-        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
