@@ -1,9 +1,10 @@
 """One-pass networks, measured; writes benchmarks/onepass.md.
 
-    python benchmarks/onepass.py [--assets DIR [--alike STEPS]]
+    python benchmarks/onepass.py [--assets DIR [--train] [--alike STEPS]]
 
-Without --assets, which holds styles/, contents/ and photos/, the comparison with optimisation is left out. With --alike
-the paper's network and ours are trained on one style, with the same crops, and compared.
+Without --assets, which holds styles/, contents/ and photos/, the comparison with optimisation is left out. With --train
+a style that does not ship is trained, as a user would. With --alike the paper's network and ours are trained on one
+style, with the same crops, and compared.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from impasto.feedforward import Model
 from impasto.networks import JOHNSON, SLIM, Network
 
 SIZE, PHOTOGRAPHS, MOST = 384, 10, 150
-PAPER, STYLE = "the paper's", "the_great_wave.jpg"
+PAPER, STYLE, NEW = "the paper's", "the_great_wave.jpg", "woman_with_hat.jpg"
+ROW = ("style", "photograph", "one pass", "iterations", "each, in the mean")
 
 
 def iterations(pairs: list[tuple[torch.Tensor, objective.Objective]], wanted: list[float]) -> tuple[list[int], int]:
@@ -77,14 +79,24 @@ def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, 
         after = [value(goal, feedforward.apply(photograph, model)) for photograph, goal in pairs]
         counts, together = iterations(pairs, after)
         before = mean(value(goal, photograph) for photograph, goal in pairs)
-        yield name, f"{before:.1f}", f"{mean(after):.2f}", f"{together}", f"{mean(counts):.1f}"
+        yield Path(name).stem, f"{before:.1f}", f"{mean(after):.2f}", f"{together}", f"{mean(counts):.1f}"
+
+
+def train(assets: Path) -> list[str]:
+    """`impasto train` of a new style with its defaults: minutes of the whole process, and what its network is worth."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / Path(NEW).with_suffix(".safetensors")
+        command = ["train", str(assets / "styles" / NEW), "--photos", str(assets / "photos"), "-o", str(out)]
+        minutes = process(command, 1)[0] / 60
+        head = f"`impasto train`, with its defaults: {minutes:.1f} minutes, whole process (goal: 20). Then, as above:"
+        return [head, "", *table(ROW, list(against_optimisation(assets, [str(out)])))]
 
 
 def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
     """The objective of the paper's network and of ours after the same training, on photographs that neither saw."""
     painting = images.to_tensor(assets / "styles" / STYLE)
     pool = datasets.load(datasets.pictures(assets / "photos"), side=640, short=448)
-    recipe = recipes.Training(steps=steps)
+    recipe = recipes.Training(steps=steps, start="")
     found = {}
     for name, shape in {PAPER: JOHNSON, "ours": SLIM}.items():
         torch.manual_seed(recipe.seed)
@@ -148,6 +160,7 @@ def frames_per_second() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path)
+    parser.add_argument("--train", action="store_true")
     parser.add_argument("--alike", type=int, default=0, metavar="STEPS")
     args = parser.parse_args()
     assets = args.assets
@@ -178,8 +191,9 @@ def main() -> None:
                 "for ten of twelve); and how many bring each photograph to what one pass makes of it, in the mean:",
                 "",
             ]
-            found = list(against_optimisation(assets, list(pictures.STYLES)))
-            lines += table(("style", "photograph", "one pass", "iterations", "each, in the mean"), found)
+            lines += table(ROW, list(against_optimisation(assets, list(pictures.STYLES))))
+        if assets is not None and args.train:
+            lines += train(assets)
         if assets is not None and args.alike:
             lines += [f"Both trained for {args.alike} steps on {STYLE}, with the same crops (goal: 1.05):", ""]
             heads = ("network", "a step", "objective", "ours / the paper's")

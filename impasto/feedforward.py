@@ -92,14 +92,14 @@ def train(
         style: (1, 3, H, W) sRGB in [0, 1].
         pool: photographs.
         recipe: what to train and how.
-        network: to be trained, in place.
+        network: to be trained, in place; left out: that of `begin`.
         state: of an earlier step, to go on from.
 
     Raises:
         RecipeError: the batch cannot be divided among the processes.
+        WeightsError: as `begin`.
     """
-    torch.manual_seed(recipe.seed)
-    network = (network or Network()).to(style.device)
+    network = (network or begin(recipe)).to(style.device)
     loss = task(network, style, pool, recipe)
     rate, good = recipe.rate, state
     while True:
@@ -117,6 +117,16 @@ def train(
             rate /= 2  # from where all was well, more slowly
 
 
+def begin(recipe: recipes.Training) -> Network:
+    """The network that a training begins with: that of ``recipe.start``, or of random weights, by the seed.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds no such model.
+    """
+    torch.manual_seed(recipe.seed)
+    return load(recipe.start).network.requires_grad_(True) if recipe.start else Network()
+
+
 def task(
     network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
 ) -> Callable[[int], dict[str, Tensor]]:
@@ -126,17 +136,20 @@ def task(
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if recipe.batch % world:
         raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
-    painter = DistributedDataParallel(network) if several else network
     eye = encoder.load(recipe.encoder).to(device)
     edge = max(1, round(recipe.style_scale * recipe.style_size))
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
     goal = objective.build(eye, recipe.objective(), blank, [images.to_size(style, edge)])
+    # In float32 the derivative by the kernels takes twice as long with the channels last.
+    layout = torch.channels_last if goal.dtype == torch.bfloat16 else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    painter = DistributedDataParallel(network) if several else network
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
         crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=goal.dtype == torch.bfloat16):
-            painted = painter(crops.contiguous(memory_format=torch.channels_last), grain=recipe.grain)
+            painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
         strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
         gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
         terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it

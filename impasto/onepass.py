@@ -41,7 +41,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
-    network = feedforward.load(recipe.start).network.requires_grad_(True) if recipe.start else Network()
+    network = feedforward.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         session.fetch_encoder(recipe.encoder, quiet=quiet)

@@ -95,7 +95,7 @@ class Transfer:
 class Training:
     """Training of a one-pass network: the default recipe's objective, of what the network paints."""
 
-    steps: int = 3500
+    steps: int = 1600
     """Steps of Adam."""
     batch: int = 2
     """Crops in a step."""
@@ -118,8 +118,9 @@ class Training:
     differ. A part of a photograph's own deviation; 0: not at all."""
     ramp: float = 0.1
     """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
-    start: str = ""
-    """The network to begin from: a style that ships or a model's file; empty: from random weights."""
+    start: str = "the-great-wave"
+    """The network to begin from, which knows photographs already: a style that ships or a model's file; empty (''):
+    random weights, which take several times the steps."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 import impasto
@@ -232,11 +233,12 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 @contextmanager
 def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iterator[Callable[..., None]]:
     """A bar on the standard error; gives the function that is told what is done, a word on it, and the new total."""
+    rest = Column(ratio=1, no_wrap=True)  # of the line: where it is short, the word on it is cut, and no number
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}", table_column=rest),
     )  # fmt: skip
-    with Progress(*columns, console=STDERR, disable=quiet) as bar:
+    with Progress(*columns, console=STDERR, disable=quiet, expand=True) as bar:
         task = bar.add_task(label, total=total, detail="")
 
         def report(done: int, detail: str, total: int | None = total) -> None:

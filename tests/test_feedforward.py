@@ -100,6 +100,21 @@ def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool) -
     torch.testing.assert_close(found, 2 * gradient)
 
 
+def test_what_a_training_begins_with(recipe: Training) -> None:
+    def flat(network: Network) -> Tensor:
+        return torch.cat([parameter.flatten() for parameter in network.parameters()])
+
+    def weights(**changes: Any) -> Tensor:
+        return flat(feedforward.begin(replace(recipe, **changes)))
+
+    shipped = weights(start="udnie")
+    assert shipped.requires_grad
+    assert torch.equal(shipped, flat(feedforward.load("udnie").network))
+    first = weights(start="", seed=1)
+    assert torch.equal(first, weights(start="", seed=1))
+    assert not torch.equal(first, weights(start="", seed=2))
+
+
 def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Pool) -> None:
     """A network that paints beyond white is judged by the white, and only slopes that lead back are left."""
     network = Network(SMALL)

@@ -98,6 +98,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["--crop", "8"], "--crop"),
         (["--rate", "-1"], "--rate"),
         (["--grain", "2"], "--grain"),
+        (["--start", "cubism"], "cubism"),
         (["--photos", "nowhere"], "nowhere"),
         (["-o", "model.png"], "model.png"),
     ],

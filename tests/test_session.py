@@ -1,11 +1,13 @@
 """What surrounds a run: receipts, states to resume from, Ctrl-C. The command line's tests run the rest."""
 
+import io
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from impasto import recipes, session
 from impasto.recipes import RecipeError
@@ -79,3 +81,12 @@ def test_a_study_is_drawn(inputs: session.Inputs, tiny: str) -> None:
     sheet, stopped = session.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
     assert not stopped
     assert sheet.shape[-1] > 3 * 32
+
+
+def test_progress_keeps_its_numbers_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(session, "STDERR", Console(file=screen, width=80))
+    with session.progress(1600, quiet=False, label="training") as report:
+        report(700, "content 0.761, style 0.513, smoothness 0.0516, lattice 0.0251")
+    line = screen.getvalue()
+    assert " 700/1600" in line and "0:00:0" in line and "content 0.761" in line

@@ -62,7 +62,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     device = machine.pick_device(args.device)
-    recipe = Training(lattice=600.0, steps=args.steps, rate=args.rate, crop=224, ramp=0.0 if args.begin else 0.03)
+    ramp = 0.0 if args.begin else 0.03
+    recipe = Training(lattice=600.0, steps=args.steps, rate=args.rate, crop=224, ramp=ramp, start="")
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448).to(device)
     paintings = {name: images.read(args.assets / "styles" / file) for name, file in PAINTINGS.items()}
     torch.manual_seed(recipe.seed)
