@@ -119,8 +119,8 @@ class Training:
     ramp: float = 0.1
     """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"
-    """The network to begin from, which knows photographs already: a style that ships or a model's file; empty (''):
-    random weights, which take several times the steps."""
+    """The network to begin from, which knows photographs already: a style that ships, or a model's file.
+    Left empty: random weights, which take several times the steps."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
