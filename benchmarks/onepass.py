@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
@@ -41,18 +40,17 @@ def iterations(pairs: list[tuple[torch.Tensor, objective.Objective]], wanted: li
     And until the mean of all is at the mean of those: figure 5 of Johnson et al. 2016.
     """
     runs = [optimize.minimize(*pair, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True) for pair in pairs]
-    counts, together = [MOST] * len(runs), MOST
-    for index in range(MOST):
-        values = [  # of the picture that each iteration starts from
-            next(run).loss if together == MOST or count == MOST else -math.inf
-            for run, count in zip(runs, counts, strict=True)
-        ]
-        if together == MOST and mean(values) <= mean(wanted):
-            together = index
-        counts = [min(count, index) if v <= w else count for count, v, w in zip(counts, values, wanted, strict=True)]
-        if together < MOST > max(counts):
+    curves: list[list[float]] = []  # an iteration's losses, of the pictures that it starts from
+    for steps in zip(*runs, strict=True):
+        curves.append([step.loss for step in steps])
+        if all(loss <= goal for loss, goal in zip(curves[-1], wanted, strict=True)):
             break
-    return counts, together
+    counts = [first(curve, goal) for curve, goal in zip(zip(*curves, strict=True), wanted, strict=True)]
+    return counts, first(map(mean, curves), mean(wanted))
+
+
+def first(curve: Iterable[float], goal: float) -> int:
+    return next((index for index, loss in enumerate(curve) if loss <= goal), MOST)
 
 
 def unseen(
