@@ -20,4 +20,4 @@ def serving(*flags: str, **environment: str) -> Iterator[str]:
     finally:
         process.terminate()
         said, complaints = process.communicate(timeout=30)
-        assert not said + complaints, said + complaints
+        assert (process.returncode, said + complaints) == (0, "")

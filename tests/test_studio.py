@@ -24,6 +24,7 @@ from impasto import cli, images, recipes
 from impasto.recipes import Photo, RecipeError, Transfer
 from impasto.studio import forms
 from impasto.studio.jobs import SESSIONS, BusyError, Frame, Job, Pool, Result, Session, Sessions, Work
+from impasto.studio.stage import status
 
 API = "/gradio_api"
 
@@ -281,6 +282,27 @@ def test_stop_keeps_what_there_is(session: Session) -> None:
     assert job.result is not None and job.result.file.read_text() in "12"
 
 
+def test_stop_before_there_is_a_picture(session: Session) -> None:
+    gate = threading.Event()
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(0, 2, "looking")
+        gate.wait(5)
+        yield Frame(0, 2, "still looking")
+
+    def finish(frame: Frame) -> Result:
+        raise AssertionError("there is nothing to finish")
+
+    job = Pool(1).submit(Job(session, "repaint", Work(frames, finish, lambda image, path: None)))
+    while job.frame is None:
+        time.sleep(0.01)
+    job.stop()
+    gate.set()
+    assert ended(job).state == "stopped" and job.result is None and session.results == []
+    assert ">stopped<" in status(job, 0)
+    assert ">stopped<" in status(Job(session, "repaint", None, "stopped"), 0)  # while it waited
+
+
 def test_jobs_wait_and_the_next_of_a_kind_takes_the_place_of_the_last(session: Session, tmp_path: Path) -> None:
     gate, pool = threading.Event(), Pool(1)
     others = Sessions(tmp_path / "others")
@@ -348,13 +370,17 @@ def test_what_is_no_value() -> None:
         forms.changed(Photo(), {"stepps": 3})
 
 
-def test_a_port_that_is_taken_and_an_orderly_end(address: str, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_and_an_end_in_the_midst_of_work(address: str, tmp_path: Path) -> None:
     port = address.rsplit(":", 1)[1]
     taken = subprocess.run(
         [sys.executable, "-m", "impasto", "studio", "--port", port], capture_output=True, text=True, timeout=60
     )
     assert taken.returncode == 1 and f"--port {port}" in taken.stderr and taken.stderr.count("\n") == 1
-    with serving(TMPDIR=str(tmp_path)) as other, httpx.Client(base_url=other) as client:
-        upload(client, encoded()).raise_for_status()
+    with serving(TMPDIR=str(tmp_path)) as other, httpx.Client(base_url=other, timeout=60) as client:
+        client.get("/").raise_for_status()
+        (photo,) = upload(client, encoded()).json()
         assert list(tmp_path.glob("impasto-studio-*/uploads/*/photo.png"))
+        asked = client.post(f"{API}/call/paint", json={"data": [file(photo), file(photo), {"size": 256}]})
+        with client.stream("GET", f"{API}/call/paint/{asked.json()['event_id']}") as said:
+            next(line for line in said.iter_lines() if "live.jpg" in line)
     assert not list(tmp_path.iterdir())

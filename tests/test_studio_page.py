@@ -179,6 +179,20 @@ def test_two_tabs_at_once_wait_for_each_other(
     other.context.close()
 
 
+def test_stop_is_not_moved_by_what_appears(page: Page, files: dict[str, Path]) -> None:
+    """A press lasts: what is under the pointer when it ends must be what it began on."""
+    paint_own(page, files)
+    page.wait_for_selector('#repaint-status [data-state="running"]')
+    page.hover("#repaint-stop")
+    before = page.locator("#repaint-stop").bounding_box()
+    page.mouse.down()
+    page.wait_for_selector("#repaint-live img")
+    page.wait_for_selector("#repaint-status svg")
+    page.mouse.up()
+    assert page.locator("#repaint-stop").bounding_box() == before
+    page.wait_for_selector('#repaint-status [data-state="stopped"]')
+
+
 def test_a_brush_says_where(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     choose(page, files["photo"])
     page.click("#where button")

@@ -6,6 +6,7 @@ import getpass
 import inspect
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -54,9 +55,19 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     print(address, flush=True)
     if open_browser:
         webbrowser.open(address)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end, in which the files are removed
-    config = uvicorn.Config(application, log_level="error", access_log=False, timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listening])
+    signal.signal(signal.SIGTERM, _end)
+    running = uvicorn.Server(uvicorn.Config(application, log_level="error", access_log=False))
+    running.handle_exit = _end  # type: ignore[method-assign, assignment]
+    running.run(sockets=[listening])
+
+
+def _end(number: int, _: Any) -> None:
+    """Remove the files and leave at once: Python's own end would abort where a thread is in the midst of torch."""
+    shutil.rmtree(ROOT, ignore_errors=True)
+    stopped = number == signal.SIGINT
+    if stopped:
+        print("impasto: stopped", file=sys.stderr, flush=True)
+    os._exit(130 if stopped else 0)
 
 
 def load_gradio() -> None:

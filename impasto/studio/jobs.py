@@ -60,7 +60,7 @@ class Work:
 
     Attributes:
         frames: the work: yields, and can be left at any step.
-        finish: the last frame -> the result.
+        finish: the last frame, if it has a picture -> the result.
         draw: a frame's picture and a path -> the file of the preview.
     """
 
@@ -100,9 +100,10 @@ class Job:
 
     def stop(self) -> None:
         """Leave off after the step in hand; what there is becomes the result."""
-        self.stopping = True
-        if self.state == "waiting":
-            self._become("stopped")
+        with self.changed:
+            self.stopping = True
+            if self.state == "waiting":
+                self._become("stopped")
 
     def follow(self, every: float = 0.4) -> Iterator[Job]:
         """Itself, whenever something has changed (but not more often than ``every`` seconds), until it is over."""
@@ -118,10 +119,11 @@ class Job:
             time.sleep(every)
 
     def run(self) -> None:
-        work, self.work = self.work, None
-        if self.over or work is None:
-            return
-        self._become("running")
+        with self.changed:
+            work, self.work = self.work, None
+            if self.over or work is None:
+                return
+            self._become("running")
         drawn = 0.0
         try:
             for frame in work.frames():
@@ -136,7 +138,7 @@ class Job:
                 self._become("running")
                 if self.stopping:
                     break
-            if self.frame is not None:
+            if self.frame is not None and self.frame.image is not None:
                 self.result = work.finish(self.frame)
                 self.session.keep(self.result)
             self._become("stopped" if self.stopping else "done")

@@ -98,6 +98,10 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
 
 def stage(kind: str, waiting: str) -> Stage:
     """Build the components in the current column."""
+    with gr.Row(elem_classes="actions"):  # above the picture: what is pressed must not move while a picture appears
+        shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", size="sm")
+        save = gr.DownloadButton("Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm")
     with gr.Column(elem_classes="stage"):
         empty = gr.HTML(f'<div class="empty"><p>{waiting}</p></div>')
         live = gr.Image(
@@ -108,10 +112,6 @@ def stage(kind: str, waiting: str) -> Stage:
             visible=False, interactive=False, show_label=False, label="Before and after", max_height=720,
             elem_id=f"{kind}-pair", elem_classes="picture", buttons=["fullscreen"],
         )  # fmt: skip
-    shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
-    with gr.Row(elem_classes="actions"):
-        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", size="sm")
-        save = gr.DownloadButton("Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm")
     results = gr.Gallery(
         label="Painted in this session", columns=6, height="auto", object_fit="cover", interactive=False,
         elem_id=f"{kind}-results", elem_classes="results", visible=False, buttons=[],
@@ -170,12 +170,14 @@ def status(job: Job, ahead: int) -> str:
     frame = job.frame
     if job.state == "waiting":
         text = f"waiting: {ahead} before this one" if ahead else "waiting for its turn"
-    elif job.state == "failed" or frame is None:
-        text = "failed" if job.over else "beginning"
-    elif job.state == "running":
-        text = " · ".join(filter(None, [frame.note, f"{frame.done} of {frame.total}" if frame.total > 1 else ""]))
+    elif job.state == "stopped" and job.result is not None and frame is not None:
+        text = f"stopped at {frame.done} of {frame.total}"
+    elif job.over:
+        text = job.state
+    elif frame is None:
+        text = "beginning"
     else:
-        text = "done" if job.state == "done" else f"stopped at {frame.done} of {frame.total}"
+        text = " · ".join(filter(None, [frame.note, f"{frame.done} of {frame.total}" if frame.total > 1 else ""]))
     share = frame.done / max(1, frame.total) if frame is not None and not job.over else float(job.over)
     bar = f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div>' if not job.over else ""
     return f'<div role="status" data-state="{job.state}"><span>{html.escape(text)}</span>{bar}{curve(job.losses)}</div>'

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
 from impasto import session as runs
-from impasto.recipes import Photo, RecipeError, Transfer
+from impasto.recipes import Photo, Transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
 SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the file has all
@@ -36,8 +36,6 @@ def one_pass(
         yield Frame(1, 1, "repainted", image=(picture, painted, painter.receipt(picture) | {"size": size}))
 
     def finish(frame: Frame) -> Result:
-        if frame.image is None:
-            raise RecipeError("stopped before there was a picture")
         picture, painted, receipt = frame.image
         receipt |= {"styles": list(styles)}
         return _write(session, picture, painted, "-".join((Path(picture.name).stem, *styles)), receipt)
@@ -60,8 +58,6 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
     def finish(frame: Frame) -> Result:
-        if frame.image is None:
-            raise RecipeError("stopped before there was a picture")
         image = inputs.content.image
         shape = images.fit(image.shape[-2], image.shape[-1], recipe.size or max(image.shape[-2:]))
         name = "-".join(Path(picture.name).stem for picture in (inputs.content, *inputs.styles))
@@ -83,8 +79,6 @@ def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tupl
             yield Frame(step.index, step.total, " ".join(pair.regions.notes), step.loss, step)
 
     def finish(frame: Frame) -> Result:
-        if frame.image is None:
-            raise RecipeError("stopped before there was a picture")
         pair = kept["pair"]
         out = session.path(f"{photo.stem}-{other.stem}.png")
         photograph.save(pair, recipe, frame.image, out)
@@ -113,8 +107,6 @@ def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: i
             yield Frame(done, total, panel.label, step.loss, drawn)
 
     def finish(frame: Frame) -> Result:
-        if frame.image is None:
-            raise RecipeError("stopped before there was a picture")
         out = session.path(f"study-over-{over}.png")
         images.write(out, runs.study_sheet(inputs, frame.image, size=size, title=f"study over {over}"))
         return Result(out)
