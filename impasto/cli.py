@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import io
 import os
 import sys
@@ -50,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it is done, 1 when it cannot be, 2 when it was not understood, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if arguments else 2
+        return guarded(lambda: print(usage(), flush=True)) or (0 if arguments else 2)
     if arguments[0] == "--version":
         print(f"impasto {__version__}")
         return 0
@@ -90,6 +90,8 @@ def guarded(run: Any) -> int:
         run()
     except UsageError as error:
         return fail(str(error), 2)
+    except BrokenPipeError:  # who reads what is said has seen enough; Python shall not try once more in the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("IMPASTO_DEBUG"):
             raise
@@ -128,7 +130,7 @@ def parse(name: str, arguments: list[str]) -> Any:
                 args=arguments,
                 default=default,
                 prog=f"impasto {name}",
-                description=(type(default).__doc__ or "").strip(),
+                description=inspect.getdoc(type(default)),
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as end:

@@ -214,6 +214,16 @@ def test_help_teaches(capsys: Capture) -> None:
     assert "How strongly the style is painted" in text
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["list", "styles"]])
+def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
+    command = [sys.executable, "-u", "-m", "impasto", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        complaints = process.stderr.read()
+    assert (process.returncode, complaints) == (0, "")
+
+
 # Interruption
 
 

@@ -145,9 +145,10 @@ class ReconstructCommand:
 class StudyCommand:
     """Draw a labelled sheet, as the sources do in their figures.
 
-    content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1. style: style reconstructions from the first
-    one, two, ... five of these. descent: source 001's descent on the style of one layer, for each of its layers.
-    strengths: transfers from faint to strong.
+    - content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1.
+    - style: style reconstructions from the first one, two, ... five of these.
+    - descent: source 001's descent on the style of one layer, for each of its layers.
+    - strengths: transfers from faint to strong.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
