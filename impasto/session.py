@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from impasto.images import Picture
 from impasto.recipes import RecipeError, Transfer
 
 STDERR = Console(stderr=True)
+LOG_EVERY = 30  # seconds
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,10 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 
 @contextmanager
 def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iterator[Callable[..., None]]:
-    """A bar on the standard error; gives the function that is told what is done, a word on it, and the new total."""
+    """A bar on the standard error; gives the function that is told what is done, a word on it, and the new total.
+
+    Where that is no terminal but a log, the bar is a line every `LOG_EVERY` seconds.
+    """
     rest = Column(ratio=1, no_wrap=True)  # of the line: where it is short, the word on it is cut, and no number
     columns = (
         TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -240,9 +245,14 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
     )  # fmt: skip
     with Progress(*columns, console=STDERR, disable=quiet, expand=True) as bar:
         task = bar.add_task(label, total=total, detail="")
+        logged = time.monotonic()
 
         def report(done: int, detail: str, total: int | None = total) -> None:
+            nonlocal logged
             bar.update(task, completed=done, detail=detail, total=total)
+            if not (quiet or STDERR.is_terminal) and time.monotonic() >= logged + LOG_EVERY:
+                logged = time.monotonic()
+                STDERR.print(bar)
 
         yield report
 

@@ -1,6 +1,7 @@
 """What surrounds a run: receipts, states to resume from, Ctrl-C. The command line's tests run the rest."""
 
 import io
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -90,3 +91,14 @@ def test_progress_keeps_its_numbers_in_a_narrow_terminal(monkeypatch: pytest.Mon
         report(700, "content 0.761, style 0.513, smoothness 0.0516, lattice 0.0251")
     line = screen.getvalue()
     assert " 700/1600" in line and "0:00:0" in line and "content 0.761" in line
+
+
+@pytest.mark.parametrize(("terminal", "every", "lines"), [(False, 0, 3), (False, 30, 1), (True, 0, 0)])
+def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, terminal: bool, every: int, lines: int) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(session, "STDERR", Console(file=log, width=80, force_terminal=terminal))
+    monkeypatch.setattr(session, "LOG_EVERY", every)
+    with session.progress(2, quiet=False) as report:
+        report(1, "")
+        report(2, "")
+    assert len(re.findall(r"^painting .*/2", log.getvalue(), re.MULTILINE)) == lines
