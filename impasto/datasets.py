@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,19 +42,27 @@ class Pool:
         return Pool(self.canvas.to(device), self.sizes.to(device), self.skipped)
 
 
-def load(paths: Sequence[Path], *, side: int = 384, short: int = 256) -> Pool:
-    """Read pictures into a `Pool`, none enlarged; broken files are skipped and listed.
+def load(
+    paths: Sequence[Path],
+    *,
+    side: int = 384,
+    short: int = 256,
+    report: Callable[[int, str], None] = lambda done, detail: None,
+) -> Pool:
+    """Read pictures into a `Pool`, upright, none enlarged; broken files are skipped and listed.
 
     Args:
         paths: picture files.
         side: pixels of the canvas; what a picture has beyond it is cut off evenly.
         short: the longest that a picture's short side may be, in pixels; longer ones are reduced.
+        report: is told how many files have been read, and a word on it.
     """
 
     def read(path: Path) -> np.ndarray | None:
         try:
             with Image.open(path) as file:
-                picture = file.convert("RGB")
+                file.draft("RGB", (short, short))  # a JPEG need not be decoded at its full size
+                picture = ImageOps.exif_transpose(file).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
         scale = min(1.0, short / min(picture.size))
@@ -64,14 +72,22 @@ def load(paths: Sequence[Path], *, side: int = 384, short: int = 256) -> Pool:
         left, top = (max(0, (length - side) // 2) for length in picture.size)
         return np.array(picture)[top : top + side, left : left + side]
 
-    with ThreadPoolExecutor() as threads:
-        arrays = list(threads.map(read, paths))
-    kept = [array for array in arrays if array is not None]
-    canvas = torch.zeros(len(kept), 3, side, side, dtype=torch.uint8)
-    for row, array in zip(canvas, kept, strict=True):
-        row[:, : array.shape[0], : array.shape[1]] = torch.from_numpy(array).permute(2, 0, 1)
-    sizes = torch.tensor([array.shape[:2] for array in kept]).reshape(-1, 2)
-    return Pool(canvas, sizes, tuple(path for path, array in zip(paths, arrays, strict=True) if array is None))
+    canvas = np.zeros((len(paths), 3, side, side), np.uint8)  # takes memory only as it is written
+    sizes: list[tuple[int, ...]] = []
+    skipped: list[Path] = []
+    threads = ThreadPoolExecutor()
+    try:
+        for path, array in zip(paths, threads.map(read, paths), strict=True):
+            if array is None:
+                skipped.append(path)
+            else:
+                height, width = array.shape[:2]
+                canvas[len(sizes), :, :height, :width] = array.transpose(2, 0, 1)
+                sizes.append((height, width))
+            report(len(sizes) + len(skipped), "")
+    finally:  # after Ctrl-C the rest is not read
+        threads.shutdown(cancel_futures=True)
+    return Pool(torch.from_numpy(canvas[: len(sizes)]), torch.tensor(sizes).reshape(-1, 2), tuple(skipped))
 
 
 def random_crops(

@@ -22,6 +22,7 @@ from impasto.networks import Network
 from impasto.recipes import RecipeError, Training
 
 EVERY = 200  # steps between two previews, and two checkpoints
+PHOTOGRAPHS = 2000  # at most, that a network learns from: they lie in memory, 1.2 MB each
 
 
 class Failed(Exception):
@@ -45,12 +46,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         session.fetch_encoder(recipe.encoder, quiet=quiet)
-        paths = datasets.pictures(photos)
-        pool = datasets.load(paths, side=640, short=448)
-        if not len(pool):
-            raise RecipeError(f"{photos}: no picture in it to train on")
-        if pool.skipped and first():
-            print(f"impasto: note: {len(pool.skipped)} of {len(paths)} pictures could not be read", file=sys.stderr)
+        pool = read_photographs(photos, quiet=quiet)
         card = {
             "impasto": impasto.__version__,
             "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
@@ -84,6 +80,22 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             if last is not None:
                 save(out, checkpoint, network, card, last)
             checkpoint.unlink(missing_ok=True)
+
+
+def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
+    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; RecipeError: there is none."""
+    found = datasets.pictures(folder)
+    stride = max(1, -(-len(found) // PHOTOGRAPHS))
+    chosen = found[::stride]
+    with session.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
+        pool = datasets.load(chosen, side=640, short=448, report=report)
+    if not len(pool):
+        raise RecipeError(f"{folder}: no picture in it to train on")
+    if stride > 1 and first():
+        session.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
+    if pool.skipped and first():
+        session.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
+    return pool
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +113,7 @@ def paint(
     masks = (content_mask, style_mask) if content_mask is not None and style_mask is not None else None
     pair = read(pictures.locate(content), pictures.locate(style), recipe, masks, device=target)
     for note in pair.regions.notes:
-        print(f"impasto: note: {note}", file=sys.stderr)
+        session.note(note)
     if keep_masks:
         save_masks(pair, out)
     state = None

@@ -67,7 +67,7 @@ def read_inputs(
     def read(name: str) -> Picture:
         picture = images.read(pictures.locate(name))
         if picture.note:
-            print(f"impasto: note: {picture.note}", file=sys.stderr)
+            note(picture.note)
         return picture
 
     groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
@@ -275,6 +275,11 @@ def interruption() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def note(text: str) -> None:
+    """What the user should know."""
+    print(f"impasto: note: {text}", file=sys.stderr)
 
 
 def say(path: Path) -> None:

@@ -67,6 +67,26 @@ def test_load_of_nothing() -> None:
     assert pool.sizes.shape == (0, 2)
 
 
+def test_load_turns_pictures_upright_and_tells_how_many(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    Image.open(paint(tmp_path / "a.png", 60, 20)).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    told: list[int] = []
+    paths = [tmp_path / "a.jpg", tmp_path / "missing.png", tmp_path / "a.png"]
+    pool = datasets.load(paths, side=64, short=32, report=lambda done, detail: told.append(done))
+    assert pool.sizes.tolist() == [[60, 20], [20, 60]] and told == [1, 2, 3]
+    assert pool.canvas[0, 1, 30, 0] > pool.canvas[0, 1, 30, 19] + 10  # the lowest row has come to the left
+
+
+def test_load_of_large_jpegs(tmp_path: Path) -> None:
+    """They are decoded smaller, and come out as if they had not been."""
+    large = paint(tmp_path / "large.png", 255, 170)
+    Image.open(large).save(tmp_path / "large.jpg", quality=100)
+    pool = datasets.load([large, tmp_path / "large.jpg"], side=64, short=32)
+    assert pool.sizes.tolist() == [[32, 48]] * 2
+    assert (pool.canvas[0].float() - pool.canvas[1].float()).abs().max() < 8
+
+
 def test_load_never_enlarges_and_lays_top_left(tmp_path: Path) -> None:
     pool = datasets.load([paint(tmp_path / "a.png", 20, 10)], side=32, short=16)
     assert pool.canvas.shape == (1, 3, 32, 32)

@@ -65,6 +65,12 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
     assert images.read_receipt(out)["command"] == "apply"
 
 
+def test_a_folder_of_too_many(train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.onepass.PHOTOGRAPHS", 2)
+    assert train() == 0
+    assert "of 3 pictures one in 2 is used" in capsys.readouterr().err
+
+
 def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"

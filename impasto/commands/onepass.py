@@ -22,7 +22,7 @@ class TrainCommand:
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
     """The painting: a picture, or a name out of `impasto list styles`."""
     photos: Path
-    """A folder of photographs to learn from; a thousand are enough. Broken ones are skipped and counted."""
+    """A folder of photographs to learn from; a thousand are enough, 2,000 are used. Broken ones are skipped."""
     out: Out
     """Where the network goes: .safetensors."""
     settings: Annotated[Training, tyro.conf.arg(name="")]
