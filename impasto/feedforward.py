@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from impasto import (
@@ -137,9 +138,8 @@ def task(
     if recipe.batch % world:
         raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
     eye = encoder.load(recipe.encoder).to(device)
-    edge = max(1, round(recipe.style_scale * recipe.style_size))
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(eye, recipe.objective(), blank, [images.to_size(style, edge)])
+    goal = objective.build(eye, recipe.objective(), blank, [lesson(style, recipe)])
     half = goal.dtype == torch.bfloat16
     # In float32 the derivative by the kernels takes twice as long with the channels last.
     layout = torch.channels_last if half else torch.contiguous_format
@@ -164,6 +164,15 @@ def task(
         return {first: known} | {name: terms[name] for name in others} | grid
 
     return loss
+
+
+def lesson(style: Tensor, recipe: recipes.Training) -> Tensor:
+    """The painting, (1, 3, H, W), as a network sees it in its training."""
+    painting = images.to_size(style, max(1, round(recipe.style_scale * recipe.style_size)))
+    if not recipe.descreen:
+        return painting
+    windows = F.pad(painting, [1] * 4, "replicate").unfold(2, 3, 1).unfold(3, 3, 1)
+    return windows.flatten(4).median(4).values
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:

@@ -109,6 +109,8 @@ class Training:
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = 1.0
     """Size of the strokes: the style's long edge over that of the photographs."""
+    descreen: bool = False
+    """Take a canvas's weave or a print's screen out of the painting first: the network would paint a mesh."""
     smoothness: float = 10.0
     """Weight of the total variation."""
     lattice: float = 300.0

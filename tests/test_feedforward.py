@@ -129,6 +129,21 @@ def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Po
     assert loss(0) == near
 
 
+def test_a_painting_without_its_canvas(recipe: Training, pool: datasets.Pool) -> None:
+    """The weave goes, edges stay; and that is what is learnt from."""
+    plain = torch.zeros(1, 3, 64, 64)
+    plain[..., 32:] = 0.8
+    woven = plain.clone()
+    woven[..., 1::3, 1::3] += 0.2
+    screened = replace(recipe, descreen=True)
+    assert torch.equal(feedforward.lesson(woven, recipe), woven)
+    assert torch.equal(feedforward.lesson(woven, screened), plain)
+    network = Network(SMALL).requires_grad_(False)
+    cases = ((woven, screened), (plain, recipe), (woven, recipe))
+    one, other, third = (feedforward.task(network, style, pool, how)(0) for style, how in cases)
+    assert one == other != third
+
+
 def test_photographs_are_lent_what_they_were_in_training(recipe: Training, pool: datasets.Pool) -> None:
     network, image = Network(SMALL).eval().requires_grad_(False), torch.rand(1, 3, 48, 48)
     some, none = (feedforward.task(network, painting(), pool, replace(recipe, grain=grain))(0) for grain in (0.5, 0.0))
