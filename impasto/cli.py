@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import inspect
 import io
 import os
 import sys
+import typing
 from collections.abc import Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import tyro
 
-from impasto import __version__
+from impasto import __version__, fields
 from impasto.commands import DEFAULTS
 from impasto.recipes import RecipeError
 
@@ -122,6 +125,7 @@ def guarded(run: Any) -> int:
 def parse(name: str, arguments: list[str]) -> Any:
     """The command that the arguments describe; with --recipe or --resume, its defaults are that recipe's."""
     default = DEFAULTS[name](arguments)
+    teach(type(default))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -137,6 +141,17 @@ def parse(name: str, arguments: list[str]) -> Any:
         if end.code != 2:
             raise
         raise UsageError(f"{gist(said.getvalue())}; see impasto {name} --help") from None
+
+
+def teach(kind: type) -> None:
+    """Give each field its docstring as help, in one paragraph: tyro would end lines where the source does."""
+    texts, kinds = fields.described(kind), typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in texts:
+            field.metadata = MappingProxyType({"help": texts[field.name]})
+        inner = kinds[field.name]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            teach(inner)
 
 
 def gist(box: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 import typing
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from impasto.recipes import Photo, RecipeError, Training, Transfer
@@ -77,6 +80,19 @@ def from_json(fields: Mapping[str, Any], kind: type[Recipe]) -> Recipe:
             raise RecipeError(f"unknown recipe field {name!r}")
         values[name] = _typed(name, types[name], value)
     return check(kind(**values))
+
+
+def described(kind: type) -> dict[str, str]:
+    """What the docstring under each field of a dataclass, or of one that it extends, says."""
+    texts: dict[str, str] = {}
+    for each in reversed(kind.__mro__[:-1]):
+        body = ast.parse(inspect.cleandoc(inspect.getsource(each))).body[0].body  # type: ignore[attr-defined]
+        texts |= {
+            node.target.id: " ".join(ast.literal_eval(following.value).split())
+            for node, following in pairwise(body)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr)
+        }
+    return texts
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:

@@ -214,6 +214,15 @@ def test_help_teaches(capsys: Capture) -> None:
     assert "How strongly the style is painted" in text
 
 
+def test_help_breaks_lines_where_they_are_full(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert "Broken ones are skipped" in said  # of the command's own
+    assert "skies get strokes that differ." in said  # of the recipe's
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["list", "styles"]])
 def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
     command = [sys.executable, "-u", "-m", "impasto", *arguments]

@@ -22,7 +22,8 @@ class TrainCommand:
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
     """The painting: a picture, or a name out of `impasto list styles`."""
     photos: Path
-    """A folder of photographs to learn from; a thousand are enough, 2,000 are used. Broken ones are skipped."""
+    """A folder of photographs to learn from; a thousand are enough, of more at most 2000 are used. Broken ones
+    are skipped and counted."""
     out: Out
     """Where the network goes: .safetensors."""
     settings: Annotated[Training, tyro.conf.arg(name="")]

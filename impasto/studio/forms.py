@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields as dataclass_fields
-from itertools import pairwise
 from typing import Any, Literal
 
 import gradio as gr
 
-from impasto import fields, recipes
+from impasto import fields
 from impasto.recipes import RecipeError
-
-
-def described(kind: type) -> Mapping[str, str]:
-    """What the docstring under each field of a recipe says."""
-    tree = ast.parse(inspect.getsource(recipes))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__).body
-    return {
-        node.target.id: " ".join(ast.literal_eval(following.value).split())
-        for node, following in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr)
-    }
 
 
 def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
     """An input for each of these fields of a recipe, set as in the recipe."""
-    kinds, texts = typing.get_type_hints(type(recipe)), described(type(recipe))
+    kinds, texts = typing.get_type_hints(type(recipe)), fields.described(type(recipe))
     return [_input(name, kinds[name], getattr(recipe, name), texts[name]) for name in names]
 
 
