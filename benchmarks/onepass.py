@@ -57,7 +57,7 @@ def unseen(
     assets: Path, painting: torch.Tensor, recipe: recipes.Training
 ) -> Iterator[tuple[torch.Tensor, objective.Objective]]:
     """Photographs that no network has seen, each with the objective that one is trained for."""
-    style = feedforward.lesson(painting, recipe)
+    style = feedforward.prepare_style(painting, recipe)
     for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
         photograph = images.to_size(images.to_tensor(path), SIZE)
         yield photograph, objective.build(encoder.load(recipe.encoder), recipe.objective(), photograph, [style])

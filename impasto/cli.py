@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return guarded(lambda: print(usage(), flush=True)) or (0 if arguments else 2)
     if arguments[0] == "--version":
-        print(f"impasto {__version__}")
-        return 0
+        return guarded(lambda: print(f"impasto {__version__}", flush=True))
     name, *rest = arguments
     if name not in ABOUT:
         return fail(f"unknown command {name!r}: one of {', '.join(ABOUT)}; see impasto --help", 2)

@@ -47,7 +47,7 @@ def load(
     *,
     side: int = 384,
     short: int = 256,
-    report: Callable[[int, str], None] = lambda done, detail: None,
+    report: Callable[[int], object] = lambda done: None,
 ) -> Pool:
     """Read pictures into a `Pool`, upright, none enlarged; broken files are skipped and listed.
 
@@ -55,7 +55,7 @@ def load(
         paths: picture files.
         side: pixels of the canvas; what a picture has beyond it is cut off evenly.
         short: the longest that a picture's short side may be, in pixels; longer ones are reduced.
-        report: is told how many files have been read, and a word on it.
+        report: is told how many files have been read.
     """
 
     def read(path: Path) -> np.ndarray | None:
@@ -73,7 +73,7 @@ def load(
         return np.array(picture)[top : top + side, left : left + side]
 
     canvas = np.zeros((len(paths), 3, side, side), np.uint8)  # takes memory only as it is written
-    sizes: list[tuple[int, ...]] = []
+    sizes: list[tuple[int, int]] = []
     skipped: list[Path] = []
     threads = ThreadPoolExecutor()
     try:
@@ -84,7 +84,7 @@ def load(
                 height, width = array.shape[:2]
                 canvas[len(sizes), :, :height, :width] = array.transpose(2, 0, 1)
                 sizes.append((height, width))
-            report(len(sizes) + len(skipped), "")
+            report(len(sizes) + len(skipped))
     finally:  # after Ctrl-C the rest is not read
         threads.shutdown(cancel_futures=True)
     return Pool(torch.from_numpy(canvas[: len(sizes)]), torch.tensor(sizes).reshape(-1, 2), tuple(skipped))

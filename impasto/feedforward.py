@@ -139,7 +139,7 @@ def task(
         raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
     eye = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(eye, recipe.objective(), blank, [lesson(style, recipe)])
+    goal = objective.build(eye, recipe.objective(), blank, [prepare_style(style, recipe)])
     half = goal.dtype == torch.bfloat16
     # In float32 the derivative by the kernels takes twice as long with the channels last.
     layout = torch.channels_last if half else torch.contiguous_format
@@ -166,7 +166,7 @@ def task(
     return loss
 
 
-def lesson(style: Tensor, recipe: recipes.Training) -> Tensor:
+def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
     """The painting, (1, 3, H, W), as a network sees it in its training."""
     painting = images.to_size(style, max(1, round(recipe.style_scale * recipe.style_size)))
     if not recipe.descreen:

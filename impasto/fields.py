@@ -1,4 +1,4 @@
-"""The fields of recipes: whether they can be followed, and how JSON knows them. Standard library only."""
+"""The fields of recipes: whether they can be followed, how JSON knows them, their help. Standard library only."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
         task = bar.add_task(label, total=total, detail="")
         logged = time.monotonic()
 
-        def report(done: int, detail: str, total: int | None = total) -> None:
+        def report(done: int, detail: str = "", total: int | None = total) -> None:
             nonlocal logged
             bar.update(task, completed=done, detail=detail, total=total)
             if not (quiet or STDERR.is_terminal) and time.monotonic() >= logged + LOG_EVERY:

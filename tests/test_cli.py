@@ -223,7 +223,7 @@ def test_help_breaks_lines_where_they_are_full(capsys: Capture, monkeypatch: pyt
     assert "skies get strokes that differ." in said  # of the recipe's
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["list", "styles"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["study", "--help"], ["list", "styles"]])
 def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
     command = [sys.executable, "-u", "-m", "impasto", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -73,7 +73,7 @@ def test_load_turns_pictures_upright_and_tells_how_many(tmp_path: Path) -> None:
     Image.open(paint(tmp_path / "a.png", 60, 20)).save(tmp_path / "a.jpg", exif=exif, quality=100)
     told: list[int] = []
     paths = [tmp_path / "a.jpg", tmp_path / "missing.png", tmp_path / "a.png"]
-    pool = datasets.load(paths, side=64, short=32, report=lambda done, detail: told.append(done))
+    pool = datasets.load(paths, side=64, short=32, report=told.append)
     assert pool.sizes.tolist() == [[60, 20], [20, 60]] and told == [1, 2, 3]
     assert pool.canvas[0, 1, 30, 0] > pool.canvas[0, 1, 30, 19] + 10  # the lowest row has come to the left
 

@@ -136,8 +136,8 @@ def test_a_painting_without_its_canvas(recipe: Training, pool: datasets.Pool) ->
     woven = plain.clone()
     woven[..., 1::3, 1::3] += 0.2
     screened = replace(recipe, descreen=True)
-    assert torch.equal(feedforward.lesson(woven, recipe), woven)
-    assert torch.equal(feedforward.lesson(woven, screened), plain)
+    assert torch.equal(feedforward.prepare_style(woven, recipe), woven)
+    assert torch.equal(feedforward.prepare_style(woven, screened), plain)
     network = Network(SMALL).requires_grad_(False)
     cases = ((woven, screened), (plain, recipe), (woven, recipe))
     one, other, third = (feedforward.task(network, style, pool, how)(0) for style, how in cases)
