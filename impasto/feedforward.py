@@ -40,7 +40,7 @@ from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
-BAND = 1 << 19  # pixels of the picture that a layer works at a time, so that what is padded stays small
+BAND = 1 << 20  # pixels of the picture that a layer works at a time, so that what is padded stays small
 
 
 @dataclass(frozen=True)

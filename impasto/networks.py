@@ -138,11 +138,10 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
             variance, mean = torch.var_mean(each.to(bias), (0, 2, 3), correction=0)
         else:
             mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
-        scale = weight * variance.add_(1e-5).rsqrt_()
-        shift = bias - mean * scale
         for top in range(0, x.shape[-2], band):
             part = each[..., top : top + band, :]
-            torch.addcmul(shift.view(-1, 1, 1), part, scale.view(-1, 1, 1), out=part)
+            unused = torch.empty_like(mean), torch.empty_like(mean)
+            torch.native_batch_norm(part, weight, bias, mean, variance, False, 0.0, 1e-5, out=(part, *unused))
     return x
 
 
@@ -257,7 +256,9 @@ class Network(nn.Module):
                 # The pixel beside the border reflects: in a position of four it is the position's own.
                 x = F.pad(x, [1] * 4, "replicate" if shuffled else "reflect")
             x = F.conv2d(x, self.smoothing)
+        x = x.float()
         if shuffled:
             x = shuffle(x) if self.architecture.smooth else F.pixel_shuffle(x, 2)
-        x = x[..., :height, :width].float()  # an odd side has come out a little longer
-        return torch.tanh(x).mul(150 / 255).add_(0.5) if self.architecture.bounded else x
+        x = x[..., :height, :width]  # an odd side has come out a little longer
+        # 0.5 + 150 / 255 tanh(x), as 1 + tanh(x) = 2 sigmoid(2 x), which PyTorch computes five times as fast.
+        return torch.sigmoid(2 * x).mul(300 / 255).add_(0.5 - 150 / 255) if self.architecture.bounded else x
