@@ -131,7 +131,8 @@ def _spread(smooth: bool) -> Tensor:
 def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
     """Instance normalisation (Ulyanov et al. 2016) in place, in float32, that many rows at a time.
 
-    Memory is what a large picture waits for: PyTorch's own takes as much again.
+    Memory is what a large picture waits for: PyTorch's own takes as much again. The kernel of batch normalisation does
+    not mind that it writes where it reads.
     """
     for each in x.unsqueeze(1):
         if x.device.type == "mps":  # which has no such kernel as the others

@@ -244,8 +244,7 @@ def build(
     dtype = machine.precision(recipe.precision, content.device)
     frozen = None
     if by_hand and isinstance(network, VGG):
-        minimal = recipe.precision == "auto" and dtype == torch.float32
-        frozen = Frozen(network, layers, dtype, minimal=minimal)
+        frozen = Frozen(network, layers, dtype, minimal=recipe.precision == "auto")
     bare = Objective(recipe, network, layers, dtype, frozen, budget)
     with torch.no_grad():
         scales: dict[str, float] = {}

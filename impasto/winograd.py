@@ -5,7 +5,8 @@ that the convolution has of a tile d of 6x6 are
 
     A^T [(G g G^T) * (B^T d B)] A,
 
-where * multiplies place by place. Summed over the channels, that is a matrix product for each of the 36 places.
+where * multiplies place by place. Summed over the channels, that is a matrix product for each of the 36 places. A tile
+is taken for a polynomial; G and A evaluate it at six points, and B is the way back.
 """
 
 from __future__ import annotations
@@ -14,21 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-B = torch.tensor(
-    [
-        [4.0, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-).T
-G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-A = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).T
+
+def _powers(count: int) -> Tensor:
+    """(6, count): of 0, 2/3, -2/3, 3/2, -3/2 and infinity. With +-1 and +-2 there would be twice as much rounding."""
+    points = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64).view(5, 1)
+    return torch.cat([points ** torch.arange(count), torch.eye(count)[-1:]])
+
+
+A, B, G = _powers(4).float(), _powers(6).inverse().float(), _powers(3).float()
 
 TILES = 256  # that are worked at a time: enough for the matrix products, few enough for the cache
-LEAST = 60  # inputs * outputs / (inputs + outputs): below it the transforms take what the products save
+# inputs * outputs / (inputs + outputs), below which the transforms take what the products save
+LEAST = {torch.float32: 60, torch.bfloat16: 170}
 
 
 class Convolution:
@@ -37,14 +35,15 @@ class Convolution:
     Args:
         weight: (O, I, 3, 3).
         bias: (O,), or none.
-        minimal: by minimal filtering where that is faster: on a processor, in float32, with channels enough.
+        minimal: by minimal filtering where that is faster: on a processor, with channels enough, and not in bfloat16
+            with AMX.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, minimal: bool = True) -> None:
         self.weight, self.bias = weight.contiguous(memory_format=torch.channels_last), bias
         outputs, inputs = weight.shape[:2]
-        pays = (weight.dtype, weight.device.type) == (torch.float32, "cpu")
-        pays = pays and inputs * outputs >= LEAST * (inputs + outputs)
+        pays = weight.device.type == "cpu" and inputs * outputs >= LEAST[weight.dtype] * (inputs + outputs)
+        pays = pays and not (weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported())
         self.transformed = transform(weight) if minimal and pays else None
 
     def __call__(self, x: Tensor, padding: int) -> Tensor:
@@ -57,11 +56,12 @@ class Convolution:
 def transform(weight: Tensor) -> Tensor:
     """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each place of a tile: G g G^T."""
     outputs, inputs = weight.shape[:2]
-    return (torch.kron(G, G) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
+    kernels = torch.kron(G, G) @ weight.permute(2, 3, 1, 0).reshape(9, -1).float()
+    return kernels.view(36, inputs, outputs).to(weight.dtype)
 
 
 def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """The convolution of (B, I, H, W) with kernels as `transform` gives them; float32.
+    """The convolution of (B, I, H, W) with kernels as `transform` gives them; of the same type.
 
     Returns:
         (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last.
@@ -81,10 +81,10 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> T
             (by_row, by_column, by_batch, 4 * by_row, 4 * by_column, 1),
             x.storage_offset() + 4 * first * by_row,
         )
-        products = torch.bmm(_both_sides(B, tiles).view(36, -1, inputs), kernels)
+        products = torch.bmm(_both_sides(B, tiles.float()).to(x.dtype).view(36, -1, inputs), kernels)
+        values = _both_sides(A, products.float()).view(4, 4, batch, rows, across, outputs)
         if bias is not None:
-            products[7] += bias  # the second row of A is all ones: place 1, 1 goes to all of the tile alike
-        values = _both_sides(A, products).view(4, 4, batch, rows, across, outputs)
+            values += bias
         y[:, first : first + rows] = values.permute(2, 3, 0, 4, 1, 5)
     y = y.view(batch, 4 * down, 4 * across, outputs)[:, :height, :width]
     return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
