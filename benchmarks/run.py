@@ -269,7 +269,7 @@ def report(record: Mapping[str, Any]) -> str:
     )
     lines += [
         "Convolutions beside matrix products of the same shape (positions x 9 inputs x outputs), TFLOP/s; by minimal",
-        "filtering, in float32, they take fewer operations than are counted here:",
+        "filtering they take fewer operations than are counted here:",
         "",
     ]
     lines += table(

@@ -80,8 +80,8 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> T
             (6, 6, batch, rows, across, inputs),
             (by_row, by_column, by_batch, 4 * by_row, 4 * by_column, 1),
             x.storage_offset() + 4 * first * by_row,
-        )
-        products = torch.bmm(_both_sides(B, tiles.float()).to(x.dtype).view(36, -1, inputs), kernels)
+        ).to(torch.float32, memory_format=torch.contiguous_format)
+        products = torch.bmm(_both_sides(B, tiles).to(x.dtype).view(36, -1, inputs), kernels)
         values = _both_sides(A, products.float()).view(4, 4, batch, rows, across, outputs)
         if bias is not None:
             values += bias
