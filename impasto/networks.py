@@ -139,9 +139,9 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
             variance, mean = torch.var_mean(each.to(bias), (0, 2, 3), correction=0)
         else:
             mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
+        unused = mean.new_empty(0), mean.new_empty(0)  # the statistics, which it would only find in training
         for top in range(0, x.shape[-2], band):
             part = each[..., top : top + band, :]
-            unused = torch.empty_like(mean), torch.empty_like(mean)
             torch.native_batch_norm(part, weight, bias, mean, variance, False, 0.0, 1e-5, out=(part, *unused))
     return x
 
