@@ -69,7 +69,7 @@ def history(image: Tensor) -> int:
 def memory(image: Tensor, optimizer: str) -> int:
     """Bytes that `minimize` takes for itself and the gradient, with a picture of this size."""
     pairs = history(image) if optimizer == "lbfgs" else 0
-    return (5 + 2 * pairs if pairs else 4) * image.numel() * image.element_size()
+    return (4 + 2 * pairs) * image.numel() * image.element_size()
 
 
 class Adam:
@@ -152,7 +152,7 @@ class LBFGS:
         length, after = self._search(x, direction.view_as(x), slope, self.known, length, evaluate)
         if length:
             self.known = after
-            self._remember(direction.mul_(length), after[1].flatten() - flat)
+            self._remember(direction.mul_(length), torch.sub(after[1].flatten(), flat, out=flat))
         else:  # what is remembered may mislead; without it, nothing lies downhill any more
             self.stuck, self.order = not self.order, []
         return before
