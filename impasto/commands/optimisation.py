@@ -74,7 +74,10 @@ class TransferCommand:
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
     """The photograph."""
-    styles: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="STYLE [STYLE ...]")]
+    styles: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required)"),
+    ]
     """The painting, or several."""
     out: Out
     """Where the picture goes: .png, .jpg, .webp or .tif."""
