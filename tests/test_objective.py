@@ -206,7 +206,6 @@ def test_minimal_filtering_points_the_same_way(monkeypatch: pytest.MonkeyPatch) 
     exact = slopes[torch.float32, False]
     errors = {key: float((slope - exact).norm() / exact.norm()) for key, slope in slopes.items()}
     assert 0 < errors[torch.float32, True] < 0.02  # maxima that lie close change places
-    assert errors[torch.bfloat16, True] != errors[torch.bfloat16, False]
     assert errors[torch.bfloat16, True] < 1.25 * errors[torch.bfloat16, False]
 
 
