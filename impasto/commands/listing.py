@@ -17,9 +17,9 @@ class ListCommand:
 
     what: Annotated[
         tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]],
-        tyro.conf.arg(metavar="WHAT"),
+        tyro.conf.arg(metavar="{recipes,styles,contents,weights}"),
     ]
-    """recipes, styles, contents or weights."""
+    """Which of them."""
 
     def run(self) -> None:
         from impasto import pictures, weights
