@@ -83,14 +83,15 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
 
 def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
-    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; RecipeError: there is none."""
+    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; RecipeError: none is found."""
     found = datasets.pictures(folder)
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
     with session.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
         pool = datasets.load(chosen, side=640, short=448, report=report)
     if not len(pool):
-        raise RecipeError(f"{folder}: no picture in it to train on")
+        fault = "no picture in it to train on" if folder.is_dir() else "is no folder; check the path"
+        raise RecipeError(f"{folder}: {fault}")
     if stride > 1 and first():
         session.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
     if pool.skipped and first():

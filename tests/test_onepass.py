@@ -105,7 +105,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["--rate", "-1"], "--rate"),
         (["--grain", "2"], "--grain"),
         (["--start", "cubism"], "cubism"),
-        (["--photos", "nowhere"], "nowhere"),
+        (["--photos", "nowhere"], "nowhere: is no folder"),
         (["-o", "model.png"], "model.png"),
     ],
 )
