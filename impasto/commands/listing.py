@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -15,10 +15,7 @@ from impasto import recipes
 class ListCommand:
     """What there is, with sources, sizes and licences."""
 
-    what: Annotated[
-        tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]],
-        tyro.conf.arg(metavar="{recipes,styles,contents,weights}"),
-    ]
+    what: tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]]
     """Which of them."""
 
     def run(self) -> None:
