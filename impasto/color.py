@@ -65,18 +65,36 @@ def match_color(
         where, what: (1, 1, H, W) masks in [0, 1]: only what is white in them counts for mean and covariance.
         ridge: added to the image's variances, lest the noise of an even area be amplified.
     """
-    ours = image.to(torch.promote_types(image.dtype, torch.float32)).flatten(2)  # (B, 3, H*W)
-    theirs = reference.to(ours.device, ours.dtype).flatten(2)
-    mean, spread = _moments(ours, where)
-    goal, goal_spread = _moments(theirs, what)
+    mean, spread = _moments(image, where)
+    goal, goal_spread = _moments(reference, what)
     even = ridge * torch.eye(3, dtype=spread.dtype)
-    matrix = _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5)
-    matched = matrix.to(ours.device, ours.dtype) @ (ours - mean) + goal
+    return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
+
+
+def transport_color(
+    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None
+) -> Tensor:
+    """Match mean and covariance by the linear map that moves colours least, the optimal transport of two Gaussians.
+
+    A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie and Kokaram 2007, "The linear Monge-Kantorovitch
+    linear colour mapping for example-based colour transfer", eq. 5). Arguments and result as of `match_color`.
+    """
+    mean, spread = _moments(image, where)
+    goal, goal_spread = _moments(reference, what)
+    root, inverse = _power(spread, 0.5), _power(spread, -0.5)
+    return _map(image, mean, inverse @ _power(root @ goal_spread @ root, 0.5, least=0.0) @ inverse, goal)
+
+
+def _map(image: Tensor, mean: Tensor, matrix: Tensor, goal: Tensor) -> Tensor:
+    """matrix (image - mean) + goal, for the colours of (B, 3, H, W), clamped to [0, 1]."""
+    colors = image.to(mean.dtype).flatten(2)
+    matched = matrix.to(mean) @ (colors - mean) + goal.to(mean)
     return matched.view(image.shape).to(image.dtype).clamp(0, 1)
 
 
-def _moments(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (B, 3, 1) and covariance (B, 3, 3) of (B, 3, N); the latter float64 on the CPU: MPS has no eigh."""
+def _moments(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean (B, 3, 1) and covariance (B, 3, 3) of (B, 3, H, W); the latter float64 on the CPU: MPS has no eigh."""
+    values = image.to(torch.promote_types(image.dtype, torch.float32)).flatten(2)
     weights = torch.ones_like(values[:1, :1]) if mask is None else mask.to(values.device, values.dtype).flatten(2)
     weights = weights / weights.sum().clamp_min(1e-12)
     mean = (values * weights).sum(2, keepdim=True)
@@ -84,10 +102,10 @@ def _moments(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return mean, ((centred * weights) @ centred.mT).cpu().double()
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
+def _power(matrix: Tensor, exponent: float, least: float = 1e-7) -> Tensor:
     """A power of a symmetric matrix, the variances of a grey or constant image lifted from zero."""
     values, vectors = torch.linalg.eigh(matrix)
-    powers = values.clamp_min(1e-7) ** exponent  # below the rounding of 8 bits, 1.3e-6
+    powers = values.clamp_min(least) ** exponent  # 1e-7 is below the rounding of 8 bits, 1.3e-6
     return torch.matmul(vectors * powers[..., None, :], vectors.mT)
 
 

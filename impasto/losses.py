@@ -35,6 +35,7 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
     "owl": lambda c, m: 1 / c**4,  # F F^T / (C M), mean: source 004
 }
 
+EPSILON = 1e-5  # added to the variances of normalised activations
 PARTS = 8  # that the positions are divided into for a Gram matrix in bfloat16
 
 
@@ -90,6 +91,48 @@ def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) 
     return energy(features - target, mask)
 
 
+def normalize(features: Tensor) -> Tensor:
+    """Instance normalisation: each channel of (B, C, H, W) at mean 0 and variance 1 over its positions, or 0."""
+    if features.shape[-2] * features.shape[-1] == 1:
+        return torch.zeros_like(features)
+    return F.instance_norm(features.float(), eps=EPSILON).to(features.dtype)
+
+
+def normalized_sums(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What `normalized_error` needs of the features: sums over positions, so that they add up over tiles.
+
+    Args:
+        features: (B, C, H, W).
+        target: the content's features, normalised; the same shape.
+        mask: (1, 1, H, W), 1 where a position counts and 0 elsewhere.
+
+    Returns:
+        (3, B, C) float32 or float64: the sums of F, of F^2 and of F times the target.
+    """
+    if mask is not None:
+        features = features * mask
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return torch.stack([wide.sum((2, 3)), wide.square().sum((2, 3)), (wide * target).sum((2, 3))])
+
+
+def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
+    """Half the mean squared difference of normalised activations; mean over the batch.
+
+    0 is the content's structure, 1 an unrelated one. Contrast and mean of a channel do not count: they belong to the
+    style. The content loss of several feed-forward methods (Park and Lee 2019, "Arbitrary style transfer with
+    style-attentional networks", eq. 8).
+
+    Args:
+        sums: (3, B, C) as `normalized_sums` gives them.
+        whole: (B,) the `energy` of the normalised target.
+        count: positions of the layer.
+    """
+    mean, square, product = sums / count
+    variance = (square - mean.square()).clamp_min(0)
+    energies = (variance - 2 * product * (variance + EPSILON).sqrt()) / (variance + EPSILON)
+    return (energies.mean(1) + whole / (count * sums.shape[2])).mean() / 2
+
+
 def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
     """Squared error of activations (Gatys et al. 2016, eq. 1), normalised as ``term`` says; mean over the batch.
 
@@ -105,21 +148,29 @@ def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: C
 
 
 def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
-    """`weigh_error` of whole activations, (B, C, H, W) each."""
+    """`weigh_error` or `normalized_error` of whole activations, (B, C, H, W) each."""
     channels, height, width = features.shape[1:]
+    if term == "normalized":
+        target = normalize(target)
+        return normalized_error(normalized_sums(features, target), energy(target), height * width)
     return weigh_error(squared_error(features, target), energy(target), channels, height * width, term)
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:
     """Squared difference of Gram matrices (Gatys et al. 2016, eq. 4), normalised as ``term`` says; mean over the batch.
 
-    ``relative`` divides by the target's own sum of squares.
+    ``relative`` divides by the target's own sum of squares; ``bounded`` by the sum of both matrices' sums of squares
+    (Cheng et al. 2021, "Style-aware normalized loss for improving arbitrary style transfer"), so that no layer and no
+    photograph outweighs the others: it lies in [0, 1].
 
     Args:
         grams: (B, C, C) of the picture, as `gram` gives them.
         target: (1, C, C) of the style.
         positions: H * W of the picture at this layer.
     """
+    if term == "bounded":
+        energies = grams.square().sum((1, 2)) + target.square().sum((1, 2))
+        return ((grams - target).square().sum((1, 2)) / energies.clamp_min(1e-12)).mean()
     error = (grams - target).square().sum() / grams.shape[0]
     if term == "relative":
         return error / target.square().sum().clamp_min(1e-12)

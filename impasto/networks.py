@@ -223,8 +223,9 @@ class Network(nn.Module):
         kernel, outputs = (architecture.kernel, 3) if full else (3, 12)
         last = Layer(channels, outputs, kernel, rectify=False, normalise=False)
         self.layers = nn.ModuleList([*layers, last])
-        if architecture.smooth:
-            self.register_buffer("smoothing", _smoothing(1 if full else 2), persistent=False)
+        self.filtered = architecture.smooth and not full
+        if self.filtered:
+            self.register_buffer("smoothing", _smoothing(2), persistent=False)
         if not full:
             # The four pixels of a position begin alike, or a checkerboard stays (Aitken et al. 2017); and near grey.
             weight = last.convolution.weight.data
@@ -252,10 +253,10 @@ class Network(nn.Module):
         for layer in self.layers:
             x = layer(x, band)
         shuffled = not self.architecture.widths[0]
-        if self.architecture.smooth:
+        if self.filtered:
             with as_it_is(x):
                 # The pixel beside the border reflects: in a position of four it is the position's own.
-                x = F.pad(x, [1] * 4, "replicate" if shuffled else "reflect")
+                x = F.pad(x, [1] * 4, "replicate")
             x = F.conv2d(x, self.smoothing)
         x = x.float()
         if shuffled:

@@ -91,7 +91,7 @@ class Objective:
         frozen: the encoder without autograd; None: autograd does all, in one piece.
         budget: bytes that a pass may take; 0: as many as it wants.
         scales: layer -> factor on its activations (recipe.feature_scale).
-        content: layer -> (B, C, h, w) activations to keep.
+        content: layer -> (B, C, h, w) activations to keep, normalised if the content term is.
         regions: the styles.
     """
 
@@ -104,6 +104,11 @@ class Objective:
     scales: Mapping[str, float] = field(default_factory=dict)
     content: Mapping[str, Tensor] = field(default_factory=dict)
     regions: Sequence[Region] = ()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether content is measured on normalised activations; ``content`` then holds those."""
+        return self.recipe.content_term == "normalized"
 
     @cached_property
     def energies(self) -> dict[str, Tensor]:
@@ -157,8 +162,8 @@ class Objective:
         sums: Sums = {}
         for layer, target in self.content.items():
             x = features[layer]
-            target = tile.at_layer(target, x, layer)
-            sums["content", 0, layer] = losses.squared_error(x, target, tile.inside(x, layer))
+            measure = losses.normalized_sums if self.normalized else losses.squared_error
+            sums["content", 0, layer] = measure(x, tile.at_layer(target, x, layer), tile.inside(x, layer))
         for index, region in enumerate(self.regions):
             for layer in region.targets:
                 x = features[layer]
@@ -178,6 +183,10 @@ class Objective:
                 terms[what] = recipe.smoothness * value / image.numel()
                 continue
             height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
+            if what == "content" and self.normalized:
+                term = recipe.content_weight * losses.normalized_error(value, self.energies[layer], height * width)
+                terms[what] = terms[what] + term if what in terms else term
+                continue
             value = self.scales.get(layer, 1.0) ** 2 * value
             if what == "content":
                 target = self.content[layer]
@@ -194,7 +203,12 @@ class Objective:
 
     def add_gradient(self, gradient: Tensor, x: Tensor, layer: str, slopes: Mapping[Key, Tensor], tile: Window) -> None:
         """Add dL/dF of a layer whose features are x, in place; ``slopes`` are dL/de and dL/dS."""
-        if layer in self.content:
+        if layer in self.content and self.normalized:
+            mean, square, product = (slope[..., None, None].to(x.dtype) for slope in slopes["content", 0, layer])
+            change = 2 * square * x + mean + product * tile.at_layer(self.content[layer], x, layer)
+            inside = tile.inside(x, layer)
+            gradient.add_(change if inside is None else change * inside)
+        elif layer in self.content:
             difference = x - tile.at_layer(self.content[layer], x, layer)
             if (inside := tile.inside(x, layer)) is not None:
                 difference *= inside
@@ -360,7 +374,7 @@ def _activations_to_keep(bare: Objective, image: Tensor, layers: Sequence[str]) 
                 size = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
                 kept[layer] = x.new_zeros(*x.shape[:2], *size)
             tile.at_layer(kept[layer], x, layer).add_(x * inside)
-    return kept
+    return {layer: losses.normalize(x) for layer, x in kept.items()} if bare.normalized else kept
 
 
 def _grams(bare: Objective, style: Tensor, layers: Sequence[str], mask: Tensor | None) -> dict[str, Tensor]:

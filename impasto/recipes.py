@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative"]
-StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative"]
+ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative", "normalized"]
+StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative", "bounded"]
 
 GRAIN = 0.11  # of a photograph's deviation, before one pass: it varies the strokes in skies, and changes no form
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -54,6 +54,10 @@ class Transfer:
     """A share for each style; none given: equal shares."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the content's colours: paint its luma alone, or recolour the style with its histogram first."""
+
+    palette: bool = False
+    """Recolour the content with the style's palette (mean and covariance) first: the painting starts from that and
+    keeps its structure."""
 
     init: str = "content"
     """What the optimisation starts from: content, noise, style, or the path of a picture."""

@@ -124,6 +124,7 @@ def _steps(
         paintings = [color.match_luma(painting, photograph) for painting in paintings]
     elif recipe.keep_colors == "histogram":
         paintings = [color.match_histogram(painting, photograph) for painting in paintings]
+    colored = recolor(photograph, paintings, recipe, where, what) if recipe.palette else photograph
     full = (photograph.shape[-2], photograph.shape[-1])
     full = images.fit(*full, recipe.size) if recipe.size else full
 
@@ -149,7 +150,7 @@ def _steps(
             continue
         before = done - count
         shape = (max(1, round(scale * full[0])), max(1, round(scale * full[1])))
-        small = images.resize(photograph, *shape)
+        small = images.resize(colored, *shape)
         edge = recipe.style_scale * max(shape)
         goal = objective.build(
             network,
@@ -161,7 +162,7 @@ def _steps(
             budget=0.7 * (available - optimize.memory(small, recipe.optimizer)),
         )
         engine = optimize.minimize(
-            start(recipe, small, paintings) if image is None else enlarge(image, photograph, small, recipe),
+            start(recipe, small, paintings) if image is None else enlarge(image, colored, small, recipe),
             goal,
             optimizer=recipe.optimizer,
             steps=count,
@@ -202,6 +203,25 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
             raise RecipeError("--init style needs a style")
         return images.resize(styles[0], *content.shape[-2:])
     return images.resize(images.to_tensor(recipe.init).to(content.device), *content.shape[-2:])
+
+
+def recolor(
+    photograph: Tensor, styles: Sequence[Tensor], recipe: Transfer, where: Sequence[Tensor], what: Sequence[Tensor]
+) -> Tensor:
+    """The photograph, (1, 3, H, W), in the styles' palettes: each in its region, or all of them blended."""
+    shares = recipe.style_weights or (1.0,) * len(styles)
+    inside: Sequence[Tensor | None] = [images.resize(mask, *photograph.shape[-2:]) for mask in where]
+    total, weight = torch.zeros_like(photograph), torch.zeros_like(photograph[:, :1])
+    for index, (style, share) in enumerate(zip(styles, shares, strict=True)):
+        mask = inside[index] if where else None
+        counted = what[index] if what else None
+        if counted is not None:
+            counted = images.resize(counted, *style.shape[-2:])
+        part = share * (torch.ones_like(weight) if mask is None else mask)
+        total += part * color.transport_color(photograph, style, mask, counted)
+        weight += part
+    # Where no style is painted, the photograph stays.
+    return torch.where(weight > 1e-6, total / weight.clamp_min(1e-6), photograph)
 
 
 def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
