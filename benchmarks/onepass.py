@@ -37,7 +37,7 @@ ROW = ("style", "photograph", "one pass", "iterations", "each, in the mean")
 def iterations(pairs: list[tuple[torch.Tensor, objective.Objective]], wanted: list[float]) -> tuple[list[int], int]:
     """L-BFGS iterations from each photograph until its objective is at ``wanted``; MOST if it takes more.
 
-    And until the mean of all is at the mean of those: figure 5 of Johnson et al. 2016.
+    And until the mean of all is at the mean of those: figure 5 of Johnson2016.
     """
     runs = [optimize.minimize(*pair, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True) for pair in pairs]
     curves: list[list[float]] = []  # an iteration's losses, of the pictures that it starts from

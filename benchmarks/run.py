@@ -38,7 +38,7 @@ from impasto.recipes import Transfer
 HERE = Path(__file__).parent
 STDERR = Console(stderr=True)
 SIZE = 512
-BASELINE = "baseline: source 000's loop, VGG-19, eager float32"
+BASELINE = "baseline: PyTorchBlog's loop, VGG-19, eager float32"
 GROUPS = {
     "convolutions": ("convolution", "conv2d", "mkldnn"),
     "Gram matrices and their gradient": ("bmm", "mm", "baddbmm"),
