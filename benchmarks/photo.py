@@ -1,4 +1,4 @@
-"""Photorealistic transfer beside the published results of Luan2017; writes benchmarks/photo.md.
+"""Photorealistic transfer compared with the published results of Luan2017; writes benchmarks/photo.md.
 
     python benchmarks/photo.py --assets DIR [--sheets DIR] [--only NAME ...]
 
