@@ -26,8 +26,8 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "`impasto apply` on four photographs, in each bundled style, at 512 pixels. `python training/gallery.py` writes",
-        "this page. The photographs come from scikit-image:",
+        "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
+        "`python training/gallery.py`. The photographs come from scikit-image:",
         "",
         *(f"- {photograph.title} ({photograph.author})" for photograph in pictures.CONTENTS.values()),
         "",
