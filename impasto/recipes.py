@@ -322,8 +322,8 @@ ABOUT: dict[str, str] = {
     "tensorflow-course": "TensorFlowCourse: Adam 0.03 from noise, clipped to [0, 1] at every step, 20 : 40.",
     "pytorch-five": "PyTorchFive: the same five layers for content and style, three betas side by side.",
     "owl": "OwlBook: 250 steps of Adam, Gram matrices over C H W, 1 : 20, a checkpoint every 50.",
-    "reconstruct-content": "What a layer knows of a picture: its activations alone are matched, from noise.",
-    "reconstruct-style": "What a layer knows of a style: its Gram matrix alone is matched, from noise.",
+    "reconstruct-content": "What a layer represents of a picture: only its activations are matched, from noise.",
+    "reconstruct-style": "What a layer represents of a style: only its Gram matrix is matched, from noise.",
 }
 
 
