@@ -332,12 +332,12 @@ class RecipeError(ValueError):
 
 
 def table() -> str:
-    """docs/recipes.md: every preset, with the fields in which it departs from the default recipe."""
+    """docs/recipes.md: every preset, with the fields that differ from the default recipe."""
     lines = [
         "# Recipes",
         "",
-        "Drawn from `impasto/recipes.py` by `python -m impasto.recipes`. A recipe differs from the default one, "
-        "`impasto`, in the fields that are named.",
+        "Generated from `impasto/recipes.py` by `python -m impasto.recipes`. Each table lists the fields that differ from "
+        "those of the default recipe, `impasto`. Names such as Gatys2016 are keys in [references.md](references.md).",
     ]
     for name, recipe in TRANSFERS.items():
         lines += ["", f"## {name}", "", ABOUT[name], "", "| field | value |", "|---|---|"]

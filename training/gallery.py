@@ -26,6 +26,10 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
+        "`impasto transfer rocket starry-night`, by optimisation:",
+        "",
+        "![A rocket, repainted](images/rocket-starry-night.jpg)",
+        "",
         "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
         "`python training/gallery.py`. The photographs come from scikit-image:",
         "",
