@@ -336,8 +336,9 @@ def table() -> str:
     lines = [
         "# Recipes",
         "",
-        "Generated from `impasto/recipes.py` by `python -m impasto.recipes`. Each table lists the fields that differ from "
-        "those of the default recipe, `impasto`. Names such as Gatys2016 are keys in [references.md](references.md).",
+        "Generated from `impasto/recipes.py` by `python -m impasto.recipes`. Each table lists the fields that differ "
+        "from those of the default recipe, `impasto`. Names such as Gatys2016 are keys in "
+        "[references.md](references.md).",
     ]
     for name, recipe in TRANSFERS.items():
         lines += ["", f"## {name}", "", ABOUT[name], "", "| field | value |", "|---|---|"]
