@@ -1,8 +1,9 @@
-# make demo: repaint a real photograph.   make test: run every test.   make check: lint, format, types.
+# make demo: repaint a photograph.   make test: run all tests.   make check: format, lint, types.
+# make docs: the API reference, into site/.   make package: wheel and sdist, into dist/, tested.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format docs package clean
 
 demo: .venv/.user
 	$(BIN)/impasto transfer rocket starry-night -o demo.png
@@ -20,10 +21,18 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
-	rm -rf .venv
+docs: .venv/.dev
+	$(BIN)/mkdocs build --clean
 
-# What a user gets, and what a developer gets beside it.
+package: .venv/.dev
+	rm -rf build dist
+	$(BIN)/python -m build
+	.ci/package $(PYTHON) dist
+
+clean:
+	rm -rf .venv build dist site
+
+# What a user installs, and what a developer installs in addition.
 .venv/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'

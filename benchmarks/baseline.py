@@ -1,7 +1,7 @@
-"""The baseline: the plain loop that source 000 describes, in eager float32, with VGG-19 of random weights.
+"""The baseline: the plain loop that PyTorchBlog describes, in eager float32, with VGG-19 of random weights.
 
 As there, the whole network runs twice in each iteration, once for the content's layer and once for the style's,
-and Adam moves the pixels. Written from the description, for timing alone.
+and Adam moves the pixels. Written from the description, for timing only.
 """
 
 from __future__ import annotations

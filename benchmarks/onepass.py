@@ -37,7 +37,7 @@ ROW = ("style", "photograph", "one pass", "iterations", "each, in the mean")
 def iterations(pairs: list[tuple[torch.Tensor, objective.Objective]], wanted: list[float]) -> tuple[list[int], int]:
     """L-BFGS iterations from each photograph until its objective is at ``wanted``; MOST if it takes more.
 
-    And until the mean of all is at the mean of those: figure 5 of Johnson et al. 2016.
+    And until the mean of all is at the mean of those: figure 5 of Johnson2016.
     """
     runs = [optimize.minimize(*pair, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True) for pair in pairs]
     curves: list[list[float]] = []  # an iteration's losses, of the pictures that it starts from
@@ -86,7 +86,7 @@ def train(assets: Path) -> list[str]:
         out = Path(folder) / Path(NEW).with_suffix(".safetensors")
         command = ["train", str(assets / "styles" / NEW), "--photos", str(assets / "photos"), "-o", str(out)]
         minutes = process(command, 1)[0] / 60
-        head = f"`impasto train`, with its defaults: {minutes:.1f} minutes, whole process (goal: 20). Then, as above:"
+        head = f"`impasto train` of {NEW}, with its defaults: {minutes:.1f} minutes (goal: 20). Then, as above:"
         return [head, "", *table(ROW, list(against_optimisation(assets, [str(out)])))]
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         f"Measured by `python benchmarks/onepass.py` on {datetime.date.today()}, impasto {impasto.__version__}, "
         f"commit {commit}.",
         "",
-        f"Hardware: {hardware()}. The machine is shared, so that ratios say more than seconds.",
+        f"Hardware: {hardware()}. The machine is shared: ratios are more reliable than seconds.",
         "",
     ]
     small = ["apply", "rocket", "--style", "udnie", "-o", "OUT", "--quiet"]
@@ -184,9 +184,10 @@ def main() -> None:
         lines += table(("network, 1920 x 1080", "precision", "one pass", "the paper's / this"), speeds())
         if assets is not None:
             lines += [
-                f"The mean objective on {PHOTOGRAPHS} photographs that no network has seen, at {SIZE} px; how many",
-                "L-BFGS iterations from the photographs bring the mean there, as in figure 5 of the paper (goal: 40,",
-                "for ten of twelve); and how many bring each photograph to what one pass makes of it, in the mean:",
+                f"The mean objective on {PHOTOGRAPHS} photographs that no network was trained on, at {SIZE} px; the",
+                "number of L-BFGS iterations from the photographs that reach this mean, as in figure 5 of Johnson2016",
+                "(goal: 40, for ten of twelve styles); and the mean number of iterations that bring each photograph to",
+                "the objective of one pass. Other runs are in notes.md.",
                 "",
             ]
             lines += table(ROW, list(against_optimisation(assets, list(pictures.STYLES))))

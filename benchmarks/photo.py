@@ -1,4 +1,4 @@
-"""Photorealistic transfer beside the published results of Luan et al. 2017; writes benchmarks/photo.md.
+"""Photorealistic transfer compared with the published results of Luan2017; writes benchmarks/photo.md.
 
     python benchmarks/photo.py --assets DIR [--sheets DIR] [--only NAME ...]
 
@@ -93,7 +93,7 @@ def main() -> None:
         "# Photorealistic transfer",
         "",
         f"Measured by `python benchmarks/photo.py` on {datetime.date.today()}, impasto {impasto.__version__}, on",
-        f"{len(names)} pairs of Luan et al. 2017. Hardware: {hardware()}. One pair at its own size, about 700 px:",
+        f"{len(names)} pairs of Luan2017. Hardware: {hardware()}. One pair at its own size, about 700 px:",
         f"{median(times):.0f} s at the median, {max(times):.0f} s at the most.",
         "",
     ]

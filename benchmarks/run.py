@@ -38,7 +38,7 @@ from impasto.recipes import Transfer
 HERE = Path(__file__).parent
 STDERR = Console(stderr=True)
 SIZE = 512
-BASELINE = "baseline: source 000's loop, VGG-19, eager float32"
+BASELINE = "baseline: PyTorchBlog's loop, VGG-19, eager float32"
 GROUPS = {
     "convolutions": ("convolution", "conv2d", "mkldnn"),
     "Gram matrices and their gradient": ("bmm", "mm", "baddbmm"),
@@ -219,10 +219,10 @@ def report(record: Mapping[str, Any]) -> str:
         f"Measured by `python benchmarks/run.py` on {record['date']}, impasto {impasto.__version__}, "
         f"commit {record['commit']}.",
         "",
-        f"Hardware: {record['hardware']}. The machine is shared, so that ratios say more than seconds.",
+        f"Hardware: {record['hardware']}. The machine is shared: ratios are more reliable than seconds.",
         "",
-        f"Iterations are loss and gradient at {SIZE} x {SIZE}; the contenders take turns in one process. The baseline",
-        "runs its network twice in each iteration, as the loop that it follows does.",
+        f"An iteration is loss and gradient at {SIZE} x {SIZE}; the implementations take turns in one process. The",
+        "baseline runs its network twice per iteration, as in the article. Other runs are in notes.md.",
         "",
     ]
     lines += table(
@@ -252,7 +252,7 @@ def report(record: Mapping[str, Any]) -> str:
         ("compact, square of", "s / megapixel and iteration", "against the smallest (goal 1.3)"),
         [(f"{size} px", f"{cost:.3f}", f"{cost / first:.2f}") for size, cost in record["scaling"].items()],
     )
-    lines += ["Peak memory beyond the interpreter's own with everything imported, one scale, compact:", ""]
+    lines += ["Peak memory above that of the interpreter with everything imported, one scale, compact:", ""]
     lines += table(
         ("job", "memory", "time", "goal"),
         [
@@ -269,8 +269,8 @@ def report(record: Mapping[str, Any]) -> str:
         ],
     )
     lines += [
-        "Convolutions beside matrix products of the same shape (positions x 9 inputs x outputs), TFLOP/s; by minimal",
-        "filtering they take fewer operations than are counted here:",
+        "Convolutions and matrix products of the same shape (positions x 9 inputs x outputs), TFLOP/s. Minimal",
+        "filtering needs fewer operations than are counted here:",
         "",
     ]
     lines += table(

@@ -1,4 +1,4 @@
-"""How long the studio lets a person wait, and what twenty at once do to it; writes benchmarks/studio.md.
+"""Waiting times in the studio, alone and with twenty clients at once; writes benchmarks/studio.md.
 
     python benchmarks/studio.py [--runs N]
 
@@ -133,7 +133,7 @@ def main() -> None:
         f"{args.runs} runs. Hardware: {hardware()}.",
         "",
         *table(("what", "median", "worst", "goal, at most"), rows),
-        "No request of the twenty clients was answered by an error.",
+        "No client received an error.",
     ]
     (HERE / "studio.md").write_text("\n".join(lines) + "\n")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from impasto.transfer import Step, steps, stylize
     from impasto.weights import WeightsError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DivergedError",

@@ -15,7 +15,7 @@ def luma(image: Tensor) -> Tensor:
 
 
 def keep_luma(content: Tensor, result: Tensor) -> Tensor:
-    """Luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer", section 4).
+    """Luminance-only transfer (Gatys2016Color, section 4).
 
     Both (B, 3, H, W) in [0, 1] -> result's luma with content's chroma, clamped to [0, 1].
     Raises ValueError where the shapes differ.
@@ -27,7 +27,7 @@ def keep_luma(content: Tensor, result: Tensor) -> Tensor:
 
 
 def match_luma(style: Tensor, content: Tensor) -> Tensor:
-    """The style's luma at the content's mean and standard deviation (Gatys et al. 2016, the same section).
+    """The style's luma at the content's mean and standard deviation (Gatys2016Color, section 4).
 
     (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W) grey, clamped to [0, 1].
     """
@@ -57,7 +57,7 @@ def match_color(
 ) -> Tensor:
     """Match mean and covariance by a linear map, A = S_ref^1/2 S_img^-1/2 with symmetric roots.
 
-    Gatys et al. 2017, "Controlling perceptual factors in neural style transfer", section 5 (the image analogies root).
+    Gatys2017, section 5 (the image analogies root).
     (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), clamped to [0, 1].
 
     Args:

@@ -1,8 +1,7 @@
 """Perceptual encoders: an image in, the activations of named layers out.
 
-Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", 2015:
-sixteen 3x3 convolutions in five blocks with 2x2 max pooling between the blocks. The layers are named
-by block and place, ``relu4_2`` being the rectified output of the second convolution of block four.
+VGG-19 (Simonyan2015): sixteen 3x3 convolutions in five blocks, with 2x2 max pooling between the blocks. Layers are
+named by block and place: ``relu4_2`` is the rectified output of the second convolution of block four.
 """
 
 from __future__ import annotations

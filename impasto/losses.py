@@ -1,9 +1,9 @@
 """Content, Gram and total-variation losses: pure functions of tensors.
 
 One Gram matrix serves every recipe: `gram` is the mean over positions, so that it does not depend on the size
-of the picture. What the sources call a style loss is then always the same sum of squared differences D, times
+of the picture. What papers and articles call a style loss is then always the same sum of squared differences D, times
 a factor of the layer's channels C and positions M alone. `STYLE_TERMS` holds those factors, `CONTENT_TERMS`
-their like for the content. Where a source leaves the Gram matrix a plain sum over positions, its factor holds
+their like for the content. Where one of them leaves the Gram matrix a plain sum over positions, its factor holds
 the M that is missing; a style of another size than the result is thereby measured as if it were as large.
 """
 
@@ -22,17 +22,17 @@ Factor = Callable[[int, int], float]
 # (C, M) -> factor on the sum of squared differences of the activations
 CONTENT_TERMS: dict[ContentTerm, Factor] = {
     "half-sum": lambda c, m: 1 / 2,  # Gatys et al. 2016, eq. 1
-    "mean": lambda c, m: 1 / (c * m),  # sources 000, 003, 004
-    "quarter-mean": lambda c, m: 1 / (4 * c * m),  # source 002
+    "mean": lambda c, m: 1 / (c * m),  # PyTorchBlog, PyTorchFive, OwlBook
+    "quarter-mean": lambda c, m: 1 / (4 * c * m),  # TensorFlowCourse
 }
 
 # (C, M) -> factor on the sum of squared differences of the Gram matrices per position
 STYLE_TERMS: dict[StyleTerm, Factor] = {
-    "gatys": lambda c, m: 1 / (4 * c**2),  # F F^T, sum / (4 C^2 M^2): Gatys et al. 2016, eq. 4; source 002 likewise
-    "mean": lambda c, m: 1 / c**2,  # F F^T / M, mean: source 001
-    "blog": lambda c, m: m**2 / c**2,  # F F^T, mean: source 000
-    "five": lambda c, m: m / c**3,  # F F^T, mean / (C M): source 003
-    "owl": lambda c, m: 1 / c**4,  # F F^T / (C M), mean: source 004
+    "gatys": lambda c, m: 1 / (4 * c**2),  # F F^T, sum / (4 C^2 M^2): Gatys2016, eq. 4, and TensorFlowCourse
+    "mean": lambda c, m: 1 / c**2,  # F F^T / M, mean: KerasDescent
+    "blog": lambda c, m: m**2 / c**2,  # F F^T, mean: PyTorchBlog
+    "five": lambda c, m: m / c**3,  # F F^T, mean / (C M): PyTorchFive
+    "owl": lambda c, m: 1 / c**4,  # F F^T / (C M), mean: OwlBook
 }
 
 EPSILON = 1e-5  # added to the variances of normalised activations

@@ -1,4 +1,4 @@
-"""The matting Laplacian (Levin, Lischinski and Weiss 2008) and the guided filter (He, Sun and Tang 2013).
+"""The matting Laplacian (Levin2008) and the guided filter (He2013).
 
 Both ask the same of every small window: how well is a picture p there an affine function of a guide I, p = a I + b?
 With the regression's a and b of each window k, and |w| windows over each pixel,
@@ -22,7 +22,7 @@ class Guide:
 
     Args:
         image: the guide, (1, 3, H, W), at least as large as a window.
-        radius: the windows are 2 radius + 1 pixels wide, all inside the picture; Levin et al. take 1.
+        radius: the windows are 2 radius + 1 pixels wide, all inside the picture; Levin2008 takes 1.
         epsilon: of the regression: what a must explain to be other than 0 (Levin's epsilon over |w|).
         weight: how much each pixel counts, (1, 1, H, W) in [0, 1]; all the same by default.
     """
@@ -74,11 +74,11 @@ class Guide:
         return self.fitted(p) / self.count
 
     def laplacian(self, p: Tensor) -> Tensor:
-        """M p, without weights; the photorealism energy is p . M p, its gradient 2 M p (Luan et al. 2017, eq. 2)."""
+        """M p, without weights; the photorealism energy is p . M p, its gradient 2 M p (Luan2017, eq. 2)."""
         return self.count * p - self.fitted(p)
 
     def lift(self, p: Tensor, image: Tensor) -> Tensor:
-        """``filter(p)`` at the size of another picture of the same scene (He and Sun 2015, "Fast guided filter").
+        """``filter(p)`` at the size of another picture of the same scene (He2015).
 
         Args:
             p: (1, C, H, W), of the guide's size.

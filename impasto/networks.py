@@ -18,7 +18,7 @@ class Architecture:
         widths: channels at full, half, ... resolution on the way down; 0: nothing is done at full resolution.
         blocks: residual blocks at the lowest resolution.
         kernel: side of the first and the last kernel.
-        bounded: the last values go through a tanh, scaled by 150 as in source 004; False: they are the picture.
+        bounded: the last values go through a tanh, scaled by 150 as in OwlBook; False: they are the picture.
         smooth: bilinear instead of nearest-neighbour upsampling, and a 1-2-1 filter over the last values.
     """
 
@@ -30,7 +30,7 @@ class Architecture:
 
 
 # Johnson et al. 2016, supplement, table 1, with instance normalisation (Ulyanov et al. 2016), reflection padding
-# and nearest-neighbour upsampling before a convolution (Odena et al. 2016) as in source 004.
+# and nearest-neighbour upsampling before a convolution (Odena et al. 2016) as in OwlBook.
 JOHNSON = Architecture((32, 64, 128))
 # Ours: no activations at full resolution. The first convolution halves, the last one's channels are shuffled to pixels.
 # It is smooth: a training this short would otherwise leave checkerboards.

@@ -73,7 +73,7 @@ def memory(image: Tensor, optimizer: str) -> int:
 
 
 class Adam:
-    """Kingma and Ba 2015, with (0.9, 0.999)."""
+    """Adam (Kingma2015) with betas (0.9, 0.999)."""
 
     def __init__(self, x: Tensor, rate: float) -> None:
         self.inner = torch.optim.Adam([x], lr=rate, fused=x.device.type in ("cpu", "cuda"))
@@ -93,7 +93,7 @@ class Adam:
 
 
 class NormalizedDescent:
-    """x <- x - rate * g / |g|: every step has the same length, however steep the loss (source 001)."""
+    """x <- x - rate * g / |g|: every step has the same length, however steep the loss (KerasDescent)."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -117,13 +117,12 @@ def inward_(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 class LBFGS:
-    """Limited-memory BFGS (Liu and Nocedal 1989), with what it remembers in the rows of one matrix.
+    """Limited-memory BFGS (Liu1989), with what it remembers in the rows of one matrix.
 
-    Its two loops run on the inner products of these rows and the gradient (Chen et al. 2014, "Large-scale L-BFGS
-    using MapReduce"), so that each row is read twice in an iteration and not four times. A step is shortened until
-    the loss has come down as far as Armijo wants (Nocedal and Wright 2006, eq. 3.4), a pair without curvature is not
-    kept. The first step, before anything is known, is short: ``rate`` hundredths, root mean square over the picture.
-    With ``clip`` a step ends where [0, 1] ends, and slopes that lead out of it are none.
+    Its two loops run on the inner products of these rows and the gradient (Chen2014), so that each row is read twice in
+    an iteration and not four times. A step is shortened until it meets the Armijo condition (Nocedal2006, eq. 3.4), and
+    a pair without curvature is not kept. The first step is short: ``rate`` hundredths, root mean square over the
+    picture. With ``clip`` a step ends where [0, 1] ends, and gradients that point outside [0, 1] are set to zero.
     """
 
     ARMIJO, TRIES = 1e-4, 20
@@ -163,7 +162,7 @@ class LBFGS:
         return terms, inward_(gradient, x) if self.clip else gradient
 
     def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
-        """-H g and its slope: Nocedal and Wright 2006, algorithm 7.4, on coefficients of the rows and the gradient."""
+        """-H g and its slope: Nocedal2006, algorithm 7.4, on coefficients of the rows and the gradient."""
         square = float(gradient @ gradient)
         if not self.order:
             return -gradient, -square

@@ -1,4 +1,4 @@
-"""A photograph in another photograph's light (Luan, Paris, Shechtman and Bala 2017, "Deep photo style transfer").
+"""A photograph in another photograph's light (Luan2017).
 
 The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
 Laplacian; and beside them luma's gradients, which stay the photograph's, and the distance from r, the photograph with

@@ -46,7 +46,7 @@ class Transfer:
     """Weight of the total variation."""
     feature_scale: float = 0.0
     """Root mean square that each layer's activations are brought to, on the content or else the style: the scale
-    of the network that a source's weights were balanced on. 0: as the encoder gives them."""
+    of the network that an article's weights were balanced on. 0: as the encoder gives them."""
 
     style_scale: float = 1.0
     """Size of the strokes: the style's long edge over the result's."""
@@ -201,7 +201,7 @@ gatys_2016 = Transfer(
     clip=False,
 )
 
-# Source 000. Adam 0.005 is on ImageNet-normalised pixels, whose unit is 0.226 of sRGB's range.
+# PyTorchBlog. Adam 0.005 is on ImageNet-normalised pixels, whose unit is 0.226 of sRGB's range.
 pytorch_blog = Transfer(
     size=768,
     steps=3000,
@@ -219,7 +219,7 @@ pytorch_blog = Transfer(
     clip=False,
 )
 
-# Source 001. A step of 100 on the 0-255 scale; its first experiment matches block1_conv1 alone, its last
+# KerasDescent. A step of 100 on the 0-255 scale; its first experiment matches block1_conv1 alone, its last
 # block1_conv1 with block4_conv1, which is what is shown here. `impasto study --over descent` draws each layer.
 keras_descent = Transfer(
     steps=2000,
@@ -237,7 +237,7 @@ keras_descent = Transfer(
     clip=False,
 )
 
-# Source 002. "Last output" is the deepest chosen layer. Its code subtracts a tensor from itself in the content
+# TensorFlowCourse. "Last output" is the deepest chosen layer. Its code subtracts a tensor from itself in the content
 # term; what its text says is done here. The loop's weights, 20 : 40, are taken (its function's defaults: 10 : 40).
 # It states neither steps nor layers: ours.
 tensorflow_course = Transfer(
@@ -256,7 +256,7 @@ tensorflow_course = Transfer(
     rate=0.03,
 )
 
-# Source 003 states neither rate nor steps: ours.
+# PyTorchFive states neither rate nor steps: ours.
 pytorch_five = Transfer(
     steps=300,
     content_layers=FIVE,
@@ -272,7 +272,7 @@ pytorch_five = Transfer(
     clip=False,
 )
 
-# Source 004. Its rate is not stated: ours. Its noise is 0.256 x gaussian on the network's own input scale.
+# OwlBook. Its rate is not stated: ours. Its noise is 0.256 x gaussian on the network's own input scale.
 owl = Transfer(
     steps=250,
     content_term="mean",
@@ -320,14 +320,14 @@ TRANSFERS: dict[str, Transfer] = {
 
 ABOUT: dict[str, str] = {
     "impasto": "Our own: unit-free losses, coarse to fine, L-BFGS from the content.",
-    "gatys-2016": "Gatys et al. 2016, the paper's equations as source 000 restates them: L-BFGS from noise.",
-    "pytorch-blog": "Source 000: Gram matrices not normalised, 1 : 100, 3,000 steps of Adam from the content.",
-    "keras-descent": "Source 001: style alone, the gradient over its norm, from the photograph, filmed.",
-    "tensorflow-course": "Source 002: Adam 0.03 from noise, clipped to [0, 1] at every step, 20 : 40.",
-    "pytorch-five": "Source 003: the same five layers for content and style, three betas side by side.",
-    "owl": "Source 004: 250 steps of Adam, Gram matrices over C H W, 1 : 20, a checkpoint every 50.",
-    "reconstruct-content": "What a layer knows of a picture: its activations alone are matched, from noise.",
-    "reconstruct-style": "What a layer knows of a style: its Gram matrix alone is matched, from noise.",
+    "gatys-2016": "Gatys2016, the paper's equations as PyTorchBlog restates them: L-BFGS from noise.",
+    "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, 1 : 100, 3,000 steps of Adam from the content.",
+    "keras-descent": "KerasDescent: style only, the gradient over its norm, from the photograph, filmed.",
+    "tensorflow-course": "TensorFlowCourse: Adam 0.03 from noise, clipped to [0, 1] at every step, 20 : 40.",
+    "pytorch-five": "PyTorchFive: the same five layers for content and style, three betas side by side.",
+    "owl": "OwlBook: 250 steps of Adam, Gram matrices over C H W, 1 : 20, a checkpoint every 50.",
+    "reconstruct-content": "What a layer represents of a picture: only its activations are matched, from noise.",
+    "reconstruct-style": "What a layer represents of a style: only its Gram matrix is matched, from noise.",
 }
 
 
@@ -336,12 +336,13 @@ class RecipeError(ValueError):
 
 
 def table() -> str:
-    """docs/recipes.md: every preset, with the fields in which it departs from the default recipe."""
+    """docs/recipes.md: every preset, with the fields that differ from the default recipe."""
     lines = [
         "# Recipes",
         "",
-        "Drawn from `impasto/recipes.py` by `python -m impasto.recipes`. A recipe differs from the default one, "
-        "`impasto`, in the fields that are named.",
+        "Generated from `impasto/recipes.py` by `python -m impasto.recipes`. Each table lists the fields that differ "
+        "from those of the default recipe, `impasto`. Names such as Gatys2016 are keys in "
+        "[references.md](references.md).",
     ]
     for name, recipe in TRANSFERS.items():
         lines += ["", f"## {name}", "", ABOUT[name], "", "| field | value |", "|---|---|"]

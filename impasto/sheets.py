@@ -1,4 +1,4 @@
-"""Labelled contact sheets: pictures side by side, as the sources draw their figures."""
+"""Labelled contact sheets: pictures side by side, like the figures of the articles that the project follows."""
 
 from __future__ import annotations
 

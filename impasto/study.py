@@ -1,4 +1,4 @@
-"""The sources' figures: which panels a study draws."""
+"""The articles' figures: which panels a study draws."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Panel:
     recipe: Transfer
 
 
-# Source 001's layers; its block5_conv4 is beyond the compact encoder, which ends with relu5_1.
+# KerasDescent's layers; its block5_conv4 is beyond the compact encoder, which ends with relu5_1.
 DESCENT = ("relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4")
 
 
@@ -27,8 +27,8 @@ def panels(
 ) -> list[Panel]:
     """The panels of a study, each with ``settings`` (fields of `Transfer`) in its recipe.
 
-    ``content``: source 004's figure 3, one layer each. ``style``: its figure 5, the first layer, the first two, ...
-    all five. ``descent``: source 001's films, one layer each. ``strengths``: transfers.
+    ``content``: OwlBook's figure 3, one layer each. ``style``: its figure 5, the first layer, the first two, ...
+    all five. ``descent``: KerasDescent's films, one layer each. ``strengths``: transfers.
 
     Raises:
         RecipeError: no strengths are given where they are needed.

@@ -35,7 +35,7 @@ class Step:
 
 
 def cosine(step: int, total: int, *, warmup: int) -> float:
-    """Warm-up then cosine decay (Loshchilov and Hutter 2017): a factor in (0, 1] on the learning rate."""
+    """Warm-up then cosine decay (Loshchilov2017): a factor in (0, 1] on the learning rate."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -52,7 +52,7 @@ def fit(
     state: Mapping[str, Any] | None = None,
     check_every: int = 50,
 ) -> Iterator[Step]:
-    """Minimise the sum of the objective's terms with AdamW (Loshchilov and Hutter 2019); yields every step.
+    """Minimise the sum of the objective's terms with AdamW (Loshchilov2019); yields every step.
 
     Args:
         model: its parameters that require a gradient are trained.

@@ -54,7 +54,7 @@ WEIGHTS: dict[str, Weights] = {
         size=1_222_560,
         licence="MIT",
         source="distilled for impasto from VGG-19 (Simonyan and Zisserman) "
-        "and a pruned VGG-19 (Wang et al. 2020); see compact.md",
+        "and a pruned VGG-19 (Wang2020); see compact.md",
     ),
     "vgg19": Weights(
         name="vgg19",

@@ -1,7 +1,6 @@
 """3x3 convolutions with a quarter of the multiplications: minimal filtering.
 
-Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", F(4x4, 3x3): with a kernel g, the 4x4 values
-that the convolution has of a tile d of 6x6 are
+Lavin2016, F(4x4, 3x3): for a kernel g, the convolution's 4x4 outputs on a 6x6 tile d are
 
     A^T [(G g G^T) * (B^T d B)] A,
 

@@ -166,7 +166,7 @@ def test_own_file(tmp_path: Path) -> None:
 
 
 def test_the_torchvision_numbers_are_counted_right() -> None:
-    # features.0, 5, 10, 19, 28 are sources 000's and 003's; 21 is source 000's conv4_2.
+    # features.0, 5, 10, 19, 28 are PyTorchBlog's and PyTorchFive's; 21 is PyTorchBlog's conv4_2.
     numbers = {place: encoder.TORCHVISION[place] for place in ("1_1", "2_1", "3_1", "4_1", "5_1", "4_2")}
     assert [name.removeprefix("features.") for name in numbers.values()] == ["0", "5", "10", "19", "28", "21"]
 

@@ -45,7 +45,7 @@ def test_any_size_gives_that_size(architecture: Architecture, size: tuple[int, i
 
 
 def test_the_papers_network() -> None:
-    """Johnson et al., supplement, table 1: 32, 64, 128, five blocks, 64, 32, 3, with kernels of 9 at the ends."""
+    """Johnson2016, supplement, table 1: 32, 64, 128, five blocks, 64, 32, 3, with kernels of 9 at the ends."""
     kernels = [tuple(p.shape) for name, p in Network(JOHNSON).named_parameters() if name.endswith("convolution.weight")]
     assert kernels[:3] == [(32, 3, 9, 9), (64, 32, 3, 3), (128, 64, 3, 3)]
     assert kernels[3:13] == [(128, 128, 3, 3)] * 10

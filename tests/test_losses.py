@@ -82,22 +82,22 @@ def test_total_variation_of_a_line(shape: tuple[int, ...], expected: float) -> N
     assert float(losses.total_variation(image)) == pytest.approx(expected)
 
 
-# The sources' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out --------------------------
+# The articles' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out --------------------------
 
 
 def equation_content(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 000, equation 1."""
+    """PyTorchBlog, equation 1."""
     difference = ours.flatten(2)[0] - theirs.flatten(2)[0]
     return 0.5 * sum(difference[i, j] ** 2 for i in range(difference.shape[0]) for j in range(difference.shape[1]))
 
 
 def blog_content(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 000, code: MSELoss."""
+    """PyTorchBlog, code: MSELoss."""
     return nn.MSELoss()(ours, theirs)
 
 
 def course_content(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 002, on NHWC; with the content's activations, as its text says."""
+    """TensorFlowCourse, on NHWC; with the content's activations, as its text says."""
     a_c, a_g = theirs.permute(0, 2, 3, 1), ours.permute(0, 2, 3, 1)
     m, n_h, n_w, n_c = a_g.shape
     a_c_unrolled, a_g_unrolled = a_c.reshape(m, -1, n_c), a_g.reshape(m, -1, n_c)
@@ -105,21 +105,21 @@ def course_content(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def owl_content(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 004, on NHWC."""
+    """OwlBook, on NHWC."""
     response, target = ours.permute(0, 2, 3, 1), theirs.permute(0, 2, 3, 1)
     _, h, w, feature = target.shape
     return ((response - target) ** 2).sum() / float(feature * h * w)
 
 
 def equation_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 000, the two equations of G and of L_l: N filters, M positions."""
+    """PyTorchBlog, the two equations of G and of L_l: N filters, M positions."""
     f, s = ours.flatten(2)[0], theirs.flatten(2)[0]
     n, m = f.shape
     return ((f @ f.T - s @ s.T) ** 2).sum() / (4 * n**2 * m**2)
 
 
 def keras_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 001, on NHWC: X^T X over the positions, mean."""
+    """KerasDescent, on NHWC: X^T X over the positions, mean."""
 
     def gram(x: Tensor) -> Tensor:
         _, n_rows, n_cols, n_channels = x.shape
@@ -130,7 +130,7 @@ def keras_style(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def blog_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 000, code: the Gram matrix is a plain sum, MSELoss."""
+    """PyTorchBlog, code: the Gram matrix is a plain sum, MSELoss."""
 
     def gram_matrix(tensor: Tensor) -> Tensor:
         x = torch.squeeze(tensor)
@@ -141,7 +141,7 @@ def blog_style(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def course_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 002, on NHWC."""
+    """TensorFlowCourse, on NHWC."""
     a_s, a_g = theirs.permute(0, 2, 3, 1), ours.permute(0, 2, 3, 1)
     _, n_h, n_w, n_c = a_g.shape
     a_s, a_g = a_s.reshape(-1, n_c).T, a_g.reshape(-1, n_c).T
@@ -149,7 +149,7 @@ def course_style(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def five_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 003: mse of plain Gram matrices over (c h w)."""
+    """PyTorchFive: mse of plain Gram matrices over (c h w)."""
     _, c, h, w = ours.size()
 
     def get_gram_matrix(x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def five_style(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def owl_style(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Source 004, on NHWC: F^T F over (C H W), sum over C^2."""
+    """OwlBook, on NHWC: F^T F over (C H W), sum over C^2."""
 
     def gram(x: Tensor) -> Tensor:
         _, h, w, feature = x.shape
@@ -255,7 +255,7 @@ def test_image_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(function, activations(2, 3, 4, 3, seed=3).requires_grad_())
 
 
-def test_content_gradient_that_source_000_prints() -> None:
+def test_content_gradient_that_pytorch_blog_prints() -> None:
     """T - C where T > 0, else 0: the derivative by what enters the ReLU whose output T is."""
     before = activations(1, 4, 3, 5, seed=6).requires_grad_()
     target = activations(1, 4, 3, 5, seed=7).relu()
@@ -268,12 +268,12 @@ def test_content_gradient_that_source_000_prints() -> None:
     torch.testing.assert_close(after, (features - target).detach(), rtol=1e-12, atol=1e-14)
 
 
-def test_style_gradient_that_source_000_prints() -> None:
+def test_style_gradient_that_pytorch_blog_prints() -> None:
     """1 / (N^2 M^2) (T^T (G - S)) where T > 0, else 0, again through the ReLU.
 
     As printed, with the indices i, j, it is wrong by a transposition: T is N x M and G - S is N x N, so T^T (G - S)
-    is M x N, positions by filters, and its entry for filter i at position j is (j, i). Gatys et al. 2016, eq. 6 has
-    ``_ji``; the source lost it. Even where N = M, so that the shapes would fit, the printed form is not the gradient.
+    is M x N, positions by filters, and its entry for filter i at position j is (j, i). Gatys2016, eq. 6 has
+    ``_ji``; the article lost it. Even where N = M, so that the shapes would fit, the printed form is not the gradient.
     """
     n, height, width = 6, 2, 3
     m = height * width

@@ -15,7 +15,7 @@ def guide() -> Tensor:
 
 
 def explicit(image: Tensor, epsilon: float) -> Tensor:
-    """Levin et al. 2008, eq. 12, entry by entry: (N, N)."""
+    """Levin2008, eq. 12, entry by entry: (N, N)."""
     pixels = image[0].flatten(1).T  # (N, 3)
     index = torch.arange(SIDE * SIDE).view(SIDE, SIDE)
     matrix = torch.zeros(SIDE * SIDE, SIDE * SIDE, dtype=torch.float64)

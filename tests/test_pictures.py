@@ -63,7 +63,7 @@ def test_networks(name: str) -> None:
         assert max(picture.size) == 256
 
 
-def test_the_six_of_source_004_are_there() -> None:
+def test_the_six_of_owl_book_are_there() -> None:
     six = {"udnie", "the-great-wave", "rain-princess", "la-muse", "the-scream", "the-shipwreck-of-the-minotaur"}
     assert six <= set(pictures.STYLES) and len(pictures.STYLES) >= 12
 

@@ -1,4 +1,4 @@
-"""Every preset's numbers against the table in docs/architecture.md."""
+"""Every preset's numbers, against the papers and articles in docs/references.md."""
 
 import dataclasses
 from dataclasses import replace

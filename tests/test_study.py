@@ -9,7 +9,7 @@ from impasto.recipes import FIVE, RecipeError
 
 
 def test_over_content() -> None:
-    """Source 004's figure 3."""
+    """OwlBook's figure 3."""
     panels = study.panels("content", size=64, steps=100)
     assert [panel.label for panel in panels] == list(FIVE)
     base = replace(recipes.reconstruct_content, size=64, steps=100)
@@ -17,7 +17,7 @@ def test_over_content() -> None:
 
 
 def test_over_style() -> None:
-    """Source 004's figure 5: the first layer, the first two, ... all five."""
+    """OwlBook's figure 5: the first layer, the first two, ... all five."""
     panels = study.panels("style", seed=3)
     assert [panel.label for panel in panels] == [
         "relu1_1",
@@ -31,7 +31,7 @@ def test_over_style() -> None:
 
 
 def test_over_descent() -> None:
-    """Source 001's eight films; the compact encoder lacks the last layer."""
+    """KerasDescent's eight films; the compact encoder lacks the last layer."""
     shown = ["relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4"]
     panels = study.panels("descent", encoder="vgg19")
     assert [panel.label for panel in panels] == shown

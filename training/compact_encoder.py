@@ -6,12 +6,11 @@
 `train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` calibrates the channels and writes
 WORK/compact.safetensors with the table of the model card beside it.
 
-Targets are the real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang et al.
-2020). The pruned teacher is narrow, and hardly more than half of its channels ever fire. The student's first channels
-of each layer descend to those from random weights, every layer from what the teacher's one before it shows: where a
-rectified channel fires it is linear in what it sees, so that this is convex. The other channels of the shallow layers
-learn what the VGG-19 has beyond; its features are read from all channels through a 1x1 head that is thrown away
-afterwards.
+Targets are the real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang2020). The
+pruned teacher is narrow, and hardly more than half of its channels ever fire. The student's first channels of each
+layer descend to those from random weights, every layer from what the teacher's one before it shows: where a rectified
+channel fires it is linear in what it sees, so that this is convex. The other channels of the shallow layers learn what
+the VGG-19 has beyond; its features are read from all channels through a 1x1 head that is thrown away afterwards.
 
 The pruned teacher reflects the picture at its border, the VGG-19 sees zeros there. The student does as the VGG-19 as
 far as relu3_1, where it learns to make up for it, and as the pruned one beyond, where nothing is left to learn.

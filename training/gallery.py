@@ -1,4 +1,4 @@
-"""Paint docs/gallery.md: each style that ships, on photographs that ship.
+"""Paint docs/gallery.md: each bundled style on the bundled photographs.
 
 python training/gallery.py
 """
@@ -26,10 +26,14 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "What `impasto apply` makes of four photographs in each style that ships, at 512 pixels, in one pass.",
-        "Painted by `python training/gallery.py`; the photographs are scikit-image's: "
-        + ", ".join(f"{p.title} ({p.author})" for p in pictures.CONTENTS.values())
-        + ".",
+        "`impasto transfer rocket starry-night`, by optimisation:",
+        "",
+        "![A rocket, repainted](images/rocket-starry-night.jpg)",
+        "",
+        "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
+        "`python training/gallery.py`. The photographs come from scikit-image:",
+        "",
+        *(f"- {photograph.title} ({photograph.author})" for photograph in pictures.CONTENTS.values()),
         "",
         "![The photographs](images/photographs.jpg)",
         "",
@@ -41,7 +45,7 @@ def main() -> None:
         lines += [
             f"## {name}",
             "",
-            f"After {style.author}, {style.title}, {style.year}.",
+            "After " + ", ".join(part for part in (style.author, style.title, style.year) if part != "unknown") + ".",
             "",
             f"![{name}](images/{name}.jpg)",
             "",

@@ -2,8 +2,8 @@
 
     python training/styles.py --assets DIR [--out impasto/models/styles] [--steps N]
 
-The networks share their convolutions, but the last; the instance normalisations are each style's own (Dumoulin,
-Shlens and Kudlur 2017, "A learned representation for artistic style"). What one painting teaches is good for the
+The networks share their convolutions, but the last; the instance normalisations are each style's own
+(Dumoulin2017). What one painting teaches is good for the
 others, so that all of them take not much longer than a single one. Each is then written as a network of its own.
 A training that is cut off goes on where it was; with another number of steps, along that one's schedule.
 """

@@ -18,7 +18,7 @@ LAYERS = VGG_LAYERS + PRUNED_LAYERS
 
 
 class Pruned(nn.Module):
-    """The 16x pruned VGG-19 of Wang et al. 2020: reflection padding, a 1x1 convolution before the first."""
+    """The 16x pruned VGG-19 of Wang2020: reflection padding, a 1x1 convolution before the first."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from impasto.recipes import RecipeError, Training
 
 @dataclass
 class TrainCommand:
-    """Train a network that repaints photographs in the manner of STYLE in one pass (Johnson et al. 2016).
+    """Train a network that repaints photographs in the manner of STYLE in one pass (Johnson2016).
 
     A preview of the network so far, OUT.png, is painted every few hundred steps.
     """

@@ -66,7 +66,7 @@ def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 
 @dataclass
 class TransferCommand:
-    """Repaint CONTENT in the manner of one STYLE or several, by optimisation (Gatys et al. 2016).
+    """Repaint CONTENT in the manner of one STYLE or several, by optimisation (Gatys2016).
 
     CONTENT and STYLE are pictures, or names out of `impasto list contents` and `impasto list styles`.
     The flags below --resume are the recipe's; their defaults are those of --recipe.
@@ -114,7 +114,7 @@ class TransferCommand:
 class ReconstructCommand:
     """Show what an encoder's layers know of IMAGE: its content, or its style, painted from noise.
 
-    Mahendran and Vedaldi 2015 for the content, Gatys et al. 2015 (texture synthesis) for the style.
+    The content follows Mahendran2015, the style Gatys2015.
     """
 
     image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IMAGE")]
@@ -146,11 +146,11 @@ class ReconstructCommand:
 
 @dataclass
 class StudyCommand:
-    """Draw a labelled sheet, as the sources do in their figures.
+    """Draw a labelled sheet of results, like the figures of the published articles.
 
     - content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1.
     - style: style reconstructions from the first one, two, ... five of these.
-    - descent: source 001's descent on the style of one layer, for each of its layers.
+    - descent: gradient descent on the style of one layer at a time (KerasDescent).
     - strengths: transfers from faint to strong.
     """
 

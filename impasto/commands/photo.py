@@ -14,7 +14,7 @@ from impasto.recipes import Photo
 
 @dataclass
 class PhotoCommand:
-    """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan et al. 2017).
+    """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan2017).
 
     What takes from what is found by itself, or said by two masks of flat colours: the same colour, the same region.
     """

@@ -1,4 +1,4 @@
-"""The tab of the sources' figures."""
+"""The tab of the articles' figures."""
 
 from __future__ import annotations
 
