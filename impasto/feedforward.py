@@ -28,6 +28,7 @@ from impasto import (
     images,
     losses,
     machine,
+    matting,
     objective,
     optimize,
     pictures,
@@ -40,6 +41,7 @@ from impasto.recipes import RecipeError
 from impasto.weights import WeightsError
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
+SIZE = 1280  # long edge in pixels at which larger photographs are painted: strokes keep their size in the picture
 BAND = 1 << 20  # pixels of the picture that a layer works at a time, so that what is padded stays small
 
 
@@ -62,7 +64,7 @@ class Model:
 
 
 class _Known(torch.autograd.Function):
-    """A value whose gradient by the image is known already."""
+    """A loss whose gradient by the image has been computed by hand: autograd takes it from there to the weights."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -129,9 +131,16 @@ def begin(recipe: recipes.Training) -> Network:
 
 
 def task(
-    network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
+    network: Network,
+    style: Tensor,
+    pool: datasets.Pool,
+    recipe: recipes.Training,
+    strength: Callable[[int], float] | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`."""
+    """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`.
+
+    ``strength`` gives the strength of each step; by default the recipe's, which rises in the first steps.
+    """
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
@@ -146,13 +155,15 @@ def task(
     network.to(memory_format=layout)  # type: ignore[call-overload]
     painter = DistributedDataParallel(network) if several else network
 
+    def ramped(index: int) -> float:
+        return recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
+
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
         crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
-        strength = recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
-        gentle = replace(goal, recipe=replace(goal.recipe, strength=strength))
+        gentle = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
         terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it
         optimize.inward_(gradient, painted)
         if several:  # the same numbers everywhere: no process may stop alone
@@ -216,10 +227,14 @@ def apply(
     strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none",
     grain: float | None = None,
+    size: int | None = None,
     precision: str = "auto",
     device: str = "",
 ) -> Tensor:
     """Repaint photographs in one pass; (B, 3, H, W) sRGB in [0, 1].
+
+    A photograph longer than `SIZE` is painted at that size, or its strokes would be too fine to see. The result is then
+    brought to the photograph's own size, sharpened where it follows the photograph; see `enlarge`.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
@@ -229,6 +244,7 @@ def apply(
         keep_colors: as of optimisation-based transfer.
         grain: how uneven the photograph is made first, so that even areas are not painted in a regular pattern. None:
             as in each style's training; not at all for networks of others.
+        size: long edge in pixels of the result, at which it is painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
 
@@ -237,13 +253,19 @@ def apply(
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength, grain)
+    parts = check_mixture(len(styles), style_weights, strength, grain, size)
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
         photograph = images.to_tensor(image)
     if device or not isinstance(image, Tensor):
         photograph = photograph.to(machine.pick_device(device or "auto"))
+    original = photograph
+    edge = max(photograph.shape[-2:])
+    if size or (size is None and edge > SIZE):
+        photograph = images.to_size(photograph, size or SIZE)
+    if size is not None:
+        original = photograph
     dtype = machine.precision(precision, photograph.device)
     result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
     for each, part in zip(styles, parts, strict=True):
@@ -254,23 +276,55 @@ def apply(
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted
+    if original is not photograph:
+        result = enlarge(result, photograph, original)
     if keep_colors == "luma":
-        return color.keep_luma(photograph, result)
-    return color.match_histogram(result, photograph) if keep_colors == "histogram" else result
+        return color.keep_luma(original, result)
+    return color.match_histogram(result, original) if keep_colors == "histogram" else result
+
+
+def enlarge(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
+    """Bring a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
+
+    In each window of the small picture the painting is regressed on the photograph. What the regression explains gets
+    the large photograph's detail; the rest, the strokes, is enlarged as it is.
+
+    Args:
+        painted, small: (B, 3, h, w) in [0, 1]: the painting, and the photograph at that size.
+        photograph: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
+    radius = min(2, (min(small.shape[-2:]) - 1) // 2)
+    result = images.resize(painted, *photograph.shape[-2:])
+    for index in range(len(photograph) if radius else 0):
+        one = slice(index, index + 1)
+        guide = matting.Guide(small[one], radius=radius, epsilon=1e-3)
+        explained = guide.filter(painted[one])
+        result[one] += guide.lift(painted[one], photograph[one]) - images.resize(explained, *photograph.shape[-2:])
+    return result.clamp_(0, 1)
 
 
 def check_mixture(
-    styles: int, style_weights: Sequence[float], strength: float, grain: float | None = None
+    styles: int,
+    style_weights: Sequence[float],
+    strength: float,
+    grain: float | None = None,
+    size: int | None = None,
 ) -> list[float]:
     """The parts of a mixture, which sum to 1.
 
     Raises:
-        RecipeError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1].
+        RecipeError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1],
+            or the size is negative.
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
         raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
+    if size is not None and size < 0:
+        raise RecipeError(f"--size must be 0 (the photograph's own) or more, not {size}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")

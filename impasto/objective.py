@@ -175,8 +175,13 @@ class Objective:
     def weigh(self, sums: Sums, image: Tensor) -> dict[str, Tensor]:
         """L(e, S): the terms of the loss from the sums over all positions."""
         recipe = self.recipe
-        layer_weights = recipe.layer_weights or (1.0,) * len(recipe.style_layers)
-        betas = dict(zip(recipe.style_layers, layer_weights, strict=True))
+        alphas, betas = (
+            dict(zip(layers, weights or (1.0,) * len(layers), strict=True))
+            for layers, weights in (
+                (recipe.content_layers, recipe.content_layer_weights),
+                (recipe.style_layers, recipe.layer_weights),
+            )
+        )
         terms: dict[str, Tensor] = {}
         for (what, index, layer), value in sums.items():
             if what == "smoothness":
@@ -184,7 +189,8 @@ class Objective:
                 continue
             height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
             if what == "content" and self.normalized:
-                term = recipe.content_weight * losses.normalized_error(value, self.energies[layer], height * width)
+                error = losses.normalized_error(value, self.energies[layer], height * width)
+                term = recipe.content_weight * alphas[layer] * error
                 terms[what] = terms[what] + term if what in terms else term
                 continue
             value = self.scales.get(layer, 1.0) ** 2 * value
@@ -192,7 +198,7 @@ class Objective:
                 target = self.content[layer]
                 whole = self.scales.get(layer, 1.0) ** 2 * self.energies[layer]
                 term = losses.weigh_error(value, whole, target.shape[1], height * width, recipe.content_term)
-                term = recipe.content_weight * term
+                term = recipe.content_weight * alphas[layer] * term
             else:
                 region = self.regions[index]
                 count = region.masks[layer].square().sum().clamp_min(1e-6) if region.masks else height * width

@@ -145,7 +145,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles, and what each contributes.
-        strength, keep_colors, grain: as `feedforward.apply` takes them.
+        strength, keep_colors, grain, size: as `feedforward.apply` takes them.
         device: where it is done.
     """
 
@@ -155,11 +155,12 @@ class Painter:
     keep_colors: Literal["none", "luma", "histogram"]
     device: torch.device
     grain: float | None = None
+    size: int | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
         painted = feedforward.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
-            keep_colors=self.keep_colors, grain=self.grain,
+            keep_colors=self.keep_colors, grain=self.grain, size=self.size,
         )  # fmt: skip
         return painted.cpu()
 
@@ -167,7 +168,8 @@ class Painter:
         """Repaint a picture file, its receipt in it."""
         picture = images.read(path)
         painted, receipt = self(picture.image), self.receipt(picture)
-        images.write(out, painted, alpha=picture.alpha, profile=picture.profile, receipt=receipt)
+        alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
+        images.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt)
 
     def receipt(self, picture: images.Picture) -> dict[str, Any]:
         """All that decides the repainting of a picture."""
@@ -179,6 +181,7 @@ class Painter:
             "strength": self.strength,
             "keep_colors": self.keep_colors,
             "grain": self.grain,
+            "size": self.size,
             "content": {"name": Path(picture.name).name, "sha256": picture.sha256},
         }
 

@@ -67,6 +67,9 @@ class ApplyCommand:
     grain: float | None = None
     """How uneven the photograph is made first, so that skies are not painted in a regular pattern; 0: as it is. Left
     out: as in the style's training."""
+    size: int | None = None
+    """Long edge of the result in pixels, at which it is painted; 0: the photograph's own. Left out: larger photographs
+    are painted at 1280 pixels and brought to their own size, so that strokes stay visible."""
     resume: bool = False
     """Leave out pictures of a folder that are done already."""
     device: Device = "auto"
@@ -75,10 +78,10 @@ class ApplyCommand:
     def run(self) -> None:
         from impasto import feedforward, machine, onepass, session
 
-        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain)
+        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
         models = [feedforward.load(style) for style in self.style]
         device = machine.pick_device(self.device)
-        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
+        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
         with session.saying(self.out, although=(session.Stopped, onepass.Failed)):
             onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
 
