@@ -156,7 +156,8 @@ def task(
     painter = DistributedDataParallel(network) if several else network
 
     def ramped(index: int) -> float:
-        return recipe.strength * RAMP_FROM ** (1 - min(1, (index + 1) / max(1, recipe.ramp * recipe.steps)))
+        done = min(1.0, (index + 1) / max(1, recipe.ramp * recipe.steps))
+        return recipe.strength * math.exp((1 - done) * math.log(RAMP_FROM))
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)

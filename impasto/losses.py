@@ -95,7 +95,8 @@ def normalize(features: Tensor) -> Tensor:
     """Instance normalisation: each channel of (B, C, H, W) at mean 0 and variance 1 over its positions, or 0."""
     if features.shape[-2] * features.shape[-1] == 1:
         return torch.zeros_like(features)
-    return F.instance_norm(features.float(), eps=EPSILON).to(features.dtype)
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return F.instance_norm(wide, eps=EPSILON).to(features.dtype)
 
 
 def normalized_sums(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -130,7 +131,8 @@ def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
     mean, square, product = sums / count
     variance = (square - mean.square()).clamp_min(0)
     energies = (variance - 2 * product * (variance + EPSILON).sqrt()) / (variance + EPSILON)
-    return (energies.mean(1) + whole / (count * sums.shape[2])).mean() / 2
+    error: Tensor = (energies.mean(1) + whole / (count * sums.shape[2])) / 2  # (B,)
+    return error.mean()
 
 
 def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:

@@ -15,6 +15,7 @@ FUNCTIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
     color.match_histogram,
     color.match_color,
     color.match_luma,
+    color.transport_color,
 ]
 
 
@@ -139,3 +140,25 @@ def test_degenerate_values() -> None:
 def test_luma_transfer_has_a_gradient() -> None:
     content, result = picture(0, 2, 3), picture(1, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(color.keep_luma, (content, result))
+
+
+def test_transport_color_by_hand() -> None:
+    """Of a grey ramp of deviation s onto one of deviation t: the mean moves, differences are scaled by t / s."""
+    ramp = torch.linspace(0.2, 0.4, 9, dtype=torch.float64).expand(1, 3, 1, 9)
+    found = color.transport_color(ramp, 0.3 + 0.5 * ramp)
+    torch.testing.assert_close(found, 0.3 + 0.5 * ramp, rtol=0, atol=1e-3)
+
+
+def test_transport_color_matches_the_moments_and_moves_less_than_another_map() -> None:
+    image, reference = picture(0), picture(1).flip(1)
+    found, other = color.transport_color(image, reference), color.match_color(image, reference)
+    for ours, theirs in zip(color._moments(found, None), color._moments(reference, None), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert float((found - image).square().sum()) <= float((other - image).square().sum())
+
+
+def test_transport_color_of_a_region() -> None:
+    image, mask = picture(0), torch.zeros(1, 1, 12, 15, dtype=torch.float64)
+    mask[..., :7] = 1
+    expected = color.transport_color(image[..., :7], picture(1))
+    torch.testing.assert_close(color.transport_color(image, picture(1), mask)[..., :7], expected)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from impasto import datasets, feedforward, images
 from impasto.feedforward import Model
-from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
+from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.recipes import GRAIN, RecipeError, Training
 from impasto.weights import WeightsError
 
@@ -64,8 +64,44 @@ def test_a_smooth_network_paints_no_checkerboard() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 0.5))
 
 
-def test_ours_is_under_a_megabyte() -> None:
-    assert 2 * sum(parameter.numel() for parameter in Network(SLIM).parameters()) < 1_000_000
+def test_ours_is_under_two_megabytes() -> None:
+    assert 2 * sum(parameter.numel() for parameter in Network(IMPASTO).parameters()) < 2_000_000
+
+
+def test_a_large_photograph_is_painted_smaller_and_brought_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedforward, "SIZE", 48)
+    torch.manual_seed(0)
+    model = Model(Network(SMALL).requires_grad_(False), {})
+    photograph = images.resize(torch.rand(1, 3, 6, 8), 96, 128)
+    found = feedforward.apply(photograph, model)
+    assert found.shape == photograph.shape
+    small = feedforward.apply(photograph, model, size=48)
+    assert small.shape == (1, 3, 36, 48)
+    assert float((images.to_size(found, 48) - small).abs().mean()) < 0.02
+    whole = feedforward.apply(photograph, model, size=0)
+    assert whole.shape == photograph.shape and not torch.allclose(whole, found, atol=0.01)
+    torch.testing.assert_close(feedforward.apply(photograph[..., :40, :48], model), feedforward.apply(
+        photograph[..., :40, :48], model, size=0))  # fmt: skip
+
+
+def test_enlarging_gives_edges_of_the_photograph() -> None:
+    """A painting that is an affine function of the photograph comes out as that function of the large photograph."""
+    photograph = (torch.rand(2, 1, 20, 30) > 0.5).float().repeat_interleave(8, 2).repeat_interleave(8, 3)
+    photograph = (0.2 + 0.6 * photograph).expand(-1, 3, -1, -1)
+    small = images.resize(photograph, 80, 120)
+    gain = torch.tensor([0.5, -0.4, 0.9]).view(1, 3, 1, 1)
+    found = feedforward.enlarge(gain * (small - 0.5) + 0.5, small, photograph)
+    expected = gain * (photograph - 0.5) + 0.5
+    blurred = images.resize(gain * (small - 0.5) + 0.5, 160, 240)
+    assert float((found - expected).abs().mean()) < 0.3 * float((blurred - expected).abs().mean())
+
+
+@pytest.mark.parametrize("size", [(1, 60), (2, 60), (60, 3)])
+def test_enlarging_narrow_pictures(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedforward, "SIZE", 20)
+    model = Model(Network(SMALL).requires_grad_(False), {})
+    found = feedforward.apply(torch.rand(1, 3, *size), model)
+    assert found.shape == (1, 3, *size) and torch.isfinite(found).all()
 
 
 def test_training_learns_and_reproduces(recipe: Training, pool: datasets.Pool) -> None:

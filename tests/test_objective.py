@@ -13,6 +13,13 @@ from impasto.encoder import CONVOLUTIONS, VGG
 from impasto.recipes import TRANSFERS, RecipeError, Transfer
 
 RECIPE = replace(recipes.impasto, precision="float32")
+NORMALIZED = replace(
+    RECIPE,
+    content_layers=("relu3_1", "relu4_2"),
+    content_layer_weights=(1.0, 4.0),
+    content_term="normalized",
+    style_term="bounded",
+)
 EXACT = {"rtol": 1e-5, "atol": 1e-9}
 
 
@@ -71,11 +78,29 @@ def test_layers_before_and_after_a_pool(layers: tuple[str, ...]) -> None:
     assert_same(by_hand, reference, picture(32, 30, 3), gradient=1e-5)
 
 
-def test_a_batch() -> None:
-    by_hand, reference = both(RECIPE, picture(32, 32, 1, batch=3), [picture(30, 30, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (31, 33), (48, 40)])
+def test_normalized_content_and_bounded_style(size: tuple[int, int]) -> None:
+    by_hand, reference = both(NORMALIZED, picture(*size, 1), [picture(20, 21, 2)])
+    assert_same(by_hand, reference, picture(*size, 3), gradient=1e-5)
+
+
+def test_content_layer_weights_are_factors() -> None:
+    content, style, image = picture(48, 40, 1), picture(30, 30, 2), picture(48, 40, 3)
+
+    def content_term(layers: tuple[str, ...], weights: tuple[float, ...]) -> float:
+        recipe = replace(NORMALIZED, content_layers=layers, content_layer_weights=weights)
+        return float(objective.build(network(), recipe, content, [style])(image)[0]["content"])
+
+    parts = [content_term((layer,), ()) for layer in NORMALIZED.content_layers]
+    assert content_term(NORMALIZED.content_layers, (1.0, 4.0)) == pytest.approx(parts[0] + 4 * parts[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, NORMALIZED])
+def test_a_batch(recipe: Transfer) -> None:
+    by_hand, reference = both(recipe, picture(32, 32, 1, batch=3), [picture(30, 30, 2)])
     batch = picture(32, 32, 3, batch=3)
     assert_same(by_hand, reference, batch, gradient=1e-5)
-    alone = objective.build(network(), RECIPE, picture(32, 32, 1, batch=3)[1:2], [picture(30, 30, 2)])
+    alone = objective.build(network(), recipe, picture(32, 32, 1, batch=3)[1:2], [picture(30, 30, 2)])
     torch.testing.assert_close(3 * by_hand(batch)[1][1:2], alone(batch[1:2])[1], rtol=1e-3, atol=1e-5)
 
 
@@ -112,6 +137,17 @@ def test_tiles_are_the_whole(size: tuple[int, int], with_masks: bool) -> None:
     assert many.frozen is not None
     assert len(objective.windows(image, many.frozen, budget)) > 1
     assert_same(many, one, image, gradient=1e-4)
+
+
+def test_tiles_of_normalized_content() -> None:
+    vgg, size = network(), (401, 307)
+    budget = budget_for(160, vgg)
+    one, many = (
+        objective.build(vgg, NORMALIZED, picture(*size, 1), [picture(200, 170, 2)], budget=b) for b in (0, budget)
+    )
+    assert many.frozen is not None
+    assert len(objective.windows(picture(*size, 3), many.frozen, budget)) > 1
+    assert_same(many, one, picture(*size, 3), gradient=1e-4)
 
 
 @pytest.mark.parametrize("deepest", ["relu2_1", "relu3_1", "relu5_1"])
