@@ -35,9 +35,8 @@ from impasto import (
     training,
     weights,
 )
+from impasto.errors import InputError, RecipeError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network
-from impasto.recipes import RecipeError
-from impasto.weights import WeightsError
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
 BAND = 1 << 20  # pixels of the picture that a layer works at a time, so that what is padded stays small
@@ -136,7 +135,7 @@ def task(
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if recipe.batch % world:
-        raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
+        raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
     eye = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
     goal = objective.build(eye, recipe.objective(), blank, [prepare_style(style, recipe)])
@@ -233,7 +232,7 @@ def apply(
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
 
     Raises:
-        RecipeError: strength, weights or grain that make no sense.
+        InputError: strength, weights or grain out of range.
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
@@ -265,13 +264,13 @@ def check_mixture(
     """The parts of a mixture, which sum to 1.
 
     Raises:
-        RecipeError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1].
+        InputError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1].
     """
     if not 0 <= strength <= 1:
-        raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
+        raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
-        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
+        raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
-        raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
+        raise InputError(f"`style_weights`: one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]

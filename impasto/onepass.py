@@ -17,16 +17,13 @@ from torch import Tensor, distributed
 
 import impasto
 from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
+from impasto.errors import ImageError, IncompleteError, InputError, Stopped
 from impasto.feedforward import Model
 from impasto.networks import Network
-from impasto.recipes import RecipeError, Training
+from impasto.recipes import Training
 
 EVERY = 200  # steps between two previews, and two checkpoints
 PHOTOGRAPHS = 2000  # at most, that a network learns from: they lie in memory, 1.2 MB each
-
-
-class Failed(Exception):
-    """Some pictures of many could not be done; the others are."""
 
 
 def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str, quiet: bool, resume: bool) -> None:
@@ -35,12 +32,12 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     Under torchrun each process takes its part of every batch, and the first one writes.
 
     Raises:
-        RecipeError: the folder holds no picture, or another training's checkpoint lies there.
+        InputError: the folder holds no picture, or another training's checkpoint lies there.
         Stopped: after Ctrl-C; the network so far has been written.
     """
     fields.check(recipe)
     if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
+        raise InputError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(pictures.locate(style))
     network = feedforward.begin(recipe)
     with processes(machine.pick_device(device)) as target:
@@ -75,7 +72,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                     preview = feedforward.apply(photograph, Model(network, card))
                     images.write(out.with_suffix(".png"), preview.cpu())
                 if stopped:
-                    raise session.Stopped(stopped)
+                    raise Stopped(stopped)
         if first():
             if last is not None:
                 save(out, checkpoint, network, card, last)
@@ -83,7 +80,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
 
 def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
-    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; RecipeError: none is found."""
+    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; InputError: none is found."""
     found = datasets.pictures(folder)
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
@@ -91,7 +88,7 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
         pool = datasets.load(chosen, side=640, short=448, report=report)
     if not len(pool):
         fault = "no picture in it to train on" if folder.is_dir() else "is no folder; check the path"
-        raise RecipeError(f"{folder}: {fault}")
+        raise InputError(f"{folder}: {fault}")
     if stride > 1 and first():
         session.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
     if pool.skipped and first():
@@ -128,14 +125,14 @@ def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], st
 
 
 def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
-    """The state in a checkpoint of the training that ``card`` describes; RecipeError for any other file."""
+    """The state in a checkpoint of the training that ``card`` describes; InputError for any other file."""
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         theirs = state.pop("card")
     except Exception:
-        raise RecipeError(f"{path}: not a checkpoint of impasto train; remove it to begin anew") from None
+        raise InputError(f"{path}: not a checkpoint of impasto train; remove it to begin anew") from None
     if theirs != card:
-        raise RecipeError(f"{path}: of a training with other settings, or another style")
+        raise InputError(f"{path}: of a training with other settings, or another style")
     return state
 
 
@@ -187,7 +184,7 @@ def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool
     """Repaint a picture, a film, or every picture below a folder, in one pass each.
 
     Raises:
-        Failed: pictures of the folder could not be read; the others are done.
+        IncompleteError: pictures of the folder could not be read; the others are done.
         Stopped: after Ctrl-C; what was done is there.
     """
     path = pictures.locate(source)
@@ -211,13 +208,13 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
         for done, total in video.repaint(path, out, painter):
             report(done, f"{done / (time.monotonic() - begun):.2g} frames a second", total or None)
             if interrupted():
-                raise session.Stopped(f"stopped after {done} frames, which are in {out}")
+                raise Stopped(f"stopped after {done} frames, which are in {out}")
 
 
 def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
     todo = list(jobs(folder, out, resume=resume))
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: a folder is repainted into a folder, and this is a file")
+        raise InputError(f"{out}: a folder is repainted into a folder, and this is a file")
     broken = []
     with (
         machine.reused_memory(sparingly=True),  # pictures may be huge
@@ -228,15 +225,15 @@ def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: b
             to.parent.mkdir(parents=True, exist_ok=True)
             try:
                 painter.file(path, to)
-            except images.ImageError as error:
+            except ImageError as error:
                 broken.append(str(error))
             report(done, path.name)
             if interrupted():
-                raise session.Stopped(f"stopped after {to.name}; --resume goes on from there")
+                raise Stopped(f"stopped after {to.name}; `resume` goes on from there")
     for complaint in broken:
         print(f"impasto: {complaint}", file=sys.stderr)
     if broken:
-        raise Failed(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
+        raise IncompleteError(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
 
 
 def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from impasto.errors import DivergedError
+
 # picture -> named scalar terms, and the gradient of their sum
 Objective = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
 Evaluation = tuple[dict[str, float], Tensor]
@@ -18,10 +20,6 @@ Evaluation = tuple[dict[str, float], Tensor]
 HISTORY = 10  # pairs that L-BFGS remembers, at most
 MEMORY = 800_000_000  # bytes that they may take: 2 pairs are left at 16 megapixels, none above 33
 LARGE_RATE = 0.005  # Adam's, in L-BFGS's place there
-
-
-class DivergedError(ArithmeticError):
-    """The loss stopped being a number."""
 
 
 @dataclass(frozen=True)

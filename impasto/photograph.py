@@ -12,8 +12,9 @@ import torch
 
 import impasto
 from impasto import encoder, fields, images, machine, photoreal, pictures, session, weights
+from impasto.errors import InputError, Stopped
 from impasto.images import Picture
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | N
 
     Raises:
         ImageError: a file cannot be read.
-        RecipeError: the photograph is too small, or the masks do not go together.
+        InputError: the photograph is too small, or the masks do not go together.
     """
     fields.check(recipe)
     files = {"content": content, "style": style} | dict(zip(("content_mask", "style_mask"), masks or (), strict=False))
@@ -44,7 +45,7 @@ def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | N
         try:
             regions = photoreal.from_masks(ours, theirs, photograph.image, other.image)
         except ValueError as error:
-            raise RecipeError(f"{masks[0]}, {masks[1]}: {error}") from None
+            raise InputError(f"{masks[0]}, {masks[1]}: {error}") from None
     receipt = {
         "impasto": impasto.__version__,
         "command": "photo",
@@ -79,7 +80,7 @@ def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, devic
     """Repeat a result from its receipt; its inputs are looked for in the folders, and among what ships.
 
     Raises:
-        RecipeError: an input is not there, or is another than it was, or the encoder is another.
+        InputError: an input is not there, or is another than it was, or the encoder is another.
     """
     recipe = fields.from_json(receipt["recipe"], Photo)
     session.check_encoder(receipt, recipe.encoder)
@@ -102,12 +103,12 @@ def paint(
     """Give a photograph another one's light, and write it with its receipt.
 
     Raises:
-        RecipeError: one mask without the other, or what `read` raises.
+        InputError: one mask without the other, or what `read` raises.
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
     """
     images.check_output(out)
     if (content_mask is None) != (style_mask is None):
-        raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
+        raise InputError("`content_mask` and `style_mask` go together: give both, or none to have regions found")
     session.fetch_encoder(recipe.encoder, quiet=quiet)
     target = machine.pick_device(device)
     masks = (content_mask, style_mask) if content_mask is not None and style_mask is not None else None
@@ -128,14 +129,14 @@ def paint(
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
-                stopped = f"stopped at step {step.index} of {step.total}; --resume goes on from there"
+                stopped = f"stopped at step {step.index} of {step.total}; `resume` goes on from there"
                 with images.atomic(session.resume_file(out)) as part:
                     inner = step.state()
                     torch.save({"done": step.index, "inner": inner, "receipt": json.dumps(pair.receipt)}, part)
                 break
     if last is None:
-        raise RecipeError("no step is left to do")
+        raise InputError("no step is left to do")
     save(pair, recipe, last, out)
     if stopped:
-        raise session.Stopped(stopped)
+        raise Stopped(stopped)
     session.resume_file(out).unlink(missing_ok=True)

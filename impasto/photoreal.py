@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto import color, encoder, images, machine, masks, objective, optimize
+from impasto.errors import InputError, RecipeError
 from impasto.matting import Guide
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
@@ -182,16 +183,17 @@ def check_size(content: Tensor, recipe: Photo) -> None:
     """Whether a photograph, (1, 3, H, W), is as large as a window.
 
     Raises:
-        RecipeError: it is not; with the radius that would do.
+        InputError: the photograph is too narrow.
+        RecipeError: the radius is too large; the message names one that fits.
     """
     edge = min(COARSE, recipe.size, max(content.shape[-2:]))
     image = images.to_size(content, edge)
     widest = _widest(image)
     if widest < 1:
-        raise RecipeError("the photograph is too narrow to tell its light: it needs 3 pixels at --size, and 1 : 40")
+        raise InputError("the photograph is too narrow to tell its light: it needs 3 pixels at `size`, and 1 : 40")
     if widest < _radius(image, recipe):
         fits = widest * recipe.size // edge
-        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than its windows; try {fits}")
+        raise RecipeError(f"`radius` {recipe.radius}: the photograph is smaller than its windows; try {fits}")
 
 
 def _radius(image: Tensor, recipe: Photo) -> int:

@@ -327,10 +327,6 @@ ABOUT: dict[str, str] = {
 }
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be followed; one line that names the field."""
-
-
 def table() -> str:
     """docs/recipes.md: every preset, with the fields in which it departs from the default recipe."""
     lines = [

@@ -24,8 +24,9 @@ from torch import Tensor
 
 import impasto
 from impasto import encoder, fields, images, pictures, sheets, study, transfer, video, weights
+from impasto.errors import InputError, Stopped
 from impasto.images import Picture
-from impasto.recipes import RecipeError, Transfer
+from impasto.recipes import Transfer
 
 STDERR = Console(stderr=True)
 LOG_EVERY = 30  # seconds
@@ -53,10 +54,6 @@ class Watch:
     quiet: bool = False
     state: Mapping[str, Any] | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
-
-
-class Stopped(Exception):
-    """Ctrl-C: what there was has been written."""
 
 
 def read_inputs(
@@ -145,7 +142,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 save(watch, inputs, images.resize(last.image.cpu(), height, width))
             raise
     if last is None:
-        raise RecipeError("no step is left to do" if watch.state else "--steps must be 1 or more, to paint anything")
+        raise InputError("no step is left to do" if watch.state else "`steps` must be 1 or more, to paint anything")
     image = images.resize(last.image.cpu(), height, width)
     del last, step  # and with them the optimiser
     save(watch, inputs, image)
@@ -191,15 +188,15 @@ def load_state(path: Path) -> dict[str, Any]:
     """A file to resume from.
 
     Raises:
-        RecipeError: it is missing, damaged or something else.
+        InputError: it is missing, damaged or something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         json.loads(state["receipt"]), int(state["done"]), state["inner"]["image"].shape
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file to resume from") from None
+        raise InputError(f"{path}: no such file to resume from") from None
     except Exception:
-        raise RecipeError(f"{path}: not a file to resume from: give the OUT.resume beside the checkpoints") from None
+        raise InputError(f"{path}: not a file to resume from: give the OUT.resume beside the checkpoints") from None
     return dict(state)
 
 
@@ -207,16 +204,14 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A run goes on only with what it began with.
 
     Raises:
-        RecipeError: names what differs.
+        InputError: names what differs.
     """
-    settings = {
-        f"--{name.replace('_', '-')}" for name, value in now["recipe"].items() if before["recipe"].get(name) != value
-    }
+    settings = {f"`{name}`" for name, value in now["recipe"].items() if before["recipe"].get(name) != value}
     others = {
         name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
     }
     if settings or others:
-        raise RecipeError(f"cannot resume with another {', '.join(sorted(settings | others))}")
+        raise InputError(f"cannot resume with another {', '.join(sorted(settings | others))}")
 
 
 def fetch_encoder(name: str, *, quiet: bool) -> None:
@@ -337,7 +332,7 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
     """The recipe of a receipt and its inputs, found by name and sha256 in folders or among what ships.
 
     Raises:
-        RecipeError: an input is not there, or is another than it was, or the encoder is another.
+        InputError: an input is not there, or is another than it was, or the encoder is another.
     """
     recipe = fields.from_json(receipt["recipe"], Transfer)
     check_encoder(receipt, recipe.encoder)
@@ -352,16 +347,16 @@ def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
     """The file that a receipt names, in one of the folders or among what ships.
 
     Raises:
-        RecipeError: it is not there, or is another than it was.
+        InputError: it is not there, or is another than it was.
     """
     shipped = [pictures.locate(name) for name in (*pictures.STYLES, *pictures.CONTENTS)]
     for path in [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]:
         if path.is_file() and weights.sha256(path) == entry["sha256"]:
             return path
-    raise RecipeError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with --inputs")
+    raise InputError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with `inputs`")
 
 
 def check_encoder(receipt: Mapping[str, Any], name: str) -> None:
-    """RecipeError where the encoder is another than the one of a receipt."""
+    """InputError where the encoder is another than the one of a receipt."""
     if receipt["encoder"] != weights.sha256(encoder.file(name)):
-        raise RecipeError(f"encoder {name} is another file than the one that made this picture")
+        raise InputError(f"encoder {name} is another file than the one that made this picture")

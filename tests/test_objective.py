@@ -10,7 +10,8 @@ from torch import Tensor
 
 from impasto import encoder, images, objective, optimize, pictures, recipes
 from impasto.encoder import CONVOLUTIONS, VGG
-from impasto.recipes import TRANSFERS, RecipeError, Transfer
+from impasto.errors import InputError
+from impasto.recipes import TRANSFERS, Transfer
 
 RECIPE = replace(recipes.impasto, precision="float32")
 EXACT = {"rtol": 1e-5, "atol": 1e-9}
@@ -146,7 +147,7 @@ def test_windows_cover_the_picture_once(size: tuple[int, int]) -> None:
 
 
 def test_too_small_a_budget() -> None:
-    with pytest.raises(RecipeError, match="--memory"):
+    with pytest.raises(InputError, match="`memory`"):
         objective.build(network(), RECIPE, picture(400, 400, 1), [picture(30, 30, 2)], budget=1e5)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from impasto import optimize
-from impasto.optimize import DivergedError, by_autograd
+from impasto.errors import DivergedError
+from impasto.optimize import by_autograd
 
 
 def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Step]:

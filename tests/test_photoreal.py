@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from impasto import images, masks, photoreal
+from impasto.errors import RecipeError
 from impasto.matting import Guide
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
 
 Capture = pytest.CaptureFixture[str]
 RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
@@ -201,5 +202,5 @@ def test_highlights() -> None:
 
 def test_recipes_out_of_range(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
-    with pytest.raises(RecipeError, match="--radius"):
+    with pytest.raises(RecipeError, match="`radius`"):
         next(photoreal.steps(photograph, other, everything, replace(recipe, radius=30)))

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from impasto import recipes, session
-from impasto.recipes import RecipeError
+from impasto.errors import InputError
 
 
 @pytest.fixture
@@ -36,16 +36,16 @@ def test_a_receipt_leads_back_to_its_inputs(inputs: session.Inputs, tiny: str, p
 def test_another_encoder_is_noticed(inputs: session.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
     receipt = session.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
-    with pytest.raises(RecipeError, match="another file"):
+    with pytest.raises(InputError, match="another file"):
         session.from_receipt(receipt, [photo.parent])
 
 
 def test_what_differs_is_named() -> None:
     before = {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.1"}
     session.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.2"})
-    with pytest.raises(RecipeError, match="--seed"):
+    with pytest.raises(InputError, match="`seed`"):
         session.check_resumable(before, {"recipe": {"seed": 2, "steps": 5}, "content": "a"})
-    with pytest.raises(RecipeError, match="content"):
+    with pytest.raises(InputError, match="content"):
         session.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "b"})
 
 
@@ -56,7 +56,7 @@ def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
         path.write_text("nothing")
     elif damage == "other":
         torch.save({"weights": torch.zeros(2)}, path)
-    with pytest.raises(RecipeError, match=r"out\.resume"):
+    with pytest.raises(InputError, match=r"out\.resume"):
         session.load_state(path)
 
 

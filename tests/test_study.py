@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from impasto import fields, recipes, study
-from impasto.recipes import FIVE, RecipeError
+from impasto.errors import InputError
+from impasto.recipes import FIVE
 
 
 def test_over_content() -> None:
@@ -49,7 +50,7 @@ def test_over_strengths() -> None:
 
 
 def test_strengths_are_needed() -> None:
-    with pytest.raises(RecipeError, match="--strengths"):
+    with pytest.raises(InputError, match="`strengths`"):
         study.panels("strengths")
 
 

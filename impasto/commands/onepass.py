@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from impasto.commands.options import Device, Out, Quiet
-from impasto.recipes import RecipeError, Training
+from impasto.errors import IncompleteError, InputError, Stopped
+from impasto.recipes import Training
 
 
 @dataclass
@@ -40,7 +41,7 @@ class TrainCommand:
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
             )  # fmt: skip
-        except session.Stopped:
+        except Stopped:
             session.say(self.out)
             raise
         if onepass.first():
@@ -79,7 +80,7 @@ class ApplyCommand:
         models = [feedforward.load(style) for style in self.style]
         device = machine.pick_device(self.device)
         painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
-        with session.saying(self.out, although=(session.Stopped, onepass.Failed)):
+        with session.saying(self.out, although=(Stopped, IncompleteError)):
             onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
 
 
@@ -97,7 +98,7 @@ class ExportCommand:
         from impasto import exchange, feedforward, images, session
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
-            raise RecipeError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
+            raise InputError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
         model = feedforward.load(self.model)
         with images.atomic(self.out) as part:
             exchange.to_onnx(model.network, part)

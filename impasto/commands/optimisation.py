@@ -11,7 +11,8 @@ import tyro
 
 from impasto import fields, recipes
 from impasto.commands.options import Device, Memory, Out, Quiet
-from impasto.recipes import RecipeError, Transfer
+from impasto.errors import InputError, RecipeError, Stopped
+from impasto.recipes import Transfer
 
 if TYPE_CHECKING:
     from impasto.session import Inputs, Watch
@@ -100,7 +101,7 @@ class TransferCommand:
         from impasto import session
 
         if not self.styles:
-            raise RecipeError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
+            raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
         inputs = session.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = session.load_state(self.resume) if self.resume else None
@@ -192,7 +193,7 @@ class StudyCommand:
         images.write(self.out, sheet)
         session.say(self.out)
         if stopped:
-            raise session.Stopped("stopped: the sheet holds what there was")
+            raise Stopped("stopped: the sheet holds what there was")
 
 
 @dataclass
@@ -215,7 +216,7 @@ class ReplayCommand:
         receipt = images.read_receipt(self.picture)
         folders = [Path(), self.picture.parent, *self.inputs]
         if receipt["command"] == "apply":
-            raise RecipeError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
+            raise InputError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
         if receipt["command"] == "photo":
             from impasto import photograph
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms
-from impasto.studio.jobs import BusyError, Job, Pool, Session, Work
+from impasto.studio.jobs import Job, Pool, Session, Work
 from impasto.studio.stage import Studio, spoken
 
 
@@ -35,8 +35,6 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 raise job.error
             if job.result is not None:
                 yield str(job.result.file)
-        except BusyError as error:
-            raise gr.Error(str(error), print_exception=False) from None
         finally:  # also where the caller is gone
             job.stop()
             session.jobs.pop(job.kind, None)

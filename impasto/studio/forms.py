@@ -10,7 +10,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from impasto import fields
-from impasto.recipes import RecipeError
+from impasto.errors import RecipeError
 
 
 def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
@@ -44,9 +44,9 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         try:
             return [inner(word) for word in str(value or "").replace(",", " ").split()]
         except ValueError:
-            raise RecipeError(f"{name.replace('_', ' ')}: numbers with spaces between them, not {value!r}") from None
+            raise RecipeError(f"`{name}`: numbers with spaces between them, not {value!r}") from None
     if value is None:
-        raise RecipeError(f"{name.replace('_', ' ')}: a value is needed")
+        raise RecipeError(f"`{name}`: a value is needed")
     return int(value) if kind is int else value
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
 from impasto import session as runs
+from impasto.errors import ImageError
 from impasto.recipes import Photo, Transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
@@ -170,7 +171,7 @@ def restore(path: Path) -> dict[str, Any] | None:
     """The receipt of a picture, if it has one."""
     try:
         return images.read_receipt(path)
-    except images.ImageError:
+    except ImageError:
         return None
 
 
