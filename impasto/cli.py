@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from impasto import __version__, fields
+from impasto import __version__, schema
 from impasto.commands import DEFAULTS
 from impasto.errors import ImpastoError, UsageError, spell
 
@@ -126,7 +126,7 @@ def parse(name: str, arguments: list[str]) -> Any:
 
 def teach(kind: type) -> None:
     """Give each field its docstring as help, in one paragraph: tyro would end lines where the source does."""
-    texts, kinds = fields.described(kind), typing.get_type_hints(kind)
+    texts, kinds = schema.described(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in texts:
             field.metadata = MappingProxyType({"help": texts[field.name]})

@@ -21,18 +21,18 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from impasto import (
+    bundled,
     color,
     datasets,
     encoder,
-    exchange,
+    fitting,
     images,
+    interop,
     losses,
     machine,
     objective,
     optimize,
-    pictures,
     recipes,
-    training,
     weights,
 )
 from impasto.errors import InputError, RecipeError, WeightsError
@@ -81,7 +81,7 @@ def train(
     *,
     network: Network | None = None,
     state: Mapping[str, Any] | None = None,
-) -> Iterator[training.Step]:
+) -> Iterator[fitting.TrainingStep]:
     """Train a network to repaint photographs in one style; yields every step.
 
     The objective is that of optimisation-based transfer (`objective.build`), of the network's output kept to [0, 1],
@@ -104,7 +104,7 @@ def train(
     rate, good = recipe.rate, state
     while True:
         try:
-            for step in training.fit(
+            for step in fitting.fit(
                 network, loss, steps=recipe.steps, rate=rate, warmup=recipe.steps // 50, state=good
             ):
                 if step.index % 100 == 0:
@@ -130,7 +130,7 @@ def begin(recipe: recipes.Training) -> Network:
 def task(
     network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
 ) -> Callable[[int], dict[str, Tensor]]:
-    """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`."""
+    """What a network is trained to do: the loss of a step by its index, as `fitting.fit` wants it; see `train`."""
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
@@ -138,7 +138,7 @@ def task(
         raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
     eye = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(eye, recipe.objective(), blank, [prepare_style(style, recipe)])
+    goal = objective.build(eye, recipe.loss_recipe(), blank, [prepare_style(style, recipe)])
     half = goal.dtype == torch.bfloat16
     # In float32 the derivative by the kernels takes twice as long with the channels last.
     layout = torch.channels_last if half else torch.contiguous_format
@@ -186,9 +186,9 @@ def load(source: str | Path) -> Model:
     Raises:
         WeightsError: the file is missing, damaged, or holds no such model.
     """
-    path = pictures.network(str(source)) or Path(source)
+    path = bundled.network(str(source)) or Path(source)
     if not path.exists() and not path.suffix:
-        names = ", ".join(pictures.STYLES)
+        names = ", ".join(bundled.STYLES)
         raise WeightsError(f"{source}: no style of that name ({names}), and no file")
     state, metadata = weights.load(path)
     try:
@@ -196,7 +196,7 @@ def load(source: str | Path) -> Model:
             shape = json.loads(metadata["architecture"])
             network = Network(Architecture(**{**shape, "widths": tuple(shape["widths"])}))
         else:
-            network, state = Network(replace(JOHNSON, bounded=False)), exchange.from_fast_neural_style(state)
+            network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         model = Model(network.requires_grad_(False).eval(), metadata)
         if not 0 <= model.grain <= 1:

@@ -23,7 +23,7 @@ LARGE_RATE = 0.005  # Adam's, in L-BFGS's place there
 
 
 @dataclass(frozen=True)
-class Step:
+class Iteration:
     """One iteration, seen from outside.
 
     Attributes:
@@ -255,7 +255,7 @@ def minimize(
     clip: bool = False,
     flat: float = 0.0,
     state: Mapping[str, Any] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Iteration]:
     """Change the picture so that the objective falls; yields every iteration.
 
     Args:
@@ -265,7 +265,7 @@ def minimize(
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.
         flat: stop when the last ten iterations together brought the loss down by less than this fraction; 0: never.
-        state: what an earlier ``Step.state()`` gave; the same run goes on, to the bit.
+        state: what an earlier ``Iteration.state()`` gave; the same run goes on, to the bit.
 
     Raises:
         DivergedError: a loss or gradient that is not finite; the picture stays what the last step yielded.
@@ -311,4 +311,4 @@ def minimize(
         def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
             return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}
 
-        yield Step(index, loss, terms, snapshot, lambda: x)
+        yield Iteration(index, loss, terms, snapshot, lambda: x)

@@ -130,7 +130,7 @@ class Training:
     seed: int = 0
     """Seed of the weights and the crops."""
 
-    def objective(self) -> Transfer:
+    def loss_recipe(self) -> Transfer:
         """The recipe of the loss."""
         return Transfer(
             strength=self.strength,
@@ -170,7 +170,7 @@ class Photo:
     seed: int = 0
     """Seed of the regions."""
 
-    def objective(self) -> Transfer:
+    def loss_recipe(self) -> Transfer:
         """The recipe of the content and style loss."""
         # The deep layers' style is an arrangement, which light does not change: there it comes out as stains.
         return Transfer(

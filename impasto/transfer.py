@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, fields, images, machine, objective, optimize, recipes
+from impasto import color, encoder, images, machine, objective, optimize, recipes, schema
 from impasto.errors import InputError, RecipeError
 from impasto.recipes import Transfer
 
@@ -93,7 +93,7 @@ def steps(
         ImageError, WeightsError: an input or the encoder's file cannot be read.
         DivergedError: a loss that is not finite.
     """
-    fields.check(recipe)
+    schema.check(recipe)
     if not memory >= 0:
         raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
@@ -176,10 +176,10 @@ def _steps(
         for step in engine:
             image, index = step.look(), before + step.index
 
-            def snapshot(step: optimize.Step = step, index: int = index) -> dict[str, Any]:
+            def snapshot(step: optimize.Iteration = step, index: int = index) -> dict[str, Any]:
                 return {"done": index, "inner": step.state()}
 
-            def look(step: optimize.Step = step) -> Tensor:
+            def look(step: optimize.Iteration = step) -> Tensor:
                 return finish(step.look())
 
             yield Step(index, recipe.steps, scale, step.loss, step.terms, shape, snapshot, look)

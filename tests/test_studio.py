@@ -25,7 +25,7 @@ from impasto.errors import BusyError, RecipeError
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms
 from impasto.studio.jobs import SESSIONS, Frame, Job, Pool, Result, Session, Sessions, Work
-from impasto.studio.stage import status
+from impasto.studio.viewer import status
 
 API = "/gradio_api"
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from impasto import fields, recipes, study
+from impasto import recipes, schema, study
 from impasto.errors import InputError
 from impasto.recipes import FIVE
 
@@ -58,6 +58,6 @@ def test_strengths_are_needed() -> None:
 def test_every_panel_can_be_followed(over: str) -> None:
     panels = study.panels(over)  # type: ignore[arg-type]
     for panel in panels:
-        fields.check(panel.recipe)
+        schema.check(panel.recipe)
     assert len({panel.label for panel in panels}) == len(panels) >= 5
     assert len({panel.recipe for panel in panels}) == len(panels)

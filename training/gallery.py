@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from impasto import feedforward, images, pictures
+from impasto import bundled, feedforward, images
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
@@ -21,20 +21,20 @@ def row(paintings: list[torch.Tensor]) -> torch.Tensor:
 
 
 def main() -> None:
-    photographs = [images.to_size(images.to_tensor(pictures.locate(name)), 512) for name in pictures.CONTENTS]
+    photographs = [images.to_size(images.to_tensor(bundled.locate(name)), 512) for name in bundled.CONTENTS]
     images.write(DOCS / "images" / "photographs.jpg", row(photographs))
     lines = [
         "# Gallery",
         "",
         "What `impasto apply` makes of four photographs in each style that ships, at 512 pixels, in one pass.",
         "Painted by `python training/gallery.py`; the photographs are scikit-image's: "
-        + ", ".join(f"{p.title} ({p.author})" for p in pictures.CONTENTS.values())
+        + ", ".join(f"{p.title} ({p.author})" for p in bundled.CONTENTS.values())
         + ".",
         "",
         "![The photographs](images/photographs.jpg)",
         "",
     ]
-    for name, style in pictures.STYLES.items():
+    for name, style in bundled.STYLES.items():
         model = feedforward.load(name)
         painted = row([feedforward.apply(photograph, model) for photograph in photographs])
         images.write(DOCS / "images" / f"{name}.jpg", painted)

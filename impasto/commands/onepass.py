@@ -34,18 +34,19 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import onepass, session
+        from impasto.runs import onepass as run_onepass
+        from impasto.runs import terminal
 
         try:
-            onepass.train(
+            run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
             )  # fmt: skip
         except Stopped:
-            session.say(self.out)
+            terminal.say(self.out)
             raise
-        if onepass.first():
-            session.say(self.out)
+        if run_onepass.first():
+            terminal.say(self.out)
 
 
 @dataclass
@@ -74,14 +75,16 @@ class ApplyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import feedforward, machine, onepass, session
+        from impasto import feedforward, machine
+        from impasto.runs import onepass as run_onepass
+        from impasto.runs import terminal
 
         parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain)
         models = [feedforward.load(style) for style in self.style]
         device = machine.pick_device(self.device)
-        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
-        with session.saying(self.out, although=(Stopped, IncompleteError)):
-            onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
+        painter = run_onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain)
+        with terminal.saying(self.out, although=(Stopped, IncompleteError)):
+            run_onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
 
 
 @dataclass
@@ -95,11 +98,12 @@ class ExportCommand:
     `impasto apply` lends a photograph first (--grain) is not in it."""
 
     def run(self) -> None:
-        from impasto import exchange, feedforward, images, session
+        from impasto import feedforward, images, interop
+        from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
             raise InputError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
         model = feedforward.load(self.model)
         with images.atomic(self.out) as part:
-            exchange.to_onnx(model.network, part)
-        session.say(self.out)
+            interop.to_onnx(model.network, part)
+        terminal.say(self.out)

@@ -263,7 +263,7 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PhotoStep:
     """One iteration, seen from outside.
 
     Attributes:
@@ -293,14 +293,14 @@ class Step:
 
 def steps(
     content: Tensor, style: Tensor, regions: Regions, recipe: Photo, *, state: Mapping[str, Any] | None = None
-) -> Iterator[Step]:
+) -> Iterator[PhotoStep]:
     """Give a photograph another one's light; yields every iteration.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1], on the device that is to work.
         regions: as `from_masks` or `find` gives them.
         recipe: what to optimise and how.
-        state: what an earlier ``Step.state()`` gave, to go on from there.
+        state: what an earlier ``PhotoStep.state()`` gave, to go on from there.
 
     Raises:
         RecipeError: the photograph is smaller than a window.
@@ -315,7 +315,7 @@ def steps(
         goal = objective_of(windows, plain, other, regions, recipe)
         start = images.resize(plain, *windows.shape)
         for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-            yield Step(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
+            yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
 def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
@@ -330,7 +330,7 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
     content = windows.small
     eye = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
-        eye, recipe.objective(), content, [style] * len(regions.style), regions.content, regions.style
+        eye, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
     shares = windows.shares(content)
     fine = Guide(content.double())  # its windows' variances are near 1e-8

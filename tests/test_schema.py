@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from impasto.errors import RecipeError
-from impasto.fields import LEAST, POSITIVE, check, from_json, to_json
 from impasto.recipes import TRANSFERS, Photo, Training, Transfer
+from impasto.schema import LEAST, POSITIVE, check, from_json, to_json
 
 
 @pytest.mark.parametrize("name", TRANSFERS)
