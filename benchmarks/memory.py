@@ -18,7 +18,8 @@ import psutil
 import torch
 from baseline import iteration
 
-from impasto import images, pictures, recipes, session
+from impasto import bundled, images, recipes
+from impasto.runs import transfer as run_transfer
 
 
 def main() -> None:
@@ -26,17 +27,17 @@ def main() -> None:
     own = psutil.Process().memory_info().rss
     start = time.perf_counter()
     if kind == "ours":
-        inputs = session.read_inputs("rocket", ["starry-night"])
+        inputs = run_transfer.read_inputs("rocket", ["starry-night"])
         # A square: the goals are stated for squares.
         side = min(inputs.content.image.shape[-2:])
         square = replace(inputs.content, image=inputs.content.image[..., :side, :side])
         recipe = replace(recipes.impasto, size=size, steps=int(rest[1]), scales=(1.0,), flat=0.0)
         with TemporaryDirectory() as folder:
-            watch = session.Watch(Path(folder) / "out.png", memory=float(rest[0]), quiet=True)
-            session.paint(replace(inputs, content=square), recipe, watch)
+            watch = run_transfer.Watch(Path(folder) / "out.png", memory=float(rest[0]), quiet=True)
+            run_transfer.paint(replace(inputs, content=square), recipe, watch)
     else:
         content, style = (
-            images.resize(images.to_tensor(pictures.locate(name)), size, size) for name in ("rocket", "starry-night")
+            images.resize(images.to_tensor(bundled.locate(name)), size, size) for name in ("rocket", "starry-night")
         )
         iteration(content, style)()
     seconds = time.perf_counter() - start

@@ -25,7 +25,7 @@ from rich.progress import track
 from run import HERE, STDERR, hardware, process, seconds, table
 
 import impasto
-from impasto import datasets, encoder, feedforward, images, machine, objective, optimize, pictures, recipes
+from impasto import bundled, datasets, encoder, feedforward, images, machine, objective, optimize, recipes
 from impasto.feedforward import Model
 from impasto.networks import JOHNSON, SLIM, Network
 
@@ -60,7 +60,7 @@ def unseen(
     style = feedforward.prepare_style(painting, recipe)
     for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
         photograph = images.to_size(images.to_tensor(path), SIZE)
-        yield photograph, objective.build(encoder.load(recipe.encoder), recipe.objective(), photograph, [style])
+        yield photograph, objective.build(encoder.load(recipe.encoder), recipe.loss_recipe(), photograph, [style])
 
 
 def value(goal: objective.Objective, picture: torch.Tensor) -> float:
@@ -114,7 +114,7 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
 
 def speeds() -> list[tuple[str, ...]]:
     """One pass at 1920 x 1080: the paper's network and ours, in turn."""
-    image = images.resize(images.to_tensor(pictures.locate("rocket")), 1080, 1920)
+    image = images.resize(images.to_tensor(bundled.locate("rocket")), 1080, 1920)
     networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(SLIM).eval(), {})}
     contenders: dict[tuple[str, str], Callable[[], object]] = {
         (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p, grain=recipes.GRAIN)
@@ -138,7 +138,7 @@ def peak() -> float:
     """GB that a process takes for a picture of 7680 x 4320, from the start, reading and writing included."""
     with TemporaryDirectory() as folder:
         photo, out = Path(folder) / "photo.png", Path(folder) / "out.jpg"
-        images.write(photo, images.resize(images.to_tensor(pictures.locate("rocket")), 4320, 7680))
+        images.write(photo, images.resize(images.to_tensor(bundled.locate("rocket")), 4320, 7680))
         code = (
             "import sys; from impasto.cli import main; "
             f"code = main(['apply', {str(photo)!r}, '--style', 'udnie', '-o', {str(out)!r}, '--quiet']); "
@@ -150,7 +150,7 @@ def peak() -> float:
 
 def frames_per_second() -> float:
     """Of a film of 640 x 360, without reading and writing it."""
-    frame = images.resize(images.to_tensor(pictures.locate("rocket")), 360, 640)
+    frame = images.resize(images.to_tensor(bundled.locate("rocket")), 360, 640)
     model = feedforward.load("udnie")
     return 1 / median(seconds(lambda: feedforward.apply(frame, model)) for _ in range(20))
 
@@ -190,7 +190,7 @@ def main() -> None:
                 "the objective of one pass. Other runs are in notes.md.",
                 "",
             ]
-            lines += table(ROW, list(against_optimisation(assets, list(pictures.STYLES))))
+            lines += table(ROW, list(against_optimisation(assets, list(bundled.STYLES))))
         if assets is not None and args.train:
             lines += train(assets)
         if assets is not None and args.alike:

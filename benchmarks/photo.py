@@ -21,7 +21,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 import impasto
-from impasto import color, encoder, images, objective, photoreal, sheets
+from impasto import color, encoder, images, objective, photo, sheets
 from impasto.matting import Guide
 from impasto.recipes import Photo, Transfer
 
@@ -59,15 +59,15 @@ def main() -> None:
         )
         published = images.resize(published, content.shape[-2], content.shape[-1])
         marks = (images.to_tensor(folder / f"{name}_{what}_mask.png") for what in ("content", "style"))
-        given = photoreal.from_masks(*marks, content, style)
+        given = photo.from_masks(*marks, content, style)
         results: dict[str, Tensor] = {"published": published}
 
         def solve(
             label: str, found: bool, content: Tensor = content, style: Tensor = style,
-            given: photoreal.Regions = given, results: dict[str, Tensor] = results,
+            given: photo.Regions = given, results: dict[str, Tensor] = results,
         ) -> None:  # fmt: skip
-            regions = photoreal.find(content, style, recipe) if found else given
-            *_, last = photoreal.steps(content, style, regions, recipe)
+            regions = photo.find(content, style, recipe) if found else given
+            *_, last = photo.steps(content, style, regions, recipe)
             results[label] = (255 * last.lift(content)).round() / 255
 
         times.append(seconds(lambda solve=solve: solve("ours", False)))

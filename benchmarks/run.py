@@ -32,7 +32,7 @@ from rich.progress import track
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import impasto
-from impasto import encoder, images, machine, objective, pictures, recipes, transfer, winograd
+from impasto import bundled, encoder, images, machine, objective, recipes, transfer, winograd
 from impasto.recipes import Transfer
 
 HERE = Path(__file__).parent
@@ -51,7 +51,7 @@ Row = tuple[str, ...]
 
 def pair(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A content and a style, stretched to a square."""
-    content, style = (images.to_tensor(pictures.locate(name)) for name in ("rocket", "starry-night"))
+    content, style = (images.to_tensor(bundled.locate(name)) for name in ("rocket", "starry-night"))
     return images.resize(content, size, size), images.resize(style, size, size)
 
 
@@ -109,7 +109,7 @@ def scaling(sizes: Sequence[int], rounds: int) -> dict[int, float]:
 
 def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
     """Seconds of the pytorch-blog preset's Adam, and of our schedule until it has the same loss."""
-    content, style = (images.to_size(images.to_tensor(pictures.locate(n)), size) for n in ("rocket", "starry-night"))
+    content, style = (images.to_size(images.to_tensor(bundled.locate(n)), size) for n in ("rocket", "starry-night"))
 
     def run(recipe: Transfer, target: float) -> tuple[float, float, int]:
         start, loss, count = time.perf_counter(), float("inf"), 0

@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 from run import HERE, hardware, table
 
 import impasto
-from impasto import images, pictures
+from impasto import bundled, images
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 API = "/gradio_api"
@@ -72,7 +72,7 @@ def once(photo: Path) -> dict[str, float]:
             begun = time.perf_counter()
             page.click("#styles button >> nth=1")
             found["its first one-pass picture, after the click"] = seconds_until(page, "#repaint-pair img", begun)
-            page.click(f"#styles button >> nth={list(pictures.STYLES).index('starry-night')}")
+            page.click(f"#styles button >> nth={list(bundled.STYLES).index('starry-night')}")
             page.wait_for_timeout(4000)
             begun = time.perf_counter()
             page.click("#paint")
@@ -117,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
-        images.write(photo, images.resize(images.to_tensor(pictures.locate("rocket")), 3000, 4000))
+        images.write(photo, images.resize(images.to_tensor(bundled.locate("rocket")), 3000, 4000))
         runs = [once(photo) for _ in range(args.runs)]
     rows = []
     for name in runs[0]:

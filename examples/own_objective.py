@@ -3,10 +3,10 @@
 import sys
 
 import impasto
-from impasto import encoder, images, losses, optimize, pictures
+from impasto import bundled, encoder, images, losses, optimize
 
 content, style, out = sys.argv[1:] or ("rocket", "the-scream", "textured.png")
-photograph, painting = (images.to_size(images.to_tensor(pictures.locate(name)), 256) for name in (content, style))
+photograph, painting = (images.to_size(images.to_tensor(bundled.locate(name)), 256) for name in (content, style))
 network = encoder.load("compact")
 layers = ["relu1_1", "relu2_1", "relu3_1"]
 targets = {layer: losses.gram(x) for layer, x in network(painting, layers).items()}

@@ -3,9 +3,9 @@
 import sys
 
 import impasto
-from impasto import pictures
+from impasto import bundled
 
 content, style, out = sys.argv[1:] or ("chelsea", "starry-night", "repainted.png")
-picture = impasto.stylize(pictures.locate(content), pictures.locate(style))
+picture = impasto.stylize(bundled.locate(content), bundled.locate(style))
 impasto.write(out, picture)
 print(out)

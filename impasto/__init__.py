@@ -14,22 +14,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from impasto import recipes as recipes
     from impasto.encoder import load as load_encoder
+    from impasto.errors import (
+        DivergedError,
+        ImageError,
+        ImpastoError,
+        InputError,
+        RecipeError,
+        VideoError,
+        WeightsError,
+    )
     from impasto.feedforward import apply
-    from impasto.images import ImageError, Picture, read, to_pil, write
-    from impasto.optimize import DivergedError
-    from impasto.recipes import RecipeError, Transfer
+    from impasto.images import Picture, read, to_pil, write
+    from impasto.recipes import Transfer
     from impasto.transfer import Step, steps, stylize
-    from impasto.weights import WeightsError
 
 __version__ = "0.2.0"
 
 __all__ = [
     "DivergedError",
     "ImageError",
+    "ImpastoError",
+    "InputError",
     "Picture",
     "RecipeError",
     "Step",
     "Transfer",
+    "VideoError",
     "WeightsError",
     "apply",
     "load_encoder",
@@ -43,12 +53,11 @@ __all__ = [
 
 _HOMES = {
     "encoder": ["load_encoder"],
+    "errors": [name for name in __all__ if name.endswith("Error")],
     "feedforward": ["apply"],
-    "images": ["ImageError", "Picture", "read", "to_pil", "write"],
-    "optimize": ["DivergedError"],
-    "recipes": ["RecipeError", "Transfer"],
+    "images": ["Picture", "read", "to_pil", "write"],
+    "recipes": ["Transfer"],
     "transfer": ["Step", "steps", "stylize"],
-    "weights": ["WeightsError"],
 }
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import tyro
 
-from impasto import __version__, fields
+from impasto import __version__, schema
 from impasto.commands import DEFAULTS
-from impasto.recipes import RecipeError
+from impasto.errors import ImpastoError, UsageError, spell
 
 ABOUT = {
     "transfer": "repaint a photograph in the manner of a painting, by optimisation",
@@ -44,10 +44,6 @@ EXAMPLES = """\
   impasto train painting.jpg --photos holidays/ -o mine.safetensors
   impasto reconstruct painting.jpg --of style --layers relu1_1 relu2_1 -o texture.png
 """
-
-
-class UsageError(Exception):
-    """The arguments are not understood."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,27 +86,13 @@ def guarded(run: Any) -> int:
     """Run, turning what can go wrong into one line; IMPASTO_DEBUG=1 shows the whole traceback."""
     try:
         run()
-    except UsageError as error:
-        return fail(str(error), 2)
     except BrokenPipeError:  # who reads what is said has seen enough; Python shall not try once more in the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if os.environ.get("IMPASTO_DEBUG"):
+        if os.environ.get("IMPASTO_DEBUG") and not isinstance(error, UsageError):
             raise
-        from impasto import images, onepass, optimize, session, video, weights
-
-        if isinstance(error, session.Stopped):
-            return fail(str(error), 130)
-        ours = (
-            RecipeError,
-            images.ImageError,
-            weights.WeightsError,
-            optimize.DivergedError,
-            video.VideoError,
-            onepass.Failed,
-        )
-        if isinstance(error, ours):
-            return fail(str(error))
+        if isinstance(error, ImpastoError):
+            return fail(spell(str(error), "--", "-"), error.exit_code)
         if isinstance(error, OSError):
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
@@ -144,7 +126,7 @@ def parse(name: str, arguments: list[str]) -> Any:
 
 def teach(kind: type) -> None:
     """Give each field its docstring as help, in one paragraph: tyro would end lines where the source does."""
-    texts, kinds = fields.described(kind), typing.get_type_hints(kind)
+    texts, kinds = schema.described(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in texts:
             field.metadata = MappingProxyType({"help": texts[field.name]})

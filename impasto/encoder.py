@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto import weights
-from impasto.recipes import RecipeError
-from impasto.weights import WeightsError
+from impasto.errors import InputError, WeightsError
 from impasto.winograd import Convolution
 
 DEPTHS = (2, 2, 4, 4, 4)
@@ -81,7 +80,7 @@ class VGG(nn.Module):
             layer -> (B, C, H / 2^(block - 1), W / 2^(block - 1)), sizes rounded down but never under 1.
 
         Raises:
-            RecipeError: a layer that no VGG-19 has, or that this file's convolutions do not reach.
+            InputError: a layer that no VGG-19 has, or that this file's convolutions do not reach.
         """
         wanted = check_layers(layers, self.places)
         x = (image - self.mean) / self.std
@@ -112,16 +111,16 @@ def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) ->
     """``layers`` without repetition, the shallowest first.
 
     Raises:
-        RecipeError: none at all, an unknown name, or one that is not among ``places``.
+        InputError: none at all, an unknown name, or one that is not among ``places``.
     """
     wanted = set(layers)
     for layer in sorted(wanted):
         if layer not in LAYERS:
-            raise RecipeError(f"unknown layer {layer!r}: the layers are relu1_1, relu1_2, relu2_1, ... relu5_4")
+            raise InputError(f"unknown layer {layer!r}: the layers are relu1_1, relu1_2, relu2_1, ... relu5_4")
         if layer[4:] not in places:
-            raise RecipeError(f"this encoder ends at relu{places[-1]} and has no {layer}")
+            raise InputError(f"this encoder ends at relu{places[-1]} and has no {layer}")
     if not wanted:
-        raise RecipeError("no layer was asked for")
+        raise InputError("no layer was asked for")
     return sorted(wanted, key=LAYERS.index)
 
 

@@ -21,24 +21,23 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from impasto import (
+    bundled,
     color,
     datasets,
     encoder,
-    exchange,
+    fitting,
     images,
+    interop,
     losses,
     machine,
     matting,
     objective,
     optimize,
-    pictures,
     recipes,
-    training,
     weights,
 )
+from impasto.errors import InputError, RecipeError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network
-from impasto.recipes import RecipeError
-from impasto.weights import WeightsError
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
 SIZE = 1280  # long edge in pixels at which larger photographs are painted: strokes keep their size in the picture
@@ -84,7 +83,7 @@ def train(
     *,
     network: Network | None = None,
     state: Mapping[str, Any] | None = None,
-) -> Iterator[training.Step]:
+) -> Iterator[fitting.TrainingStep]:
     """Train a network to repaint photographs in one style; yields every step.
 
     The objective is that of optimisation-based transfer (`objective.build`), of the network's output kept to [0, 1],
@@ -107,7 +106,7 @@ def train(
     rate, good = recipe.rate, state
     while True:
         try:
-            for step in training.fit(
+            for step in fitting.fit(
                 network, loss, steps=recipe.steps, rate=rate, warmup=recipe.steps // 50, state=good
             ):
                 if step.index % 100 == 0:
@@ -137,7 +136,7 @@ def task(
     recipe: recipes.Training,
     strength: Callable[[int], float] | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """What a network is trained to do: the loss of a step by its index, as `training.fit` wants it; see `train`.
+    """What a network is trained to do: the loss of a step by its index, as `fitting.fit` wants it; see `train`.
 
     ``strength`` gives the strength of each step; by default the recipe's, which rises in the first steps.
     """
@@ -145,10 +144,10 @@ def task(
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if recipe.batch % world:
-        raise RecipeError(f"--batch {recipe.batch} cannot be divided among {world} processes")
+        raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
     eye = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(eye, recipe.objective(), blank, [prepare_style(style, recipe)])
+    goal = objective.build(eye, recipe.loss_recipe(), blank, [prepare_style(style, recipe)])
     half = goal.dtype == torch.bfloat16
     # In float32 the derivative by the kernels takes twice as long with the channels last.
     layout = torch.channels_last if half else torch.contiguous_format
@@ -199,9 +198,9 @@ def load(source: str | Path) -> Model:
     Raises:
         WeightsError: the file is missing, damaged, or holds no such model.
     """
-    path = pictures.network(str(source)) or Path(source)
+    path = bundled.network(str(source)) or Path(source)
     if not path.exists() and not path.suffix:
-        names = ", ".join(pictures.STYLES)
+        names = ", ".join(bundled.STYLES)
         raise WeightsError(f"{source}: no style of that name ({names}), and no file")
     state, metadata = weights.load(path)
     try:
@@ -209,7 +208,7 @@ def load(source: str | Path) -> Model:
             shape = json.loads(metadata["architecture"])
             network = Network(Architecture(**{**shape, "widths": tuple(shape["widths"])}))
         else:
-            network, state = Network(replace(JOHNSON, bounded=False)), exchange.from_fast_neural_style(state)
+            network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         model = Model(network.requires_grad_(False).eval(), metadata)
         if not 0 <= model.grain <= 1:
@@ -250,7 +249,7 @@ def apply(
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
 
     Raises:
-        RecipeError: strength, weights or grain that make no sense.
+        InputError: strength, weights or grain out of range.
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
@@ -317,16 +316,16 @@ def check_mixture(
     """The parts of a mixture, which sum to 1.
 
     Raises:
-        RecipeError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1],
+        InputError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1],
             or the size is negative.
     """
     if not 0 <= strength <= 1:
-        raise RecipeError(f"--strength must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
+        raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
-        raise RecipeError(f"--grain must lie between 0 (none) and 1, not {grain:g}")
+        raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
     if size is not None and size < 0:
-        raise RecipeError(f"--size must be 0 (the photograph's own) or more, not {size}")
+        raise InputError(f"`size` must be 0 (the photograph's own) or more, not {size}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
-        raise RecipeError(f"--style-weights: one for each of {styles} styles, none negative, not all 0")
+        raise InputError(f"`style_weights`: one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]

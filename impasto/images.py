@@ -23,6 +23,8 @@ from PIL import ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto.errors import ImageError
+
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit, which also holds where a caller asks for more
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
 # After the transposition that 5 to 8 ask for.
@@ -35,10 +37,6 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
 }
-
-
-class ImageError(ValueError):
-    """A picture that cannot be read or written; the message is one line that names the file and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors do not compare to a bool

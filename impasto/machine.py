@@ -10,20 +10,20 @@ from pathlib import Path
 import psutil
 import torch
 
-from impasto.recipes import RecipeError
+from impasto.errors import InputError
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device of a name; auto is cuda, else mps, else cpu.
 
     Raises:
-        RecipeError: this machine has no such device.
+        InputError: this machine has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, available in there.items() if available)
     if not there.get(name, False):
-        raise RecipeError(f"--device {name}: this machine has none; try --device auto")
+        raise InputError(f"`device` {name}: this machine has none; try auto")
     return torch.device(name)
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from impasto import encoder, images, losses, machine, masks, optimize
 from impasto.encoder import VGG, Frozen
-from impasto.recipes import RecipeError, Transfer
+from impasto.errors import InputError
+from impasto.recipes import Transfer
 
 Key = tuple[str, int, str]  # (what, which region, layer): ("content", 0, "relu4_2"), ("style", 1, "relu1_1")
 Sums = dict[Key, Tensor]
@@ -256,7 +257,7 @@ def build(
         budget: bytes that targets and a pass may take; 0: as many as they want.
 
     Raises:
-        RecipeError: the budget is too small for any tile.
+        InputError: the budget is too small for any tile.
     """
     content_layers = recipe.content_layers if recipe.content_weight else ()
     style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
@@ -321,7 +322,7 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     """The tiles, as even as can be, that a picture is cut into so that a pass over each keeps within the budget.
 
     Raises:
-        RecipeError: not even the smallest tile does.
+        InputError: not even the smallest tile does.
     """
     height, width = image.shape[-2:]
     pixels = budget / (frozen.bytes_per_pixel * len(image)) if budget else float("inf")
@@ -330,8 +331,8 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     side = int(pixels**0.5) - 2 * frozen.halo
     if side < LEAST_TILE:
         least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
-        raise RecipeError(
-            f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see --memory"
+        raise InputError(
+            f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see `memory`"
         )
     return [
         Window(top, left, bottom, right, (rows, columns))

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from impasto.errors import DivergedError
+
 # picture -> named scalar terms, and the gradient of their sum
 Objective = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
 Evaluation = tuple[dict[str, float], Tensor]
@@ -20,12 +22,8 @@ MEMORY = 800_000_000  # bytes that they may take: 2 pairs are left at 16 megapix
 LARGE_RATE = 0.005  # Adam's, in L-BFGS's place there
 
 
-class DivergedError(ArithmeticError):
-    """The loss stopped being a number."""
-
-
 @dataclass(frozen=True)
-class Step:
+class Iteration:
     """One iteration, seen from outside.
 
     Attributes:
@@ -256,7 +254,7 @@ def minimize(
     clip: bool = False,
     flat: float = 0.0,
     state: Mapping[str, Any] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Iteration]:
     """Change the picture so that the objective falls; yields every iteration.
 
     Args:
@@ -266,7 +264,7 @@ def minimize(
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.
         flat: stop when the last ten iterations together brought the loss down by less than this fraction; 0: never.
-        state: what an earlier ``Step.state()`` gave; the same run goes on, to the bit.
+        state: what an earlier ``Iteration.state()`` gave; the same run goes on, to the bit.
 
     Raises:
         DivergedError: a loss or gradient that is not finite; the picture stays what the last step yielded.
@@ -312,4 +310,4 @@ def minimize(
         def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
             return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}
 
-        yield Step(index, loss, terms, snapshot, lambda: x)
+        yield Iteration(index, loss, terms, snapshot, lambda: x)

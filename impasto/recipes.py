@@ -136,7 +136,7 @@ class Training:
     seed: int = 0
     """Seed of the weights and the crops."""
 
-    def objective(self) -> Transfer:
+    def loss_recipe(self) -> Transfer:
         """The recipe of the loss."""
         return Transfer(
             strength=self.strength,
@@ -182,7 +182,7 @@ class Photo:
     seed: int = 0
     """Seed of the regions."""
 
-    def objective(self) -> Transfer:
+    def loss_recipe(self) -> Transfer:
         """The recipe of the content and style loss."""
         # The deep layers' style is an arrangement, which light does not change: there it comes out as stains.
         return Transfer(
@@ -337,10 +337,6 @@ ABOUT: dict[str, str] = {
     "reconstruct-content": "What a layer represents of a picture: only its activations are matched, from noise.",
     "reconstruct-style": "What a layer represents of a style: only its Gram matrix is matched, from noise.",
 }
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be followed; one line that names the field."""
 
 
 def table() -> str:

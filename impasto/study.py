@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from impasto import recipes
-from impasto.recipes import FIVE, RecipeError, Transfer
+from impasto.errors import InputError
+from impasto.recipes import FIVE, Transfer
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def panels(
     all five. ``descent``: KerasDescent's films, one layer each. ``strengths``: transfers.
 
     Raises:
-        RecipeError: no strengths are given where they are needed.
+        InputError: no strengths are given where they are needed.
     """
     if over == "content":
         base = replace(recipes.reconstruct_content, **settings)
@@ -50,6 +51,6 @@ def panels(
         layers = DESCENT[:-1] if base.encoder == "compact" else DESCENT
         return [Panel(layer, replace(base, style_layers=(layer,))) for layer in layers]
     if not strengths:
-        raise RecipeError("--over strengths needs --strengths")
+        raise InputError("`over` strengths needs `strengths`")
     base = replace(recipes.impasto, **settings)
     return [Panel(f"strength {strength:g}", replace(base, strength=strength)) for strength in strengths]

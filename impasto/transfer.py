@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, fields, images, machine, objective, optimize, recipes
-from impasto.recipes import RecipeError, Transfer
+from impasto import color, encoder, images, machine, objective, optimize, recipes, schema
+from impasto.errors import InputError, RecipeError
+from impasto.recipes import Transfer
 
 LIBRARIES = 330_000_000  # bytes that kernels and small things take, whatever the size
 
@@ -60,7 +61,7 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
     for last in steps(content, style, recipe, **options):  # noqa: B007
         pass
     if last is None:
-        raise RecipeError("--steps must be 1 or more, to paint anything")
+        raise RecipeError("`steps` must be 1 or more, to paint anything")
     return last.image
 
 
@@ -88,13 +89,13 @@ def steps(
         state: what an earlier ``Step.state()`` gave, to go on from there.
 
     Raises:
-        RecipeError: the recipe does not fit itself or its inputs.
+        InputError: the recipe (RecipeError) or the inputs cannot be used, or do not go together.
         ImageError, WeightsError: an input or the encoder's file cannot be read.
         DivergedError: a loss that is not finite.
     """
-    fields.check(recipe)
+    schema.check(recipe)
     if not memory >= 0:
-        raise RecipeError(f"--memory must be 0 or more GB, not {memory:g}")
+        raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
     with machine.reused_memory(sparingly=memory > 0):
@@ -142,7 +143,7 @@ def _steps(
     least = optimize.memory(torch.empty(1, 3, *full, device="meta"), recipe.optimizer)
     if available <= least:
         need = (least + pictures + LIBRARIES) / 1e9
-        raise RecipeError(f"too little memory: at {full[1]} x {full[0]} it takes more than {need:.1f} GB; see --memory")
+        raise InputError(f"too little memory: at {full[1]} x {full[0]} it takes more than {need:.1f} GB; see `memory`")
     scales = recipe.scales or halvings(max(full))
     for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
         done += count
@@ -176,10 +177,10 @@ def _steps(
         for step in engine:
             image, index = step.look(), before + step.index
 
-            def snapshot(step: optimize.Step = step, index: int = index) -> dict[str, Any]:
+            def snapshot(step: optimize.Iteration = step, index: int = index) -> dict[str, Any]:
                 return {"done": index, "inner": step.state()}
 
-            def look(step: optimize.Step = step) -> Tensor:
+            def look(step: optimize.Iteration = step) -> Tensor:
                 return finish(step.look())
 
             yield Step(index, recipe.steps, scale, step.loss, step.terms, shape, snapshot, look)
@@ -189,7 +190,7 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
     """The picture that the optimisation starts from, of the content's size.
 
     Raises:
-        RecipeError: a start from the style where there is none.
+        InputError: a start from the style where there is none.
         ImageError: ``init`` is neither a known start nor a picture.
     """
     if recipe.init == "content":
@@ -200,7 +201,7 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
         return (0.5 + recipe.noise * noise).to(content.device)
     if recipe.init == "style":
         if not styles:
-            raise RecipeError("--init style needs a style")
+            raise InputError("`init` style needs a style")
         return images.resize(styles[0], *content.shape[-2:])
     return images.resize(images.to_tensor(recipe.init).to(content.device), *content.shape[-2:])
 
@@ -265,9 +266,9 @@ def shares(total: int, parts: int) -> list[int]:
 
 def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequence[Any]) -> None:
     if not styles and recipe.style_layers and recipe.style_weight * recipe.strength:
-        raise RecipeError("a style is needed")
+        raise InputError("a style is needed")
     for kind, given in zip(("content", "style"), masks_given, strict=True):
         if given and len(given) != len(styles):
-            raise RecipeError(f"{len(given)} {kind} masks for {len(styles)} styles: give one for each style, or none")
+            raise InputError(f"{len(given)} {kind} masks for {len(styles)} styles: give one for each style, or none")
     if recipe.style_weights and len(recipe.style_weights) != len(styles):
-        raise RecipeError(f"{len(recipe.style_weights)} style weights for {len(styles)} styles")
+        raise InputError(f"{len(recipe.style_weights)} style weights for {len(styles)} styles")

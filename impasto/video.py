@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from impasto import images
+from impasto.errors import VideoError
 
 if TYPE_CHECKING:
     import av
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv")
 BT709, VIDEO_RANGE = 1, 1  # ITU-T H.273's and FFmpeg's codes: what players presume of what carries no mark
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4 holds as it is; other is made AAC
-
-
-class VideoError(ValueError):
-    """A film that cannot be read or made; one line that says why and what helps."""
 
 
 @contextmanager

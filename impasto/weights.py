@@ -15,6 +15,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from impasto.errors import WeightsError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -24,10 +26,6 @@ if TYPE_CHECKING:
 MODELS = Path(__file__).parent / "models"  # the embedded files
 CHUNK = 1 << 18  # bytes between two yields
 TIMEOUT = 30.0  # seconds without a byte
-
-
-class WeightsError(ValueError):
-    """Weights that are missing, damaged or of another shape; one line that names the file and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from conftest import opened, save_picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, fields, images, objective, recipes
+from impasto import cli, images, objective, recipes, schema
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -59,7 +59,7 @@ def test_quiet_prints_the_path_alone(run: Callable[..., int], tmp_path: Path, ca
 
 def test_flags_go_in_any_order_and_keep_the_preset(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--rate", "0.05", "--recipe", "owl", "--checkpoint-every", "1") == 0
-    recipe = fields.from_json(images.read_receipt(tmp_path / "out.png")["recipe"], recipes.Transfer)
+    recipe = schema.from_json(images.read_receipt(tmp_path / "out.png")["recipe"], recipes.Transfer)
     assert (recipe.style_term, recipe.rate, recipe.steps) == ("owl", 0.05, 2)
     assert (tmp_path / "out_0001.png").exists()
     assert (tmp_path / "out_0002.png").exists()
@@ -507,10 +507,10 @@ def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path
     assert run("--checkpoint-every", "1", "--steps", "3") == 0
     state = tmp_path / "kept.resume"
     arguments = ["--checkpoint-every", "1", "--steps", "3"]
-    from impasto import session
+    from impasto.runs import receipts
 
     unlink = Path.unlink
-    session_file = session.resume_file(tmp_path / "out.png")
+    session_file = receipts.resume_file(tmp_path / "out.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "unlink", lambda path, **k: None if path == session_file else unlink(path, **k))
         assert run(*arguments) == 0

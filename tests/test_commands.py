@@ -3,7 +3,7 @@
 import pytest
 
 from impasto import cli, commands
-from impasto.commands import optimisation
+from impasto.commands import transfer
 
 
 def test_every_command_is_described() -> None:
@@ -21,7 +21,7 @@ def test_every_command_is_described() -> None:
     ],
 )
 def test_peek(arguments: list[str], expected: str | None) -> None:
-    assert optimisation.peek(arguments, "--recipe") == expected
+    assert transfer.peek(arguments, "--recipe") == expected
 
 
 @pytest.mark.parametrize("name", commands.DEFAULTS)

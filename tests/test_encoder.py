@@ -12,8 +12,7 @@ from torch import Tensor
 
 from impasto import encoder
 from impasto.encoder import CONVOLUTIONS, LAYERS, VGG
-from impasto.recipes import RecipeError
-from impasto.weights import WeightsError
+from impasto.errors import InputError, WeightsError
 
 WIDTHS = (4, 4, 6, 6, 6)
 
@@ -133,19 +132,19 @@ def test_the_gradient_reaches_the_picture() -> None:
 
 @pytest.mark.parametrize("layer", ["relu6_1", "conv4_2", "relu1_3", "22", ""])
 def test_unknown_layers(layer: str) -> None:
-    with pytest.raises(RecipeError, match="unknown layer"):
+    with pytest.raises(InputError, match="unknown layer"):
         VGG(WIDTHS)(picture(8, 8), ["relu1_1", layer])
 
 
 def test_no_layer() -> None:
-    with pytest.raises(RecipeError, match="no layer"):
+    with pytest.raises(InputError, match="no layer"):
         VGG(WIDTHS)(picture(8, 8), [])
 
 
 def test_layers_beyond_a_partial_encoder() -> None:
     network = VGG(WIDTHS, places=CONVOLUTIONS[:5])
     assert network(picture(8, 8), ["relu3_1"])["relu3_1"].shape == (1, 6, 2, 2)
-    with pytest.raises(RecipeError, match=r"ends at relu3_1 and has no relu3_2"):
+    with pytest.raises(InputError, match=r"ends at relu3_1 and has no relu3_2"):
         network(picture(8, 8), ["relu3_2"])
 
 
@@ -251,7 +250,7 @@ def test_partial_files(layout: object) -> None:
     loaded = encoder.from_state(state, {}, Path("partial.pth"))
     assert loaded.places == whole.places[:9]
     assert loaded(picture(16, 16), ["relu4_1"])["relu4_1"].shape == (1, 6, 2, 2)
-    with pytest.raises(RecipeError, match="relu4_2"):
+    with pytest.raises(InputError, match="relu4_2"):
         loaded(picture(16, 16), ["relu4_2"])
 
 

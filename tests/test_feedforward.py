@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto import datasets, feedforward, images
+from impasto.errors import InputError, WeightsError
 from impasto.feedforward import Model
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
-from impasto.recipes import GRAIN, RecipeError, Training
-from impasto.weights import WeightsError
+from impasto.recipes import GRAIN, Training
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
 
@@ -289,7 +289,7 @@ def test_grain(model: Model) -> None:
     one, other = (feedforward.apply(even, model, grain=g, precision="float32") for g in (0, 0.1))
     torch.testing.assert_close(one, other)
     for wrong in (-0.1, 1.5, float("nan")):
-        with pytest.raises(RecipeError, match="--grain"):
+        with pytest.raises(InputError, match="`grain`"):
             feedforward.apply(even, model, grain=wrong)
 
 
@@ -314,7 +314,7 @@ def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
     ("weights", "strength"), [([1.0], 1.0), ([-1.0, 2.0], 1.0), ([0.0, 0.0], 1.0), ([], 1.5), ([], -0.1)]
 )
 def test_mixtures_without_sense(model: Model, weights: list[float], strength: float) -> None:
-    with pytest.raises(RecipeError, match=r"--strength|--style-weights"):
+    with pytest.raises(InputError, match=r"`strength`|`style_weights`"):
         feedforward.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
 
 

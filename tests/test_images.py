@@ -18,7 +18,8 @@ import torch
 from PIL import Image, ImageCms
 
 from impasto import images
-from impasto.images import ImageError, Picture, read
+from impasto.errors import ImageError
+from impasto.images import Picture, read
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -9,25 +9,26 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
-    "facts": {"recipes", "images", "weights", "pictures", "winograd"},
+    "errors": {"errors"},
+    "facts": {"recipes", "images", "weights", "bundled", "winograd"},
     "parts": {
-        "fields",
+        "schema",
         "color",
         "machine",
         "masks",
         "matting",
         "encoder",
-        "exchange",
+        "interop",
         "losses",
         "networks",
         "optimize",
-        "training",
+        "fitting",
         "datasets",
         "sheets",
     },
     "objective": {"objective"},
-    "methods": {"feedforward", "photoreal", "transfer", "study", "video"},
-    "apps": {"session", "onepass", "photograph", "studio", "commands", "cli", "__main__"},
+    "methods": {"feedforward", "photo", "transfer", "study", "video"},
+    "apps": {"runs", "studio", "commands", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
 
@@ -38,7 +39,7 @@ def floor(module: str) -> str:
 
 def imports(module: str) -> set[str]:
     """The modules of impasto that a module, or a folder of them, imports, anywhere in it."""
-    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
+    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).rglob("*.py")
     found = set()
     for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
         if isinstance(node, ast.ImportFrom) and node.module == "impasto":

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from impasto import machine
-from impasto.recipes import RecipeError
+from impasto.errors import InputError
 
 
 def test_device() -> None:
     assert machine.pick_device().type in ("cuda", "mps", "cpu")
-    with pytest.raises(RecipeError, match="abacus"):
+    with pytest.raises(InputError, match="abacus"):
         machine.pick_device("abacus")
     assert (machine.pick_device() == "cuda") == torch.cuda.is_available()
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from impasto import encoder, images, objective, optimize, pictures, recipes
+from impasto import bundled, encoder, images, objective, optimize, recipes
 from impasto.encoder import CONVOLUTIONS, VGG
-from impasto.recipes import TRANSFERS, RecipeError, Transfer
+from impasto.errors import InputError
+from impasto.recipes import TRANSFERS, Transfer
 
 RECIPE = replace(recipes.impasto, precision="float32")
 NORMALIZED = replace(
@@ -182,7 +183,7 @@ def test_windows_cover_the_picture_once(size: tuple[int, int]) -> None:
 
 
 def test_too_small_a_budget() -> None:
-    with pytest.raises(RecipeError, match="--memory"):
+    with pytest.raises(InputError, match="`memory`"):
         objective.build(network(), RECIPE, picture(400, 400, 1), [picture(30, 30, 2)], budget=1e5)
 
 
@@ -206,7 +207,7 @@ def test_the_halo_is_what_a_position_sees() -> None:
 @pytest.mark.parametrize("what", ["photograph", "noise", "painted"])
 def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
     content, style = (
-        images.to_size(images.to_tensor(pictures.locate(name)), 160) for name in ("rocket", "starry-night")
+        images.to_size(images.to_tensor(bundled.locate(name)), 160) for name in ("rocket", "starry-night")
     )
     torch.manual_seed(0)
     vgg = encoder.load("compact") if network == "compact" else encoder.VGG().requires_grad_(False)
@@ -231,7 +232,7 @@ def test_minimal_filtering_points_the_same_way(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     torch.manual_seed(0)
     vgg = encoder.VGG().requires_grad_(False)
-    photograph = images.to_size(images.to_tensor(pictures.locate("rocket")), 160)
+    photograph = images.to_size(images.to_tensor(bundled.locate("rocket")), 160)
     slopes = {}
     for dtype, minimal in itertools.product((torch.float32, torch.bfloat16), (False, True)):
         frozen = encoder.Frozen(vgg, ["relu4_1", "relu5_1"], dtype, minimal=minimal)
@@ -251,7 +252,7 @@ def test_transfers_end_where_the_reference_ends(precision: Any) -> None:
     vgg = encoder.load("compact")
     ends = [0.0, 0.0]
     for names in (("rocket", "starry-night"), ("chelsea", "candy")):
-        content, style = (images.to_size(images.to_tensor(pictures.locate(name)), 96) for name in names)
+        content, style = (images.to_size(images.to_tensor(bundled.locate(name)), 96) for name in names)
         check = objective.build(vgg, RECIPE, content, [style])
         start = sum(float(term) for term in check(content)[0].values())
         for index, by_hand in enumerate((True, False)):

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from impasto import optimize
-from impasto.optimize import DivergedError, by_autograd
+from impasto.errors import DivergedError
+from impasto.optimize import by_autograd
 
 
-def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Step]:
+def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Iteration]:
     for step in optimize.minimize(image, by_autograd(terms), **options):
         assert step.image is not None  # copied now, for the next iteration changes the picture
         yield step
@@ -38,7 +39,7 @@ def rough(x: Tensor) -> dict[str, Tensor]:
     return {"fourth": (x - TARGET).pow(4).sum(), "waves": (3 * x).sin().square().sum() * 0.1, "pull": x.square().mean()}
 
 
-def last(steps: Any) -> optimize.Step:
+def last(steps: Any) -> optimize.Iteration:
     step = None
     for step in steps:  # noqa: B007
         pass
@@ -160,7 +161,7 @@ def test_a_loss_that_is_no_number(name: Any) -> None:
         calls += 1
         return {**rough(x), "bad": x.sum() * (float("nan") if calls > 6 else 0.0)}
 
-    yielded: list[optimize.Step] = []
+    yielded: list[optimize.Iteration] = []
     steps = minimize(START, objective, optimizer=name, steps=50, rate=0.01 if name != "lbfgs" else 1.0)
     with pytest.raises(DivergedError, match=r"step \d+ of 50") as caught:
         yielded.extend(steps)

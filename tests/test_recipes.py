@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from impasto import fields, recipes
-from impasto.fields import check
+from impasto import recipes, schema
 from impasto.recipes import TRANSFERS, Photo, Training, Transfer
+from impasto.schema import check
 
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
@@ -139,7 +139,7 @@ def test_presets_differ() -> None:
 
 @pytest.mark.parametrize("kind", [Transfer, Training, Photo])
 def test_every_field_has_its_help(kind: type) -> None:
-    described = fields.described(kind)
+    described = schema.described(kind)
     assert list(described) == [field.name for field in dataclasses.fields(kind)]
     for name, text in described.items():
         assert len(text) > 10, name

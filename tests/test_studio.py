@@ -21,10 +21,11 @@ from PIL import Image
 from studio_server import serving
 
 from impasto import cli, images, recipes
-from impasto.recipes import Photo, RecipeError, Transfer
+from impasto.errors import BusyError, RecipeError
+from impasto.recipes import Photo, Transfer
 from impasto.studio import forms
-from impasto.studio.jobs import SESSIONS, BusyError, Frame, Job, Pool, Result, Session, Sessions, Work
-from impasto.studio.stage import status
+from impasto.studio.jobs import SESSIONS, Frame, Job, Pool, Result, Session, Sessions, Work
+from impasto.studio.viewer import status
 
 API = "/gradio_api"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from studio_server import serving
 
-from impasto import images, pictures
+from impasto import bundled, images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="browser tests need chromium: apt-get install chromium")
@@ -90,7 +90,7 @@ def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     page.wait_for_selector(DONE)
     picture = saved(page, tmp_path)
     receipt = images.read_receipt(picture)
-    assert (receipt["command"], receipt["styles"]) == ("apply", [list(pictures.STYLES)[1]])
+    assert (receipt["command"], receipt["styles"]) == ("apply", [list(bundled.STYLES)[1]])
     with Image.open(picture) as painted, Image.open(files["photo"]) as photo:
         assert painted.size == photo.size
         assert np.abs(np.asarray(painted, float) - np.asarray(photo, float)).mean() > 5
@@ -122,7 +122,7 @@ def test_the_picture_changes_while_it_is_painted_and_stop_keeps_it(
 
 def test_paint_on(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     choose(page, files["photo"])
-    page.click(f"#styles button >> nth={list(pictures.STYLES).index('candy')}")
+    page.click(f"#styles button >> nth={list(bundled.STYLES).index('candy')}")
     page.wait_for_selector(DONE)
     page.click("#onward")
     page.wait_for_selector("#repaint-live img")

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from impasto import fields, recipes, study
-from impasto.recipes import FIVE, RecipeError
+from impasto import recipes, schema, study
+from impasto.errors import InputError
+from impasto.recipes import FIVE
 
 
 def test_over_content() -> None:
@@ -49,7 +50,7 @@ def test_over_strengths() -> None:
 
 
 def test_strengths_are_needed() -> None:
-    with pytest.raises(RecipeError, match="--strengths"):
+    with pytest.raises(InputError, match="`strengths`"):
         study.panels("strengths")
 
 
@@ -57,6 +58,6 @@ def test_strengths_are_needed() -> None:
 def test_every_panel_can_be_followed(over: str) -> None:
     panels = study.panels(over)  # type: ignore[arg-type]
     for panel in panels:
-        fields.check(panel.recipe)
+        schema.check(panel.recipe)
     assert len({panel.label for panel in panels}) == len(panels) >= 5
     assert len({panel.recipe for panel in panels}) == len(panels)

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto import color, encoder, images, losses, objective, optimize, transfer
-from impasto.recipes import TRANSFERS, RecipeError, Transfer
+from impasto.errors import ImageError, InputError, RecipeError
+from impasto.recipes import TRANSFERS, Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
 
@@ -112,9 +113,9 @@ def test_enlarging_keeps_what_was_painted_and_the_detail_of_the_content(recipe: 
 
 
 def test_too_little_memory(recipe: Transfer) -> None:
-    with pytest.raises(RecipeError, match="too little memory"):
+    with pytest.raises(InputError, match="too little memory"):
         transfer.stylize(CONTENT, STYLE, replace(recipe, size=440, scales=(1.0,)), memory=0.03)
-    with pytest.raises(RecipeError, match="--memory must be"):
+    with pytest.raises(InputError, match="`memory` must be"):
         transfer.stylize(CONTENT, STYLE, recipe, memory=-1)
 
 
@@ -253,9 +254,9 @@ def test_start_from_content_style_or_path(tmp_path: Path) -> None:
 
 
 def test_starts_that_are_none() -> None:
-    with pytest.raises(RecipeError, match="--init style needs a style"):
+    with pytest.raises(InputError, match="`init` style needs a style"):
         transfer.start(Transfer(init="style"), CONTENT, [])
-    with pytest.raises(images.ImageError, match=r"nowhere\.png"):
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
         transfer.start(Transfer(init="nowhere.png"), CONTENT, [STYLE])
 
 
@@ -570,7 +571,7 @@ def test_sweep() -> None:
 
 
 def refused(recipe: Transfer, match: str, style: Any = STYLE, **options: Any) -> None:
-    with pytest.raises(RecipeError, match=match) as caught:
+    with pytest.raises(InputError, match=match) as caught:
         transfer.stylize(CONTENT, style, recipe, **options)
     assert "\n" not in str(caught.value)
 
@@ -597,16 +598,16 @@ def test_wrong_style_weights_count(recipe: Transfer) -> None:
 
 
 def test_recipes_that_cannot_be_followed(recipe: Transfer) -> None:
-    refused(replace(recipe, rate=-1.0), "--rate")
-    refused(replace(recipe, steps=0), "--steps")
+    refused(replace(recipe, rate=-1.0), "`rate`")
+    refused(replace(recipe, steps=0), "`steps`")
     refused(replace(recipe, style_layers=("relu9_1",)), "relu9_1")
     refused(replace(recipe, content_weight=0.0, style_weight=0.0), "no layer")
 
 
 def test_missing_files(recipe: Transfer) -> None:
-    with pytest.raises(images.ImageError, match=r"nowhere\.jpg"):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
         transfer.stylize("nowhere.jpg", STYLE, recipe)
-    with pytest.raises(images.ImageError, match=r"nowhere\.jpg"):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
         transfer.stylize(CONTENT, "nowhere.jpg", recipe)
 
 

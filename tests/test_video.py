@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from impasto import video
+from impasto.errors import VideoError
 
 
 def frames(path: Path) -> list[np.ndarray]:
@@ -44,7 +45,7 @@ def test_a_film_cut_short_by_an_error_leaves_what_was_there(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("name", "said"), [("film.gif", ".mp4"), ("none/film.mp4", "does not exist")])
 def test_where_no_film_can_go(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(video.VideoError, match=said), video.writer(tmp_path / name, 16, 16, fps=10):
+    with pytest.raises(VideoError, match=said), video.writer(tmp_path / name, 16, 16, fps=10):
         pass
 
 
@@ -58,7 +59,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(builtins, "__import__", without)
     with (
-        pytest.raises(video.VideoError, match=r"pip install 'impasto\[video\]'"),
+        pytest.raises(VideoError, match=r"pip install 'impasto\[video\]'"),
         video.writer(tmp_path / "film.mp4", 16, 16, fps=10),
     ):
         pass
@@ -133,7 +134,7 @@ def test_what_is_no_film(content: bytes | None, tmp_path: Path) -> None:
     source, out = tmp_path / "film.mp4", tmp_path / "out.mp4"
     if content is not None:
         source.write_bytes(content)
-    with pytest.raises(video.VideoError, match=r"film\.mp4"):
+    with pytest.raises(VideoError, match=r"film\.mp4"):
         list(video.repaint(source, out, lambda image: image))
     assert not out.exists()
 
@@ -148,8 +149,8 @@ def test_a_picture_is_no_film_and_a_truncated_film_is_said(tmp_path: Path) -> No
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(video.VideoError, match="holds no film"):
+    with pytest.raises(VideoError, match="holds no film"):
         list(video.repaint(sound, out, lambda image: image))
-    with pytest.raises(video.VideoError, match=r"\.mp4"):
+    with pytest.raises(VideoError, match=r"\.mp4"):
         list(video.repaint(source, tmp_path / "out.avi", lambda image: image))
     assert out.read_bytes() == b"what was there"

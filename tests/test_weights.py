@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from impasto import weights
-from impasto.weights import WEIGHTS, Weights, WeightsError
+from impasto.errors import WeightsError
+from impasto.weights import WEIGHTS, Weights
 
 GOOD = random.Random(0).randbytes(3 * weights.CHUNK + 1000)
 WRONG = GOOD[:-1] + bytes([GOOD[-1] ^ 1])

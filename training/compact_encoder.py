@@ -31,7 +31,7 @@ from teachers import LAYERS, VGG_LAYERS, Teachers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, training
+from impasto import datasets, fitting
 from impasto.encoder import IMAGENET
 
 HELD_OUT = 75
@@ -190,7 +190,7 @@ def train(args: argparse.Namespace) -> None:
         if stage < saved_state.get("stage", 0):
             continue
         state = saved_state if saved_state.get("stage") == stage else None
-        for step in training.fit(
+        for step in fitting.fit(
             student, lambda index, stage=stage: objective(index, stage), steps=steps, rate=rate, warmup=200, state=state
         ):
             last = step.index == step.total

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from impasto import feedforward, images, pictures
+from impasto import bundled, feedforward, images
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
@@ -21,7 +21,7 @@ def row(paintings: list[torch.Tensor]) -> torch.Tensor:
 
 
 def main() -> None:
-    photographs = [images.to_size(images.to_tensor(pictures.locate(name)), 512) for name in pictures.CONTENTS]
+    photographs = [images.to_size(images.to_tensor(bundled.locate(name)), 512) for name in bundled.CONTENTS]
     images.write(DOCS / "images" / "photographs.jpg", row(photographs))
     lines = [
         "# Gallery",
@@ -33,12 +33,12 @@ def main() -> None:
         "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
         "`python training/gallery.py`. The photographs come from scikit-image:",
         "",
-        *(f"- {photograph.title} ({photograph.author})" for photograph in pictures.CONTENTS.values()),
+        *(f"- {photograph.title} ({photograph.author})" for photograph in bundled.CONTENTS.values()),
         "",
         "![The photographs](images/photographs.jpg)",
         "",
     ]
-    for name, style in pictures.STYLES.items():
+    for name, style in bundled.STYLES.items():
         model = feedforward.load(name)
         painted = row([feedforward.apply(photograph, model) for photograph in photographs])
         images.write(DOCS / "images" / f"{name}.jpg", painted)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from styles import PAINTINGS
 
-from impasto import images, recipes, session
+from impasto import images, recipes
+from impasto.runs import transfer as run_transfer
 
 RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
 
@@ -24,8 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.names or PAINTINGS:
         painting = images.read(args.assets / "styles" / PAINTINGS[name])
-        inputs = session.Inputs(painting, [painting])
-        session.paint(inputs, RECIPE, session.Watch(args.out / f"{name}.jpg", command="reconstruct"))
+        inputs = run_transfer.Inputs(painting, [painting])
+        run_transfer.paint(inputs, RECIPE, run_transfer.Watch(args.out / f"{name}.jpg", command="reconstruct"))
 
 
 if __name__ == "__main__":

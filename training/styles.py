@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import impasto
-from impasto import datasets, feedforward, fields, images, machine, pictures, sheets, training
+from impasto import bundled, datasets, feedforward, fitting, images, machine, schema, sheets
 from impasto.feedforward import Model
 from impasto.networks import Layer, Network
 from impasto.recipes import Training
@@ -76,12 +76,12 @@ def main() -> None:
     def loss(index: int) -> dict[str, Tensor]:
         return tasks[index % len(tasks)](index)
 
-    def write(step: training.Step) -> None:
+    def write(step: fitting.TrainingStep) -> None:
         for name, network in networks.items():
             card = {
                 "impasto": impasto.__version__,
                 "style": json.dumps({"name": PAINTINGS[name], "sha256": paintings[name].sha256}),
-                "recipe": json.dumps(fields.to_json(recipe)),
+                "recipe": json.dumps(schema.to_json(recipe)),
                 "photographs": str(len(pool)),
                 "steps": f"{step.index}, of {len(tasks)} styles together",
             }
@@ -90,10 +90,10 @@ def main() -> None:
 
     checkpoint = args.out / "together.resume"
     state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else None
-    photograph = images.to_size(images.to_tensor(pictures.locate("chelsea")), 512)
+    photograph = images.to_size(images.to_tensor(bundled.locate("chelsea")), 512)
     sums: dict[str, float] = {}
     with machine.reused_memory():
-        steps = training.fit(together, loss, steps=recipe.steps, rate=recipe.rate, warmup=100, state=state)
+        steps = fitting.fit(together, loss, steps=recipe.steps, rate=recipe.rate, warmup=100, state=state)
         for step in track(steps, total=recipe.steps):
             for name, term in step.terms.items():
                 sums[name] = sums.get(name, 0) + float(term) / EVERY

@@ -9,15 +9,15 @@ from tyro import MISSING
 
 from impasto.commands.listing import ListCommand
 from impasto.commands.onepass import ApplyCommand, ExportCommand, TrainCommand
-from impasto.commands.optimisation import ReplayCommand, StudyCommand, reconstruct, transfer
 from impasto.commands.photo import PhotoCommand
 from impasto.commands.studio import StudioCommand
+from impasto.commands.transfer import ReplayCommand, StudyCommand, default_reconstruct, default_transfer
 from impasto.recipes import Photo, Training
 
 # Each as it stands before its arguments are read, some of which say what the others' defaults are.
 DEFAULTS: dict[str, Callable[[Sequence[str]], Any]] = {
-    "transfer": transfer,
-    "reconstruct": reconstruct,
+    "transfer": default_transfer,
+    "reconstruct": default_reconstruct,
     "study": lambda arguments: StudyCommand(MISSING, MISSING, MISSING, MISSING),
     "train": lambda arguments: TrainCommand(MISSING, MISSING, MISSING, Training()),
     "apply": lambda arguments: ApplyCommand(MISSING, MISSING, MISSING),

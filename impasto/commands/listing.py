@@ -19,7 +19,7 @@ class ListCommand:
     """Which of them."""
 
     def run(self) -> None:
-        from impasto import pictures, weights
+        from impasto import bundled, weights
 
         if self.what == "recipes":
             rows = [(name, recipes.ABOUT[name]) for name in recipes.TRANSFERS]
@@ -29,12 +29,12 @@ class ListCommand:
                 for name, entry in weights.WEIGHTS.items()
             ]
         else:
-            shipped = pictures.STYLES if self.what == "styles" else pictures.CONTENTS
+            shipped = bundled.STYLES if self.what == "styles" else bundled.CONTENTS
             rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in shipped.items()]
         width = max((len(name) for name, _ in rows), default=0)
         for name, about in rows:
             print(f"{name:<{width}}  {about}")
-            thumbnail = pictures.thumbnail(name) if self.what == "styles" and sys.stdout.isatty() else None
+            thumbnail = bundled.thumbnail(name) if self.what == "styles" and sys.stdout.isatty() else None
             if thumbnail is not None:
                 from impasto import sheets
 

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from impasto.commands.options import Device, Out, Quiet
-from impasto.recipes import RecipeError, Training
+from impasto.errors import IncompleteError, InputError, Stopped
+from impasto.recipes import Training
 
 
 @dataclass
@@ -33,18 +34,19 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import onepass, session
+        from impasto.runs import onepass as run_onepass
+        from impasto.runs import terminal
 
         try:
-            onepass.train(
+            run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
             )  # fmt: skip
-        except session.Stopped:
-            session.say(self.out)
+        except Stopped:
+            terminal.say(self.out)
             raise
-        if onepass.first():
-            session.say(self.out)
+        if run_onepass.first():
+            terminal.say(self.out)
 
 
 @dataclass
@@ -76,14 +78,16 @@ class ApplyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import feedforward, machine, onepass, session
+        from impasto import feedforward, machine
+        from impasto.runs import onepass as run_onepass
+        from impasto.runs import terminal
 
         parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
         models = [feedforward.load(style) for style in self.style]
         device = machine.pick_device(self.device)
-        painter = onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
-        with session.saying(self.out, although=(session.Stopped, onepass.Failed)):
-            onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
+        painter = run_onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
+        with terminal.saying(self.out, although=(Stopped, IncompleteError)):
+            run_onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
 
 
 @dataclass
@@ -97,11 +101,12 @@ class ExportCommand:
     `impasto apply` lends a photograph first (--grain) is not in it."""
 
     def run(self) -> None:
-        from impasto import exchange, feedforward, images, session
+        from impasto import feedforward, images, interop
+        from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
-            raise RecipeError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
+            raise InputError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
         model = feedforward.load(self.model)
         with images.atomic(self.out) as part:
-            exchange.to_onnx(model.network, part)
-        session.say(self.out)
+            interop.to_onnx(model.network, part)
+        terminal.say(self.out)

@@ -38,10 +38,11 @@ class PhotoCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import photograph, session
+        from impasto.runs import photo as run_photo
+        from impasto.runs import terminal
 
-        with session.saying(self.out):
-            photograph.paint(
+        with terminal.saying(self.out):
+            run_photo.change_light(
                 self.content, self.style, self.out, self.settings, content_mask=self.content_mask,
                 style_mask=self.style_mask, keep_masks=self.save_masks, resume=self.resume, device=self.device,
                 quiet=self.quiet,

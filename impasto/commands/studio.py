@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from impasto.recipes import RecipeError
+from impasto.errors import InputError
 
 
 @dataclass
@@ -29,13 +29,13 @@ class StudioCommand:
 
     def run(self) -> None:
         if self.host not in ("127.0.0.1", "localhost", "::1") and not self.auth:
-            raise RecipeError(f"--host {self.host} lets others in: say who may with --auth NAME")
+            raise InputError(f"--host {self.host} lets others in: say who may with --auth NAME")
         if self.max_jobs < 1 or not 0 < self.max_upload < 1e4 or not 0 <= self.port < 65536:
-            raise RecipeError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
+            raise InputError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
         try:
             from impasto import studio
         except ModuleNotFoundError as error:
-            raise RecipeError(f"the studio needs {error.name}: pip install 'impasto[studio]'") from None
+            raise InputError(f"the studio needs {error.name}: pip install 'impasto[studio]'") from None
         studio.serve(
             host=self.host, port=self.port, user=self.auth, max_upload=self.max_upload, max_jobs=self.max_jobs,
             open_browser=self.open,

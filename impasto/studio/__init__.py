@@ -16,7 +16,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from impasto.recipes import RecipeError
+from impasto.errors import InputError
 
 # Before gradio is loaded: where it keeps uploads, and that it tells nobody.
 ROOT = Path(tempfile.gettempdir()).resolve() / f"impasto-studio-{secrets.token_hex(8)}"
@@ -28,15 +28,15 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     """Serve the studio until Ctrl-C; prints its address.
 
     Raises:
-        RecipeError: the port is taken, the host is none of this machine's, or there is no password.
+        InputError: the port is taken, the host is none of this machine's, or there is no password.
     """
     password = _password(user) if user else ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise RecipeError(
-            f"--host {host} --port {port}: {os.strerror(error.errno or 0)}; --port 0 takes any that is free"
+        raise InputError(
+            f"`host` {host} `port` {port}: {os.strerror(error.errno or 0)}; `port` 0 takes any that is free"
         ) from None
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
@@ -98,7 +98,5 @@ def _password(user: str) -> str:
     if not password and sys.stdin.isatty():
         password = getpass.getpass(f"password for {user}: ", sys.stderr)
     if not password:
-        raise RecipeError(
-            f"--auth {user}: a password is needed; set IMPASTO_PASSWORD, or type it where it is asked for"
-        )
+        raise InputError(f"`auth` {user}: a password is needed; set IMPASTO_PASSWORD, or type it where it is asked for")
     return password

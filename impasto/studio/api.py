@@ -11,8 +11,8 @@ import gradio as gr
 
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms
-from impasto.studio.jobs import BusyError, Job, Pool, Session, Work
-from impasto.studio.stage import Studio, spoken
+from impasto.studio.jobs import Job, Pool, Session, Work
+from impasto.studio.viewer import Studio, spoken
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
@@ -35,8 +35,6 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 raise job.error
             if job.result is not None:
                 yield str(job.result.file)
-        except BusyError as error:
-            raise gr.Error(str(error), print_exception=False) from None
         finally:  # also where the caller is gone
             job.stop()
             session.jobs.pop(job.kind, None)
@@ -54,7 +52,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             )
             yield from result(session, studio.quick, todo)
 
-    def paint(request: gr.Request, photo: str, painting: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    def optimise(request: gr.Request, photo: str, painting: str, settings: Mapping[str, Any]) -> Iterator[str]:
         """Repaint by optimisation: the picture so far, again and again, and at last the result.
 
         ``settings`` are fields of the recipe, see docs/recipes.md.
@@ -66,7 +64,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             recipe = forms.changed(Transfer(flat=0.04), settings)
             yield from result(session, studio.slow, work.optimise(session, Path(photo), [Path(painting)], recipe))
 
-    def light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    def change_light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
         """Give a photograph another one's light; ``settings`` are fields of the recipe."""
         from impasto.studio import work
 
@@ -77,5 +75,5 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
     named: dict[str, Any] = {"concurrency_limit": None}
     button.click(repaint, [first, style, strength, size, keep], file, api_name="repaint", **named)
-    button.click(paint, [first, second, settings], file, api_name="paint", **named)
-    button.click(light, [first, second, settings], file, api_name="light", **named)
+    button.click(optimise, [first, second, settings], file, api_name="paint", **named)
+    button.click(change_light, [first, second, settings], file, api_name="light", **named)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from impasto import fields
-from impasto.recipes import RecipeError
+from impasto import schema
+from impasto.errors import RecipeError
 
 
 def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
     """An input for each of these fields of a recipe, set as in the recipe."""
-    kinds, texts = typing.get_type_hints(type(recipe)), fields.described(type(recipe))
+    kinds, texts = typing.get_type_hints(type(recipe)), schema.described(type(recipe))
     return [_input(name, kinds[name], getattr(recipe, name), texts[name]) for name in names]
 
 
@@ -35,7 +35,7 @@ def read(kind: Any, values: Mapping[str, Any]) -> Any:
         RecipeError: a value that is none.
     """
     kinds = typing.get_type_hints(kind)
-    return fields.from_json({name: _value(name, kinds[name], value) for name, value in values.items()}, kind)
+    return schema.from_json({name: _value(name, kinds[name], value) for name, value in values.items()}, kind)
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
@@ -44,9 +44,9 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         try:
             return [inner(word) for word in str(value or "").replace(",", " ").split()]
         except ValueError:
-            raise RecipeError(f"{name.replace('_', ' ')}: numbers with spaces between them, not {value!r}") from None
+            raise RecipeError(f"`{name}`: numbers with spaces between them, not {value!r}") from None
     if value is None:
-        raise RecipeError(f"{name.replace('_', ' ')}: a value is needed")
+        raise RecipeError(f"`{name}`: a value is needed")
     return int(value) if kind is int else value
 
 
@@ -69,4 +69,4 @@ def changed(recipe: Any, values: Mapping[str, Any]) -> Any:
     Raises:
         RecipeError: an unknown field, or a value that is none.
     """
-    return fields.from_json({**fields.to_json(recipe), **(values or {})}, type(recipe))
+    return schema.from_json({**schema.to_json(recipe), **(values or {})}, type(recipe))

@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from impasto.errors import RefusedError
 from impasto.studio.jobs import COOKIE, Session, Sessions
 
 HEADER = b"x-impasto-session"
@@ -38,10 +39,6 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s>!]", re.IGNORECASE)
-
-
-class RefusedError(ValueError):
-    """A file that is not taken; one line that says why."""
 
 
 def inspect(path: Path, *, most_pixels: int) -> None:

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from impasto.errors import BusyError
+
 COOKIE = "impasto-session"  # holds a session's token
 WAITING = 64  # jobs, at most, that wait for their turn
 SESSIONS = 200  # that are remembered, at most; the one that was silent the longest is forgotten first
 PREVIEWS = 20  # live pictures of a session that are kept: ten seconds of them
 RESULTS = 60  # of a session that are kept
-
-
-class BusyError(Exception):
-    """Too many jobs are waiting."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from impasto import pictures
-from impasto.studio import api, look, photo, repaint, study
+from impasto import bundled
+from impasto.studio import api, theme
 from impasto.studio.guard import Guard
 from impasto.studio.jobs import Pool, Sessions
-from impasto.studio.stage import Studio
+from impasto.studio.tabs import photo, repaint, study
+from impasto.studio.viewer import Studio
 
 TABS = {"Repaint": repaint.build, "Photo": photo.build, "Study": study.build}
 MEGAPIXELS = 50
@@ -31,7 +32,7 @@ def build(studio: Studio) -> gr.Blocks:
         title="impasto", analytics_enabled=False, fill_width=True, delete_cache=(3600, HOURS * 3600)
     )
     with page:
-        gr.HTML(look.MASTHEAD)
+        gr.HTML(theme.MASTHEAD)
         with gr.Tabs():
             for name, tab in TABS.items():
                 with gr.Tab(name):
@@ -54,14 +55,14 @@ def application(
     """
     root.mkdir(parents=True, exist_ok=True)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    thumbnails = [path for name in pictures.STYLES if (path := pictures.thumbnail(name)) is not None]
+    thumbnails = [path for name in bundled.STYLES if (path := bundled.thumbnail(name)) is not None]
     gr.set_static_paths([root / "sessions", *thumbnails])  # or Gradio would copy each file into its cache
     sessions = Sessions(root)
     page: Any = build(Studio(sessions, quick=Pool(1), slow=Pool(jobs)))
     page.queue(api_open=False, max_size=256)
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None), page, path="/", auth=auth, show_error=True, max_file_size=most_bytes,
-        ssr_mode=False, theme=look.theme(), css_paths=look.CSS, head=look.HEAD, pwa=False,
+        ssr_mode=False, theme=theme.theme(), css_paths=theme.CSS, head=theme.HEAD, pwa=False,
         footer_links=[], enable_monitoring=False,
     )  # fmt: skip
     guarded = Guard(

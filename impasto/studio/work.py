@@ -10,9 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from impasto import feedforward, images, machine, onepass, photograph, photoreal, pictures, study, transfer
-from impasto import session as runs
+from impasto import bundled, feedforward, images, machine, study, transfer
+from impasto import photo as photo_method
+from impasto.errors import ImageError
 from impasto.recipes import Photo, Transfer
+from impasto.runs import onepass as run_onepass
+from impasto.runs import photo as run_photo
+from impasto.runs import transfer as run_transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
 SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the file has all
@@ -28,7 +32,9 @@ def one_pass(
     def frames() -> Iterator[Frame]:
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
-        painter = onepass.Painter([feedforward.load(style) for style in styles], parts, strength, keep_colors, device)
+        painter = run_onepass.Painter(
+            [feedforward.load(style) for style in styles], parts, strength, keep_colors, device
+        )
         picture, image = _at(photo, size)
         painted = painter(image)
         if mask is not None:
@@ -46,10 +52,10 @@ def one_pass(
 def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: Transfer, *, mask: Tensor | None = None,
              begin: Path | None = None) -> Work:  # fmt: skip
     """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
-    inputs = runs.read_inputs(str(photo), [str(painting) for painting in paintings])
+    inputs = run_transfer.read_inputs(str(photo), [str(painting) for painting in paintings])
     if begin is not None:
         recipe = replace(recipe, init=str(begin))
-    receipt = runs.receipt("transfer", recipe, inputs)
+    receipt = run_transfer.receipt("transfer", recipe, inputs)
     where = [] if mask is None else [mask] * len(paintings)
 
     def frames() -> Iterator[Frame]:
@@ -73,15 +79,15 @@ def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tupl
     def frames() -> Iterator[Frame]:
         yield Frame(0, recipe.steps, "looking for regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
-        pair = kept["pair"] = photograph.read(photo, other, recipe, masks, device=device)
+        pair = kept["pair"] = run_photo.read(photo, other, recipe, masks, device=device)
         ours, theirs = pair.photograph.image.to(device), pair.other.image.to(device)
-        for step in photoreal.steps(ours, theirs, pair.regions, recipe):
+        for step in photo_method.steps(ours, theirs, pair.regions, recipe):
             yield Frame(step.index, step.total, " ".join(pair.regions.notes), step.loss, step)
 
     def finish(frame: Frame) -> Result:
         pair = kept["pair"]
         out = session.path(f"{photo.stem}-{other.stem}.png")
-        photograph.save(pair, recipe, frame.image, out)
+        run_photo.save(pair, recipe, frame.image, out)
         return Result(out, _pair(session, pair.photograph.image, images.to_tensor(out)))
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
@@ -89,26 +95,26 @@ def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tupl
 
 def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[Path, Path]:
     """The regions that are found, as two masks to edit."""
-    pair = photograph.read(photo, other, recipe, None, device=machine.pick_device("auto"))
-    return photograph.save_masks(pair, session.path("regions.png"))
+    pair = run_photo.read(photo, other, recipe, None, device=machine.pick_device("auto"))
+    return run_photo.save_masks(pair, session.path("regions.png"))
 
 
 def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work:
     """Draw a study's sheet."""
     panels = study.panels(over, strengths=(0.03, 0.1, 0.3, 1.0, 3.0), size=size, **({"steps": steps} if steps else {}))
-    inputs = runs.read_inputs(str(photo), [str(painting)])
+    inputs = run_transfer.read_inputs(str(photo), [str(painting)])
     total = sum(panel.recipe.steps for panel in panels)
 
     def frames() -> Iterator[Frame]:
         yield Frame(0, total, "beginning")
         drawn: dict[str, transfer.Step] = {}
-        for done, (panel, step) in enumerate(runs.drawing(inputs, panels, device="auto", memory=0.0), 1):
+        for done, (panel, step) in enumerate(run_transfer.drawing(inputs, panels, device="auto", memory=0.0), 1):
             drawn[panel.label] = step
             yield Frame(done, total, panel.label, step.loss, drawn)
 
     def finish(frame: Frame) -> Result:
         out = session.path(f"study-over-{over}.png")
-        images.write(out, runs.study_sheet(inputs, frame.image, size=size, title=f"study over {over}"))
+        images.write(out, run_transfer.study_sheet(inputs, frame.image, size=size, title=f"study over {over}"))
         return Result(out)
 
     return Work(frames, finish, lambda drawn, path: _preview(next(reversed(drawn.values())).image.cpu(), path))
@@ -145,7 +151,7 @@ def _at(photo: Path, size: int) -> tuple[images.Picture, Tensor]:
 
 def _write(session: Session, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
     out = session.path(f"{name[:80]}.png")
-    runs.save(runs.Watch(out, receipt=receipt), runs.Inputs(picture), image)
+    run_transfer.save(run_transfer.Watch(out, receipt=receipt), run_transfer.Inputs(picture), image)
     return Result(out, _pair(session, picture.image, image))
 
 
@@ -170,10 +176,10 @@ def restore(path: Path) -> dict[str, Any] | None:
     """The receipt of a picture, if it has one."""
     try:
         return images.read_receipt(path)
-    except images.ImageError:
+    except ImageError:
         return None
 
 
 def warm() -> None:
     """Have the networks in memory before anybody asks."""
-    feedforward.load(next(iter(pictures.STYLES)))
+    feedforward.load(next(iter(bundled.STYLES)))

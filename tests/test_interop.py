@@ -9,7 +9,7 @@ from test_feedforward import SMALL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import exchange, feedforward
+from impasto import feedforward, interop
 from impasto.feedforward import Model
 from impasto.networks import Network
 
@@ -80,7 +80,7 @@ def test_onnx(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Model(Network(SMALL).eval(), {})
     path = tmp_path / "model.onnx"
-    exchange.to_onnx(model.network, path)
+    interop.to_onnx(model.network, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
         image = torch.rand(*size)

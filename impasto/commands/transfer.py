@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from impasto import fields, recipes
+from impasto import recipes, schema
 from impasto.commands.options import Device, Memory, Out, Quiet
-from impasto.recipes import RecipeError, Transfer
+from impasto.errors import InputError, RecipeError, Stopped
+from impasto.recipes import Transfer
 
 if TYPE_CHECKING:
-    from impasto.session import Inputs, Watch
+    from impasto.runs.transfer import Inputs, Watch
 
 Settings = Annotated[Transfer, tyro.conf.arg(name="")]
 
@@ -44,12 +45,12 @@ def find_recipe(name: str) -> Transfer:
         import json
 
         try:
-            return fields.from_json(json.loads(path.read_text()), Transfer)
+            return schema.from_json(json.loads(path.read_text()), Transfer)
         except (ValueError, AttributeError) as error:
             raise RecipeError(f"{path}: no recipe: {error}") from None
     from impasto import images
 
-    return fields.from_json(images.read_receipt(path)["recipe"], Transfer)
+    return schema.from_json(images.read_receipt(path)["recipe"], Transfer)
 
 
 def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
@@ -58,9 +59,9 @@ def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
     if path := peek(arguments, "--resume"):
         import json
 
-        from impasto import session
+        from impasto.runs import receipts
 
-        return fields.from_json(json.loads(session.load_state(Path(path))["receipt"])["recipe"], Transfer)
+        return schema.from_json(json.loads(receipts.load_state(Path(path))["receipt"])["recipe"], Transfer)
     return fallback
 
 
@@ -97,14 +98,15 @@ class TransferCommand:
     """Go on from the OUT.resume that --checkpoint-every leaves: the same command again, and this flag."""
 
     def run(self) -> None:
-        from impasto import session
+        from impasto.runs import receipts
+        from impasto.runs import transfer as run_transfer
 
         if not self.styles:
-            raise RecipeError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
-        inputs = session.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
+            raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
+        inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
-        state = session.load_state(self.resume) if self.resume else None
-        watch = session.Watch(
+        state = receipts.load_state(self.resume) if self.resume else None
+        watch = run_transfer.Watch(
             self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state
         )
         paint_and_say(inputs, self.settings, watch)
@@ -133,12 +135,12 @@ class ReconstructCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import session
+        from impasto.runs import transfer as run_transfer
 
         chosen: Any = {f"{self.of}_layers": self.layers}
         recipe = replace(self.settings, layer_weights=(), **chosen)
-        inputs = session.read_inputs(self.image, [self.image] if self.of == "style" else [])
-        watch = session.Watch(
+        inputs = run_transfer.read_inputs(self.image, [self.image] if self.of == "style" else [])
+        watch = run_transfer.Watch(
             self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet
         )
         paint_and_say(inputs, recipe, watch)
@@ -177,22 +179,24 @@ class StudyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import images, session, study
+        from impasto import images, study
+        from impasto.runs import terminal
+        from impasto.runs import transfer as run_transfer
 
         images.check_output(self.out)
-        inputs = session.read_inputs(self.content, [self.style])
-        session.fetch_encoder(self.encoder, quiet=self.quiet)
+        inputs = run_transfer.read_inputs(self.content, [self.style])
+        terminal.fetch_encoder(self.encoder, quiet=self.quiet)
         chosen = {"size": self.size, "encoder": self.encoder, "seed": self.seed} | (
             {"steps": self.steps} if self.steps else {}
         )
         panels = study.panels(self.over, strengths=self.strengths, **chosen)
-        sheet, stopped = session.draw(
+        sheet, stopped = run_transfer.draw(
             inputs, panels, title=f"study over {self.over}", device=self.device, memory=self.memory, quiet=self.quiet
         )
         images.write(self.out, sheet)
-        session.say(self.out)
+        terminal.say(self.out)
         if stopped:
-            raise session.Stopped("stopped: the sheet holds what there was")
+            raise Stopped("stopped: the sheet holds what there was")
 
 
 @dataclass
@@ -210,20 +214,25 @@ class ReplayCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import images, session
+        from impasto import images
+        from impasto.runs import photo as run_photo
+        from impasto.runs import terminal
+        from impasto.runs import transfer as run_transfer
 
         receipt = images.read_receipt(self.picture)
         folders = [Path(), self.picture.parent, *self.inputs]
         if receipt["command"] == "apply":
-            raise RecipeError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
+            raise InputError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
         if receipt["command"] == "photo":
-            from impasto import photograph
+            from impasto.runs import photo as run_photo
+            from impasto.runs import terminal
+            from impasto.runs import transfer as run_transfer
 
-            with session.saying(self.out):
-                photograph.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
+            with terminal.saying(self.out):
+                run_photo.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
             return
-        recipe, inputs = session.from_receipt(receipt, folders)
-        watch = session.Watch(
+        recipe, inputs = run_transfer.from_receipt(receipt, folders)
+        watch = run_transfer.Watch(
             self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
         )
         paint_and_say(inputs, recipe, watch)
@@ -231,26 +240,28 @@ class ReplayCommand:
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
-    from impasto import images, session, sheets, transfer
+    from impasto import images, sheets, transfer
+    from impasto.runs import terminal
+    from impasto.runs import transfer as run_transfer
 
-    with session.saying(watch.out):
+    with terminal.saying(watch.out):
         if not recipe.sweep:
-            session.paint(inputs, recipe, watch)
+            run_transfer.paint(inputs, recipe, watch)
             return
         images.check_output(watch.out)
         results = []
         for label, each in transfer.sweep(recipe):
-            out = session.numbered(watch.out, f"{each.style_weight:g}")
-            results.append((label, session.paint(inputs, each, replace(watch, out=out))))
-        images.write(watch.out, sheets.sheet(results), receipt=session.receipt(watch.command, recipe, inputs))
+            out = run_transfer.numbered(watch.out, f"{each.style_weight:g}")
+            results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out))))
+        images.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
 
 
-def transfer(arguments: Sequence[str]) -> TransferCommand:
+def default_transfer(arguments: Sequence[str]) -> TransferCommand:
     recipe = starting_recipe(arguments, recipes.impasto)
     return TransferCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)
 
 
-def reconstruct(arguments: Sequence[str]) -> ReconstructCommand:
+def default_reconstruct(arguments: Sequence[str]) -> ReconstructCommand:
     of = peek(arguments, "--of")
     recipe = recipes.reconstruct_content if of == "content" else recipes.reconstruct_style
     return ReconstructCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)

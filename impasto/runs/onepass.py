@@ -1,8 +1,7 @@
-"""Training and applying one-pass networks, with all that a person expects around them."""
+"""Runs of training and applying one-pass networks, with progress, previews, receipts, resuming and Ctrl-C."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,18 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-import impasto
-from impasto import datasets, feedforward, fields, images, machine, pictures, session, training, video
+from impasto import bundled, datasets, feedforward, fitting, images, machine, schema, video
+from impasto.errors import ImageError, IncompleteError, InputError, Stopped
 from impasto.feedforward import Model
 from impasto.networks import Network
-from impasto.recipes import RecipeError, Training
+from impasto.recipes import Training
+from impasto.runs import receipts, terminal
 
 EVERY = 200  # steps between two previews, and two checkpoints
 PHOTOGRAPHS = 2000  # at most, that a network learns from: they lie in memory, 1.2 MB each
-
-
-class Failed(Exception):
-    """Some pictures of many could not be done; the others are."""
 
 
 def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str, quiet: bool, resume: bool) -> None:
@@ -35,32 +31,28 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     Under torchrun each process takes its part of every batch, and the first one writes.
 
     Raises:
-        RecipeError: the folder holds no picture, or another training's checkpoint lies there.
+        InputError: the folder holds no picture, or another training's checkpoint lies there.
         Stopped: after Ctrl-C; the network so far has been written.
     """
-    fields.check(recipe)
+    schema.check(recipe)
     if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise RecipeError(f"{out}: a network is written to a .safetensors file in a folder that exists")
-    painting = images.read(pictures.locate(style))
+        raise InputError(f"{out}: a network is written to a .safetensors file in a folder that exists")
+    painting = images.read(bundled.locate(style))
     network = feedforward.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
-        session.fetch_encoder(recipe.encoder, quiet=quiet)
+        terminal.fetch_encoder(recipe.encoder, quiet=quiet)
         pool = read_photographs(photos, quiet=quiet)
-        card = {
-            "impasto": impasto.__version__,
-            "style": json.dumps({"name": Path(painting.name).name, "sha256": painting.sha256}),
-            "recipe": json.dumps(fields.to_json(replace(recipe, start=Path(recipe.start).stem))),
-            "photographs": str(len(pool)),
-        }
+        told = replace(recipe, start=Path(recipe.start).stem)
+        card = receipts.card(receipts.build("train", style=painting, recipe=told, photographs=len(pool)))
         checkpoint = out.with_suffix(".resume")
         state = load_checkpoint(checkpoint, card) if resume and checkpoint.exists() else None
-        photograph = images.to_size(images.read(pictures.locate("chelsea")).image, recipe.style_size).to(target)
+        photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
             machine.reused_memory(),
-            session.progress(recipe.steps, quiet=quiet, label="training") as report,
-            session.interruption() as interrupted,
+            terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
+            terminal.interruption() as interrupted,
         ):
             for step in feedforward.train(
                 painting.image.to(target), pool.to(target), recipe, network=network, state=state
@@ -75,7 +67,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                     preview = feedforward.apply(photograph, Model(network, card))
                     images.write(out.with_suffix(".png"), preview.cpu())
                 if stopped:
-                    raise session.Stopped(stopped)
+                    raise Stopped(stopped)
         if first():
             if last is not None:
                 save(out, checkpoint, network, card, last)
@@ -83,19 +75,19 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
 
 def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
-    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; RecipeError: none is found."""
+    """Pictures of a folder, evenly chosen where there are more than `PHOTOGRAPHS`; InputError: none is found."""
     found = datasets.pictures(folder)
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
-    with session.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
+    with terminal.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
         pool = datasets.load(chosen, side=640, short=448, report=report)
     if not len(pool):
         fault = "no picture in it to train on" if folder.is_dir() else "is no folder; check the path"
-        raise RecipeError(f"{folder}: {fault}")
+        raise InputError(f"{folder}: {fault}")
     if stride > 1 and first():
-        session.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
+        terminal.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
     if pool.skipped and first():
-        session.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
+        terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
     return pool
 
 
@@ -120,22 +112,21 @@ def first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: training.Step) -> None:
+def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     with images.atomic(out) as part:
         feedforward.save(part, network, {**card, "steps": str(step.index)})
-    with images.atomic(checkpoint) as part:
-        torch.save({**step.state(), "card": card}, part)
+    receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 
 def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
-    """The state in a checkpoint of the training that ``card`` describes; RecipeError for any other file."""
+    """The state in a checkpoint of the training that ``card`` describes; InputError for any other file."""
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         theirs = state.pop("card")
     except Exception:
-        raise RecipeError(f"{path}: not a checkpoint of impasto train; remove it to begin anew") from None
+        raise InputError(f"{path}: not a checkpoint of impasto train; remove it to begin anew") from None
     if theirs != card:
-        raise RecipeError(f"{path}: of a training with other settings, or another style")
+        raise InputError(f"{path}: of a training with other settings, or another style")
     return state
 
 
@@ -173,27 +164,21 @@ class Painter:
 
     def receipt(self, picture: images.Picture) -> dict[str, Any]:
         """All that decides the repainting of a picture."""
-        return {
-            "impasto": impasto.__version__,
-            "command": "apply",
-            "models": [dict(model.metadata) for model in self.models],
-            "style_weights": list(self.parts),
-            "strength": self.strength,
-            "keep_colors": self.keep_colors,
-            "grain": self.grain,
-            "size": self.size,
-            "content": {"name": Path(picture.name).name, "sha256": picture.sha256},
-        }
+        return receipts.build(
+            "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
+            strength=self.strength, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            content=picture,
+        )  # fmt: skip
 
 
 def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
     """Repaint a picture, a film, or every picture below a folder, in one pass each.
 
     Raises:
-        Failed: pictures of the folder could not be read; the others are done.
+        IncompleteError: pictures of the folder could not be read; the others are done.
         Stopped: after Ctrl-C; what was done is there.
     """
-    path = pictures.locate(source)
+    path = bundled.locate(source)
     if path.is_dir():
         _folder(path, out, painter, quiet=quiet, resume=resume)
     elif path.suffix.lower() in video.SUFFIXES:
@@ -208,38 +193,38 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
     begun = time.monotonic()
     with (
         machine.reused_memory(),
-        session.progress(None, quiet=quiet, label="repainting") as report,
-        session.interruption() as interrupted,
+        terminal.progress(None, quiet=quiet, label="repainting") as report,
+        terminal.interruption() as interrupted,
     ):
         for done, total in video.repaint(path, out, painter):
             report(done, f"{done / (time.monotonic() - begun):.2g} frames a second", total or None)
             if interrupted():
-                raise session.Stopped(f"stopped after {done} frames, which are in {out}")
+                raise Stopped(f"stopped after {done} frames, which are in {out}")
 
 
 def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
     todo = list(jobs(folder, out, resume=resume))
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: a folder is repainted into a folder, and this is a file")
+        raise InputError(f"{out}: a folder is repainted into a folder, and this is a file")
     broken = []
     with (
         machine.reused_memory(sparingly=True),  # pictures may be huge
-        session.progress(len(todo), quiet=quiet, label="repainting") as report,
-        session.interruption() as interrupted,
+        terminal.progress(len(todo), quiet=quiet, label="repainting") as report,
+        terminal.interruption() as interrupted,
     ):
         for done, (path, to) in enumerate(todo, 1):
             to.parent.mkdir(parents=True, exist_ok=True)
             try:
                 painter.file(path, to)
-            except images.ImageError as error:
+            except ImageError as error:
                 broken.append(str(error))
             report(done, path.name)
             if interrupted():
-                raise session.Stopped(f"stopped after {to.name}; --resume goes on from there")
+                raise Stopped(f"stopped after {to.name}; `resume` goes on from there")
     for complaint in broken:
         print(f"impasto: {complaint}", file=sys.stderr)
     if broken:
-        raise Failed(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
+        raise IncompleteError(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
 
 
 def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]]:

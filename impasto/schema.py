@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-from impasto.recipes import Photo, RecipeError, Training, Transfer
+from impasto.errors import RecipeError
+from impasto.recipes import Photo, Training, Transfer
 
 Recipe = TypeVar("Recipe", Transfer, Training, Photo)
 
@@ -40,12 +41,12 @@ def check(recipe: Recipe) -> Recipe:
     for name, kind in typing.get_type_hints(type(recipe)).items():
         value = _typed(name, kind, getattr(recipe, name))
         if name in POSITIVE and not 0 < value < float("inf"):
-            raise RecipeError(f"{_flag(name)} must be more than 0, not {value}")
+            raise RecipeError(f"`{name}` must be more than 0, not {value}")
         least = LEAST[type(recipe)].get(name)
         if least is not None and not least <= value < float("inf"):
-            raise RecipeError(f"{_flag(name)} must be {least} or more, not {value}")
+            raise RecipeError(f"`{name}` must be {least} or more, not {value}")
         if name in PARTS and value > 1:
-            raise RecipeError(f"{_flag(name)} must lie between 0 and 1, not {value:g}")
+            raise RecipeError(f"`{name}` must lie between 0 and 1, not {value:g}")
     if isinstance(recipe, Transfer):
         _check_lists(recipe)
     return recipe
@@ -53,12 +54,12 @@ def check(recipe: Recipe) -> Recipe:
 
 def _check_lists(recipe: Transfer) -> None:
     if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
-        raise RecipeError(f"--scales must lie in (0, 1] and end with 1, not {recipe.scales}")
+        raise RecipeError(f"`scales` must lie in (0, 1] and end with 1, not {recipe.scales}")
     if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
         raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")
     for name in ("layer_weights", "style_weights", "sweep"):
         if not all(0 <= weight < float("inf") for weight in getattr(recipe, name)):
-            raise RecipeError(f"{_flag(name)} must be 0 or more, not {getattr(recipe, name)}")
+            raise RecipeError(f"`{name}` must be 0 or more, not {getattr(recipe, name)}")
 
 
 def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
@@ -109,8 +110,4 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         wanted = f"one of {', '.join(typing.get_args(kind))}"
     else:
         wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a list")
-    raise RecipeError(f"{_flag(name)} must be {wanted}, not {value!r}")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    raise RecipeError(f"`{name}` must be {wanted}, not {value!r}")

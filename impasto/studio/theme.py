@@ -9,7 +9,7 @@ import gradio as gr
 SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-CSS = Path(__file__).with_name("look.css")
+CSS = Path(__file__).with_name("theme.css")
 
 MASTHEAD = '<div class="masthead"><h1>impasto</h1><p>photographs, repainted on this machine</p></div>'
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto import color, encoder, images, machine, masks, objective, optimize
+from impasto.errors import InputError, RecipeError
 from impasto.matting import Guide
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
 
 COARSE = 128  # pixels of the long edge at which the light is found
 EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
@@ -182,16 +183,17 @@ def check_size(content: Tensor, recipe: Photo) -> None:
     """Whether a photograph, (1, 3, H, W), is as large as a window.
 
     Raises:
-        RecipeError: it is not; with the radius that would do.
+        InputError: the photograph is too narrow.
+        RecipeError: the radius is too large; the message names one that fits.
     """
     edge = min(COARSE, recipe.size, max(content.shape[-2:]))
     image = images.to_size(content, edge)
     widest = _widest(image)
     if widest < 1:
-        raise RecipeError("the photograph is too narrow to tell its light: it needs 3 pixels at --size, and 1 : 40")
+        raise InputError("the photograph is too narrow to tell its light: it needs 3 pixels at `size`, and 1 : 40")
     if widest < _radius(image, recipe):
         fits = widest * recipe.size // edge
-        raise RecipeError(f"--radius {recipe.radius}: the photograph is smaller than its windows; try {fits}")
+        raise RecipeError(f"`radius` {recipe.radius}: the photograph is smaller than its windows; try {fits}")
 
 
 def _radius(image: Tensor, recipe: Photo) -> int:
@@ -261,7 +263,7 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PhotoStep:
     """One iteration, seen from outside.
 
     Attributes:
@@ -291,14 +293,14 @@ class Step:
 
 def steps(
     content: Tensor, style: Tensor, regions: Regions, recipe: Photo, *, state: Mapping[str, Any] | None = None
-) -> Iterator[Step]:
+) -> Iterator[PhotoStep]:
     """Give a photograph another one's light; yields every iteration.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1], on the device that is to work.
         regions: as `from_masks` or `find` gives them.
         recipe: what to optimise and how.
-        state: what an earlier ``Step.state()`` gave, to go on from there.
+        state: what an earlier ``PhotoStep.state()`` gave, to go on from there.
 
     Raises:
         RecipeError: the photograph is smaller than a window.
@@ -313,7 +315,7 @@ def steps(
         goal = objective_of(windows, plain, other, regions, recipe)
         start = images.resize(plain, *windows.shape)
         for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-            yield Step(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
+            yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
 def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
@@ -328,7 +330,7 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
     content = windows.small
     eye = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
-        eye, recipe.objective(), content, [style] * len(regions.style), regions.content, regions.style
+        eye, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
     shares = windows.shares(content)
     fine = Guide(content.double())  # its windows' variances are near 1e-8

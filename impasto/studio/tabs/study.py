@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
+from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 OVER = {
     "content, layer by layer": "content",

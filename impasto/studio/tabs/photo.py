@@ -10,9 +10,9 @@ import gradio as gr
 
 from impasto.recipes import Photo
 from impasto.studio import forms
-from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
+from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
-# The colours of photoreal.PALETTE, which loads torch.
+# The colours of photo.PALETTE, which loads torch.
 PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
 ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import opened, save_picture
 from PIL import Image
-from test_photoreal import BLUE, RED, halves
+from test_photo import BLUE, RED, halves
 
-from impasto import cli, images, session
+from impasto import cli, images
+from impasto.runs import terminal
 
 Capture = pytest.CaptureFixture[str]
 
@@ -61,7 +62,7 @@ def test_interrupted_and_resumed(
     assert photo() == 0
     wanted = (tmp_path / "out.png").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(session, "interruption", lambda: contextlib.nullcontext(lambda: True))
+        patched.setattr(terminal, "interruption", lambda: contextlib.nullcontext(lambda: True))
         assert photo() == 130
     assert (tmp_path / "out.resume").exists() and (tmp_path / "out.png").read_bytes() != wanted
     assert photo("--resume", str(tmp_path / "out.resume")) == 0

@@ -1,4 +1,4 @@
-"""Photorealistic transfer with all that a person expects around it."""
+"""Runs of photorealistic transfer, with progress, receipts, resuming and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-import impasto
-from impasto import encoder, fields, images, machine, photoreal, pictures, session, weights
+from impasto import bundled, encoder, images, machine, photo, schema, weights
+from impasto.errors import InputError, Stopped
 from impasto.images import Picture
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
+from impasto.runs import receipts, terminal
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Pair:
 
     photograph: Picture
     other: Picture
-    regions: photoreal.Regions
+    regions: photo.Regions
     receipt: dict[str, Any]
 
 
@@ -31,31 +32,27 @@ def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | N
 
     Raises:
         ImageError: a file cannot be read.
-        RecipeError: the photograph is too small, or the masks do not go together.
+        InputError: the photograph is too small, or the masks do not go together.
     """
-    fields.check(recipe)
+    schema.check(recipe)
     files = {"content": content, "style": style} | dict(zip(("content_mask", "style_mask"), masks or (), strict=False))
     photograph, other = images.read(content), images.read(style)
-    photoreal.check_size(photograph.image, recipe)
+    photo.check_size(photograph.image, recipe)
     if masks is None:
-        regions = photoreal.find(photograph.image.to(device), other.image.to(device), recipe)
+        regions = photo.find(photograph.image.to(device), other.image.to(device), recipe)
     else:
         ours, theirs = (images.to_tensor(mask) for mask in masks)
         try:
-            regions = photoreal.from_masks(ours, theirs, photograph.image, other.image)
+            regions = photo.from_masks(ours, theirs, photograph.image, other.image)
         except ValueError as error:
-            raise RecipeError(f"{masks[0]}, {masks[1]}: {error}") from None
-    receipt = {
-        "impasto": impasto.__version__,
-        "command": "photo",
-        "recipe": fields.to_json(recipe),
-        "encoder": weights.sha256(encoder.file(recipe.encoder)),
-        **{
-            name: {"name": path.name, "sha256": weights.sha256(path)}
-            for name, path in files.items()
-        },
-        "regions": len(regions.content),
-    }  # fmt: skip
+            raise InputError(f"{masks[0]}, {masks[1]}: {error}") from None
+    receipt = receipts.build(
+        "photo",
+        recipe=recipe,
+        encoder=weights.sha256(encoder.file(recipe.encoder)),
+        **files,
+        regions=len(regions.content),
+    )
     return Pair(photograph, other, regions, receipt)
 
 
@@ -68,10 +65,10 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
     return ours, theirs
 
 
-def save(pair: Pair, recipe: Photo, step: photoreal.Step, out: Path) -> None:
+def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
     """Write the result at the photograph's own size."""
     ours = pair.photograph.image.to(step.q.device)
-    result = photoreal.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
+    result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
 
 
@@ -79,63 +76,62 @@ def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, devic
     """Repeat a result from its receipt; its inputs are looked for in the folders, and among what ships.
 
     Raises:
-        RecipeError: an input is not there, or is another than it was, or the encoder is another.
+        InputError: an input is not there, or is another than it was, or the encoder is another.
     """
-    recipe = fields.from_json(receipt["recipe"], Photo)
-    session.check_encoder(receipt, recipe.encoder)
+    recipe = schema.from_json(receipt["recipe"], Photo)
+    receipts.check_encoder(receipt, recipe.encoder)
     content, style, *masks = (
-        session.find_input(receipt[name], folders)
+        receipts.find_input(receipt[name], folders)
         for name in ("content", "style", "content_mask", "style_mask")
         if name in receipt
     )
     content_mask, style_mask = masks or (None, None)
-    paint(
+    change_light(
         str(content), str(style), out, recipe, content_mask=content_mask, style_mask=style_mask, keep_masks=False,
         resume=None, device=device, quiet=quiet,
     )  # fmt: skip
 
 
-def paint(
+def change_light(
     content: str, style: str, out: Path, recipe: Photo, *, content_mask: Path | None, style_mask: Path | None,
     keep_masks: bool, resume: Path | None, device: str, quiet: bool,
 ) -> None:  # fmt: skip
     """Give a photograph another one's light, and write it with its receipt.
 
     Raises:
-        RecipeError: one mask without the other, or what `read` raises.
+        InputError: one mask without the other, or what `read` raises.
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
     """
     images.check_output(out)
     if (content_mask is None) != (style_mask is None):
-        raise RecipeError("--content-mask and --style-mask go together: give both, or none to have regions found")
-    session.fetch_encoder(recipe.encoder, quiet=quiet)
+        raise InputError("`content_mask` and `style_mask` go together: give both, or none to have regions found")
+    terminal.fetch_encoder(recipe.encoder, quiet=quiet)
     target = machine.pick_device(device)
     masks = (content_mask, style_mask) if content_mask is not None and style_mask is not None else None
-    pair = read(pictures.locate(content), pictures.locate(style), recipe, masks, device=target)
+    pair = read(bundled.locate(content), bundled.locate(style), recipe, masks, device=target)
     for note in pair.regions.notes:
-        session.note(note)
+        terminal.note(note)
     if keep_masks:
         save_masks(pair, out)
     state = None
     if resume is not None:
-        before = session.load_state(resume)
-        session.check_resumable(json.loads(before["receipt"]), pair.receipt)
+        before = receipts.load_state(resume)
+        receipts.check_resumable(json.loads(before["receipt"]), pair.receipt)
         state = before["inner"]
     ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
     stopped = last = None
-    with session.progress(recipe.steps, quiet=quiet) as report, session.interruption() as interrupted:
-        for step in photoreal.steps(ours, theirs, pair.regions, recipe, state=state):
+    with terminal.progress(recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
+        for step in photo.steps(ours, theirs, pair.regions, recipe, state=state):
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
-                stopped = f"stopped at step {step.index} of {step.total}; --resume goes on from there"
-                with images.atomic(session.resume_file(out)) as part:
-                    inner = step.state()
-                    torch.save({"done": step.index, "inner": inner, "receipt": json.dumps(pair.receipt)}, part)
+                stopped = f"stopped at step {step.index} of {step.total}; `resume` goes on from there"
+                state = {"done": step.index, "inner": step.state(), "receipt": json.dumps(pair.receipt)}
+                receipts.save_state(receipts.resume_file(out), state)
                 break
     if last is None:
-        raise RecipeError("no step is left to do")
+        raise InputError("no step is left to do")
     save(pair, recipe, last, out)
     if stopped:
-        raise session.Stopped(stopped)
-    session.resume_file(out).unlink(missing_ok=True)
+        raise Stopped(stopped)
+    receipts.resume_file(out).unlink(missing_ok=True)

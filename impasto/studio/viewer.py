@@ -11,7 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.studio.jobs import COOKIE, BusyError, Job, Pool, Session, Sessions, Work
+from impasto.errors import ImpastoError, spell
+from impasto.studio.jobs import COOKIE, Job, Pool, Session, Sessions, Work
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,8 @@ class Stage:
 
     def begin(self, studio: Studio, session: Session, work: Work, *, quick: bool = False) -> Iterator[list[Any]]:
         """Submit work and show it."""
-        try:
+        with spoken():
             job = (studio.quick if quick else studio.slow).submit(Job(session, self.kind, work))
-        except BusyError as error:
-            raise gr.Error(str(error), print_exception=False) from None
         yield from self.show(studio, job)
 
     def show(self, studio: Studio, job: Job) -> Iterator[list[Any]]:
@@ -152,13 +151,9 @@ def spoken() -> Iterator[None]:
 
 def complaint(error: Exception) -> str:
     """What went wrong, in one line."""
-    from impasto import images, optimize, weights
-    from impasto.recipes import RecipeError
-
-    ours = (RecipeError, images.ImageError, weights.WeightsError, optimize.DivergedError)
-    if isinstance(error, ours):
+    if isinstance(error, ImpastoError):
         # Files are named as the user named them, not by where the studio keeps them. Gradio takes it for HTML.
-        words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in str(error).split())
+        words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in spell(str(error)).split())
         return html.escape(" ".join(words))
     if isinstance(error, MemoryError):
         return "not enough memory: try a smaller size"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One step of training, seen from outside.
 
     Attributes:
@@ -51,7 +51,7 @@ def fit(
     weight_decay: float = 0.0,
     state: Mapping[str, Any] | None = None,
     check_every: int = 50,
-) -> Iterator[Step]:
+) -> Iterator[TrainingStep]:
     """Minimise the sum of the objective's terms with AdamW (Loshchilov2019); yields every step.
 
     Args:
@@ -61,7 +61,7 @@ def fit(
         steps: how many in all.
         rate: the largest learning rate.
         warmup: steps in which the rate rises from 0.
-        state: what an earlier ``Step.state()`` gave; the model is set to it.
+        state: what an earlier ``TrainingStep.state()`` gave; the model is set to it.
         check_every: steps between two looks at whether the loss is finite.
 
     Raises:
@@ -91,4 +91,4 @@ def fit(
             return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
 
         detached = {name: term.detach() for name, term in terms.items()}
-        yield Step(done, steps, detached, optimizer.param_groups[0]["lr"], snapshot)
+        yield TrainingStep(done, steps, detached, optimizer.param_groups[0]["lr"], snapshot)

@@ -66,7 +66,7 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
 
 
 def test_a_folder_of_too_many(train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("impasto.onepass.PHOTOGRAPHS", 2)
+    monkeypatch.setattr("impasto.runs.onepass.PHOTOGRAPHS", 2)
     assert train() == 0
     assert "of 3 pictures one in 2 is used" in capsys.readouterr().err
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from impasto import pictures, recipes
+from impasto import bundled, recipes
 from impasto.recipes import Transfer
 from impasto.studio import forms
-from impasto.studio.stage import Studio, connect, dropzone, spoken, stage
+from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 KEEP = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
 SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
@@ -23,8 +23,8 @@ ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    names = list(pictures.STYLES)
-    thumbnails = [(str(pictures.thumbnail(name)), pictures.STYLES[name].title) for name in names]
+    names = list(bundled.STYLES)
+    thumbnails = [(str(bundled.thumbnail(name)), bundled.STYLES[name].title) for name in names]
     style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
@@ -52,7 +52,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 )  # fmt: skip
             with gr.Accordion("More", open=False, elem_id="more"):
                 mixture = gr.Dropdown(
-                    [(pictures.STYLES[name].title, name) for name in names], multiselect=True, label="Several styles",
+                    [(bundled.STYLES[name].title, name) for name in names], multiselect=True, label="Several styles",
                     info="Mixed, in one pass or by optimisation.", elem_id="mixture",
                 )  # fmt: skip
                 shares = gr.Textbox(label="Their weights", info="One for each, such as 2 1; none: equal parts.")
@@ -115,7 +115,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             })  # fmt: skip
             latest = session.jobs.get("repaint")
             begin = latest.result.file if on and latest is not None and latest.result is not None else None
-            paintings = [Path(painting)] if painting else [pictures.locate(name) for name in names]
+            paintings = [Path(painting)] if painting else [bundled.locate(name) for name in names]
             todo = work.optimise(session, Path(photo), paintings, recipe, mask=work.mask_of(drawing), begin=begin)
         yield from shown.begin(studio, session, todo)
 

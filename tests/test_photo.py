@@ -9,9 +9,10 @@ from conftest import save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import images, masks, photoreal
+from impasto import images, masks, photo
+from impasto.errors import RecipeError
 from impasto.matting import Guide
-from impasto.recipes import Photo, RecipeError
+from impasto.recipes import Photo
 
 Capture = pytest.CaptureFixture[str]
 RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
@@ -53,7 +54,7 @@ def test_indexed_and_large_masks(photograph: Tensor, other: Tensor, tmp_path: Pa
     mask.putpalette([255, 0, 0, 0, 0, 255])
     mask.paste(1, (1500, 0, 3000, 1000))
     mask.save(tmp_path / "mask.png")
-    regions = photoreal.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE), photograph, other)
+    regions = photo.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE), photograph, other)
     assert len(regions.content) == 2 and max(regions.content[0].shape) == 1024
     assert float(regions.content[0].mean()) == pytest.approx(0.5, abs=0.01)
 
@@ -64,7 +65,7 @@ def test_what_is_no_mask() -> None:
 
 
 def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -> None:
-    regions = photoreal.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25), photograph, other)
+    regions = photo.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25), photograph, other)
     regions = regions.at(photograph, other)
     assert [mask.shape[-2:] for mask in regions.style] == [(44, 50)] * 2
     for colour, ours, theirs in zip(regions.colours.tolist(), regions.content, regions.style, strict=True):
@@ -79,7 +80,7 @@ def test_a_class_that_one_side_lacks_goes_to_what_looks_like_it(other: Tensor) -
     content[..., 40:] = 0.2  # dark, as the left
     mask = halves(RED, BLUE)
     mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
-    regions = photoreal.from_masks(mask, halves(RED, BLUE), content, other)
+    regions = photo.from_masks(mask, halves(RED, BLUE), content, other)
     assert len(regions.content) == 2 and len(regions.notes) == 1
     assert "#00ff00" in regions.notes[0] and "#ff0000" in regions.notes[0]
     torch.testing.assert_close(sum(regions.content), torch.ones(1, 1, 40, 60))
@@ -89,7 +90,7 @@ def test_a_class_that_one_side_lacks_goes_to_what_looks_like_it(other: Tensor) -
 
 def test_masks_without_a_colour_in_common(photograph: Tensor, other: Tensor) -> None:
     with pytest.raises(ValueError, match="no colour in common"):
-        photoreal.from_masks(halves(RED, RED), halves(BLUE, BLUE), photograph, other)
+        photo.from_masks(halves(RED, RED), halves(BLUE, BLUE), photograph, other)
 
 
 def test_regions_are_found_and_match(recipe: Photo) -> None:
@@ -97,14 +98,14 @@ def test_regions_are_found_and_match(recipe: Photo) -> None:
     torch.manual_seed(0)
     content = halves((0.1, 0.1, 0.3), (0.9, 0.8, 0.4), 96, 128) + 0.03 * torch.rand(1, 3, 96, 128)
     style = halves((0.9, 0.8, 0.4), (0.1, 0.1, 0.3), 96, 96) + 0.03 * torch.rand(1, 3, 96, 96)
-    regions = photoreal.find(content, style, replace(recipe, regions=2))
+    regions = photo.find(content, style, replace(recipe, regions=2))
     assert len(regions.content) == 2
     for ours, theirs in zip(regions.content, regions.style, strict=True):
         left, right = (float(m[..., 20:30].mean()) for m in (ours, theirs))
         assert abs(left - 1 + right) < 0.2 and max(left, right) > 0.8
     total = torch.cat([*regions.content], 1).sum(1)
     torch.testing.assert_close(total, torch.ones_like(total))
-    again = photoreal.find(content, style, replace(recipe, regions=2))
+    again = photo.find(content, style, replace(recipe, regions=2))
     assert all(torch.equal(a, b) for a, b in zip(regions.content, again.content, strict=True))
 
 
@@ -112,13 +113,13 @@ def test_recoloured_has_the_others_colours() -> None:
     torch.manual_seed(0)
     content, style = 0.2 + 0.1 * torch.rand(1, 3, 40, 60), 0.6 + 0.2 * torch.rand(1, 3, 40, 60)
     everywhere = [torch.ones(1, 1, 40, 60)]
-    result = photoreal.recoloured(content, style, photoreal.Regions(everywhere, everywhere, torch.ones(1, 3)))
+    result = photo.recoloured(content, style, photo.Regions(everywhere, everywhere, torch.ones(1, 3)))
     torch.testing.assert_close(result.mean((2, 3)), style.mean((2, 3)), rtol=0, atol=1e-3)
 
 
 def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
-    seen = list(photoreal.steps(photograph, other, everything, replace(recipe, steps=12)))
+    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    seen = list(photo.steps(photograph, other, everything, replace(recipe, steps=12)))
     assert seen[-1].loss < seen[0].loss
     assert set(seen[0].terms) == {"content", "style", "photorealism", "detail", "evenness"}
     large = torch.rand(1, 3, 100, 150)
@@ -134,8 +135,8 @@ def test_what_is_even_is_told_from_what_is_not(recipe: Photo) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 60, 120)
     image[..., :60] = 0.5
-    everywhere = photoreal.Regions([torch.ones(1, 1, 60, 120)], [torch.ones(1, 1, 60, 120)], torch.ones(1, 3))
-    windows = photoreal.Windows(image, everywhere, recipe)
+    everywhere = photo.Regions([torch.ones(1, 1, 60, 120)], [torch.ones(1, 1, 60, 120)], torch.ones(1, 3))
+    windows = photo.Windows(image, everywhere, recipe)
     even = windows.evenness(windows.shares(image))
     assert even.shape == (1, 1, 60, 120)
     assert even[..., :60].min() > 0.9  # up to the edge
@@ -148,7 +149,7 @@ def test_a_border_goes_to_the_edge_beside_it(recipe: Photo) -> None:
     image[..., 60:] += 0.6
     drawn = torch.zeros(1, 1, 80, 120)
     drawn[..., 54:] = 1  # six pixels off
-    windows = photoreal.Windows(image, photoreal.Regions([1 - drawn, drawn], [], torch.ones(2, 3)), recipe)
+    windows = photo.Windows(image, photo.Regions([1 - drawn, drawn], [], torch.ones(2, 3)), recipe)
     share = windows.shares(image)[1]
     assert share[..., :59].max() < 0.2 and share[..., 61:].min() > 0.8
 
@@ -156,9 +157,9 @@ def test_a_border_goes_to_the_edge_beside_it(recipe: Photo) -> None:
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Through the filter and the energy, by finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
-    regions = photoreal.from_masks(halves(RED, BLUE), halves(RED, BLUE), small, other).at(small, other)
-    windows = photoreal.Windows(small, regions, recipe)
-    goal = photoreal.objective_of(windows, photoreal.recoloured(small, other, regions), other, regions, recipe)
+    regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE), small, other).at(small, other)
+    windows = photo.Windows(small, regions, recipe)
+    goal = photo.objective_of(windows, photo.recoloured(small, other, regions), other, regions, recipe)
     q = images.to_size(photograph, 48) + 0.05 * torch.rand(1, 3, 32, 48)
     _, gradient = goal(q)
     direction = gradient / gradient.norm()
@@ -173,33 +174,33 @@ def test_no_window_sees_across_a_border(photograph: Tensor, other: Tensor, recip
     )
     left = halves((1, 1, 1), (0, 0, 0))
     q = left * (0.5 * photograph + 0.3) + (1 - left) * (1 - 0.7 * photograph)
-    regions = photoreal.from_masks(halves(RED, BLUE), halves(RED, BLUE), photograph, other).at(photograph, other)
-    one = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE), photograph, other).at(photograph, other)
+    one = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     off = []
     for each in (regions, one):
-        windows = photoreal.Windows(photograph, each, replace(recipe, size=60, radius=8))
+        windows = photo.Windows(photograph, each, replace(recipe, size=60, radius=8))
         off.append(float((windows.lift(q, photograph, windows.shares(photograph)) - q)[..., 22:38].square().mean()))
     assert off[0] < off[1] / 4
 
 
 def test_going_on_is_the_same(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
-    *_, whole = photoreal.steps(photograph, other, everything, recipe)
-    first = next(photoreal.steps(photograph, other, everything, recipe))
-    *_, rest = photoreal.steps(photograph, other, everything, recipe, state=first.state())
+    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    *_, whole = photo.steps(photograph, other, everything, recipe)
+    first = next(photo.steps(photograph, other, everything, recipe))
+    *_, rest = photo.steps(photograph, other, everything, recipe, state=first.state())
     assert torch.equal(whole.q, rest.q)
 
 
 def test_highlights() -> None:
     photograph, result = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)
     photograph[..., 2:] = 1
-    kept = photoreal.keep_highlights(photograph, result, 1.0)
+    kept = photo.keep_highlights(photograph, result, 1.0)
     torch.testing.assert_close(kept[..., :2], result[..., :2])
     torch.testing.assert_close(kept[..., 2:], photograph[..., 2:])
-    assert torch.equal(photoreal.keep_highlights(photograph, result, 0.0), result)
+    assert torch.equal(photo.keep_highlights(photograph, result, 0.0), result)
 
 
 def test_recipes_out_of_range(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photoreal.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
-    with pytest.raises(RecipeError, match="--radius"):
-        next(photoreal.steps(photograph, other, everything, replace(recipe, radius=30)))
+    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    with pytest.raises(RecipeError, match="`radius`"):
+        next(photo.steps(photograph, other, everything, replace(recipe, radius=30)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from impasto.weights import WeightsError
+from impasto.errors import WeightsError
 
 
 def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from impasto import training
+from impasto import fitting
 
 
 def model() -> nn.Sequential:
@@ -27,13 +27,13 @@ def objective(network: nn.Module) -> Any:
     return terms
 
 
-def fit(network: nn.Module, **options: Any) -> Iterator[training.Step]:
-    return training.fit(network, objective(network), **({"steps": 12, "rate": 0.02, "warmup": 3} | options))
+def fit(network: nn.Module, **options: Any) -> Iterator[fitting.TrainingStep]:
+    return fitting.fit(network, objective(network), **({"steps": 12, "rate": 0.02, "warmup": 3} | options))
 
 
 def test_cosine_by_hand() -> None:
     # two steps of warm-up to 1, then half a cosine over eight steps
-    rates = [training.cosine(step, 10, warmup=2) for step in range(10)]
+    rates = [fitting.cosine(step, 10, warmup=2) for step in range(10)]
     assert rates[:3] == pytest.approx([1 / 2, 1.0, 1.0])
     assert rates[4] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))  # cos 45 degrees
     assert rates[6] == pytest.approx(0.5)
@@ -43,8 +43,8 @@ def test_cosine_by_hand() -> None:
 
 
 def test_cosine_without_warm_up() -> None:
-    assert [training.cosine(step, 4, warmup=0) for step in (0, 2)] == pytest.approx([1.0, 0.5])
-    assert training.cosine(4, 5, warmup=5) == 1.0  # all of it warm-up
+    assert [fitting.cosine(step, 4, warmup=0) for step in (0, 2)] == pytest.approx([1.0, 0.5])
+    assert fitting.cosine(4, 5, warmup=5) == 1.0  # all of it warm-up
 
 
 def test_the_loss_falls() -> None:
@@ -59,7 +59,7 @@ def test_what_a_step_tells() -> None:
     steps = list(fit(network))
     assert [step.index for step in steps] == list(range(1, 13))
     assert {step.total for step in steps} == {12}
-    assert [step.rate for step in steps] == pytest.approx([0.02 * training.cosine(i, 12, warmup=3) for i in range(12)])
+    assert [step.rate for step in steps] == pytest.approx([0.02 * fitting.cosine(i, 12, warmup=3) for i in range(12)])
     assert set(steps[0].terms) == {"square", "bias"}
     assert steps[0].loss == pytest.approx(sum(before))
     assert not any(term.requires_grad for step in steps for term in step.terms.values())
@@ -69,7 +69,7 @@ def test_the_first_step_by_hand() -> None:
     """Adam's first step is the rate, against the sign of the gradient; AdamW shrinks by rate * decay besides."""
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(2.0)
-    next(training.fit(network, lambda _: {"w": network.weight.sum()}, steps=1, rate=0.1, weight_decay=0.5))
+    next(fitting.fit(network, lambda _: {"w": network.weight.sum()}, steps=1, rate=0.1, weight_decay=0.5))
     assert network.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_a_loss_that_is_no_number(bad: float) -> None:
     network = model()
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (bad if index == 4 else 1.0)}  # noqa: E731
-    steps = training.fit(network, spoilt, steps=9, rate=0.01, check_every=1)
+    steps = fitting.fit(network, spoilt, steps=9, rate=0.01, check_every=1)
     assert [next(steps).index for _ in range(4)] == [1, 2, 3, 4]
     kept = [parameter.clone() for parameter in network.parameters()]
     with pytest.raises(FloatingPointError, match="step 5 of 9"):
@@ -123,7 +123,7 @@ def test_a_check_now_and_then_finds_it_too() -> None:
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 3 else 1.0)}  # noqa: E731
     with pytest.raises(FloatingPointError, match="step 5 of 20"):  # looked at: steps 1, 5, 9, ...
-        list(training.fit(network, spoilt, steps=20, rate=0.01, check_every=4))
+        list(fitting.fit(network, spoilt, steps=20, rate=0.01, check_every=4))
 
 
 def test_the_last_step_is_always_looked_at() -> None:
@@ -132,4 +132,4 @@ def test_the_last_step_is_always_looked_at() -> None:
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 5 else 1.0)}  # noqa: E731
     with pytest.raises(FloatingPointError, match="of 8"):
-        list(training.fit(network, spoilt, steps=8, rate=0.01, check_every=50))
+        list(fitting.fit(network, spoilt, steps=8, rate=0.01, check_every=50))

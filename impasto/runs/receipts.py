@@ -1,0 +1,112 @@
+"""Receipts, which say what made a picture, and the files that an interrupted run is resumed from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import impasto
+from impasto import bundled, encoder, images, schema, weights
+from impasto.errors import InputError
+from impasto.images import Picture
+from impasto.recipes import Photo, Training, Transfer
+
+
+def build(command: str, **facts: Any) -> dict[str, Any]:
+    """All that decides a result, as JSON knows it.
+
+    Args:
+        command: of impasto.
+        facts: recipes become their fields; pictures and paths become file name and sha256, also in a list. Never a
+            path: pictures are shared, home folders are not.
+
+    Returns:
+        The receipt: impasto's version, the command, and the facts.
+    """
+    return {"impasto": impasto.__version__, "command": command} | {name: _plain(fact) for name, fact in facts.items()}
+
+
+def _plain(fact: Any) -> Any:
+    if isinstance(fact, Picture):
+        return {"name": Path(fact.name).name, "sha256": fact.sha256}
+    if isinstance(fact, Path):
+        return {"name": fact.name, "sha256": weights.sha256(fact)}
+    if isinstance(fact, list | tuple):
+        return [_plain(each) for each in fact]
+    return schema.to_json(fact) if isinstance(fact, Transfer | Training | Photo) else fact
+
+
+def card(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """A receipt as the metadata of a file of weights: texts only."""
+    facts = {name: fact for name, fact in receipt.items() if name != "command"}
+    return {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a file to resume from.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        with images.atomic(path) as part:
+            torch.save(dict(state), part)
+    except RuntimeError as error:  # torch's, of a full disk
+        raise OSError(0, f"cannot be written ({error})", str(path)) from None
+
+
+def resume_file(out: Path) -> Path:
+    return out.with_suffix(".resume")
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A file to resume from.
+
+    Raises:
+        InputError: it is missing, damaged or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        json.loads(state["receipt"]), int(state["done"]), state["inner"]["image"].shape
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file to resume from") from None
+    except Exception:
+        raise InputError(f"{path}: not a file to resume from: give the OUT.resume beside the checkpoints") from None
+    return dict(state)
+
+
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on only with what it began with.
+
+    Raises:
+        InputError: names what differs.
+    """
+    settings = {f"`{name}`" for name, value in now["recipe"].items() if before["recipe"].get(name) != value}
+    others = {
+        name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
+    }
+    if settings or others:
+        raise InputError(f"cannot resume with another {', '.join(sorted(settings | others))}")
+
+
+def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
+    """The file that a receipt names, in one of the folders or among what ships.
+
+    Raises:
+        InputError: it is not there, or is another than it was.
+    """
+    shipped = [bundled.locate(name) for name in (*bundled.STYLES, *bundled.CONTENTS)]
+    for path in [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]:
+        if path.is_file() and weights.sha256(path) == entry["sha256"]:
+            return path
+    raise InputError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with `inputs`")
+
+
+def check_encoder(receipt: Mapping[str, Any], name: str) -> None:
+    """InputError where the encoder is another than the one of a receipt."""
+    if receipt["encoder"] != weights.sha256(encoder.file(name)):
+        raise InputError(f"encoder {name} is another file than the one that made this picture")

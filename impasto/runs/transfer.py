@@ -1,0 +1,205 @@
+"""Runs of transfers, reconstructions and studies, with progress, checkpoints, films, receipts and Ctrl-C.
+
+The engines only yield; what a person at a terminal expects is added in `paint`'s one loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from impasto import bundled, encoder, images, schema, sheets, study, transfer, video, weights
+from impasto.errors import InputError, Stopped
+from impasto.images import Picture
+from impasto.recipes import Transfer
+from impasto.runs import receipts, terminal
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is repainted, and with what."""
+
+    content: Picture
+    styles: Sequence[Picture] = ()
+    content_masks: Sequence[Picture] = ()
+    style_masks: Sequence[Picture] = ()
+
+
+@dataclass
+class Watch:
+    """What is wanted beside the picture itself."""
+
+    out: Path
+    command: str = "transfer"
+    film: Path | None = None
+    device: str = "auto"
+    memory: float = 0.0
+    quiet: bool = False
+    state: Mapping[str, Any] | None = None
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+def read_inputs(
+    content: str, styles: Sequence[str] = (), content_masks: Sequence[str] = (), style_masks: Sequence[str] = ()
+) -> Inputs:
+    """Read every input before any work starts; notes about them go to the standard error."""
+
+    def read(name: str) -> Picture:
+        picture = images.read(bundled.locate(name))
+        if picture.note:
+            terminal.note(picture.note)
+        return picture
+
+    groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
+    return Inputs(read(content), *groups)
+
+
+def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
+    """All that decides the picture: version, recipe with its seed, and the sha256 of the encoder and inputs."""
+    begun = {}
+    if (start := Path(recipe.init)).is_file():
+        begun["begun"] = start
+        recipe = replace(recipe, init=start.name)
+    sha256 = weights.sha256(encoder.file(recipe.encoder))
+    return receipts.build(command, recipe=recipe, encoder=sha256, **vars(inputs), **begun)
+
+
+def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
+    """Run a transfer or a reconstruction, with all that `watch` wants, and write the picture.
+
+    Raises:
+        Stopped: after Ctrl-C; the picture so far has been written.
+        whatever `transfer.steps` raises: also after the picture so far, if there is one, has been written.
+    """
+    images.check_output(watch.out)
+    schema.check(recipe)
+    terminal.fetch_encoder(recipe.encoder, quiet=watch.quiet)
+    watch.receipt = receipt(watch.command, recipe, inputs)
+    if watch.state is not None:
+        receipts.check_resumable(json.loads(watch.state["receipt"]), watch.receipt)
+    content = inputs.content
+    shape = (content.image.shape[-2], content.image.shape[-1])
+    height, width = images.fit(*shape, recipe.size) if recipe.size else shape
+    every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
+    last: transfer.Step | None = None
+    stopped = ""
+    with ExitStack() as stack:
+        film = stack.enter_context(video.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
+        report = stack.enter_context(terminal.progress(recipe.steps, quiet=watch.quiet))
+        interrupted = stack.enter_context(terminal.interruption())
+        try:
+            for step in transfer.steps(
+                content,
+                list(inputs.styles),
+                recipe,
+                content_masks=inputs.content_masks,
+                style_masks=inputs.style_masks,
+                device=watch.device,
+                memory=watch.memory,
+                state=watch.state,
+            ):
+                last = step
+                report(step.index, f"loss {step.loss:.4g} at {step.size[1]} px")
+                if film is not None and (step.index - 1) % every == 0:
+                    film(step.image)
+                if recipe.checkpoint_every and step.index % recipe.checkpoint_every == 0:
+                    save_checkpoint(watch, recipe, inputs, step)
+                if interrupted():
+                    stopped = f"stopped at step {step.index} of {step.total}"
+                    break
+        except BaseException:
+            if last is not None:
+                save(watch, inputs, images.resize(last.image.cpu(), height, width))
+            raise
+    if last is None:
+        raise InputError("no step is left to do" if watch.state else "`steps` must be 1 or more, to paint anything")
+    image = images.resize(last.image.cpu(), height, width)
+    del last, step  # and with them the optimiser
+    save(watch, inputs, image)
+    if stopped:
+        raise Stopped(stopped)
+    if recipe.checkpoint_every:
+        receipts.resume_file(watch.out).unlink(missing_ok=True)
+    return image
+
+
+def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
+    """Write a picture with the content's transparency and colour profile, and the receipt."""
+    alpha = inputs.content.alpha
+    if alpha is not None:
+        alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
+    images.write(path or watch.out, image, alpha=alpha, profile=inputs.content.profile, receipt=watch.receipt)
+
+
+def numbered(out: Path, label: str) -> Path:
+    """OUT.png and 0050 -> OUT_0050.png."""
+    return out.with_name(f"{out.stem}_{label}{out.suffix}")
+
+
+def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transfer.Step) -> None:
+    """OUT_0050.png, what is needed to resume from it, and, if the recipe wants it, the figure of three."""
+    image = step.image.cpu()
+    label = f"{step.index:04d}"
+    save(watch, inputs, image, numbered(watch.out, label))
+    if recipe.figure:
+        content = images.resize(inputs.content.image, image.shape[-2], image.shape[-1])
+        panels = [("content", content), (f"step {step.index}", image)]
+        panels += [("style", style.image) for style in inputs.styles]
+        images.write(numbered(watch.out, f"{label}_figure"), sheets.sheet(panels), receipt=watch.receipt)
+    receipts.save_state(receipts.resume_file(watch.out), {**step.state(), "receipt": json.dumps(watch.receipt)})
+
+
+def drawing(
+    inputs: Inputs, panels: Sequence[study.Panel], *, device: str, memory: float
+) -> Iterator[tuple[study.Panel, transfer.Step]]:
+    """Every step of every panel of a study."""
+    for panel in panels:
+        for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
+            yield panel, step
+
+
+def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
+    """The last step of each panel of a study, beside what they were drawn from."""
+    panels = [("content", images.to_size(inputs.content.image, size))]
+    panels += [("style", style.image) for style in inputs.styles]
+    panels += [(label, step.image.cpu()) for label, step in drawn.items()]
+    return sheets.sheet(panels, columns=4 if len(panels) > 7 else 0, title=title)
+
+
+def draw(
+    inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
+) -> tuple[Tensor, bool]:
+    """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
+    drawn: dict[str, transfer.Step] = {}
+    stopped = False
+    total = sum(panel.recipe.steps for panel in panels)
+    with terminal.progress(total, quiet=quiet, label="drawing") as report, terminal.interruption() as interrupted:
+        steps = drawing(inputs, panels, device=device, memory=memory)
+        for done, (panel, step) in enumerate(steps, 1):
+            report(done, f"{panel.label}: loss {step.loss:.4g}")
+            drawn[panel.label] = step
+            stopped = interrupted()
+            if stopped:
+                break
+    return study_sheet(inputs, drawn, size=panels[0].recipe.size, title=title), stopped
+
+
+def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[Transfer, Inputs]:
+    """The recipe of a receipt and its inputs, found by name and sha256 in folders or among what ships.
+
+    Raises:
+        InputError: an input is not there, or is another than it was, or the encoder is another.
+    """
+    recipe = schema.from_json(receipt["recipe"], Transfer)
+    receipts.check_encoder(receipt, recipe.encoder)
+    if "begun" in receipt:
+        recipe = replace(recipe, init=str(receipts.find_input(receipt["begun"], folders)))
+    groups = ([receipt["content"]], receipt["styles"], receipt["content_masks"], receipt["style_masks"])
+    content, *others = ([images.read(receipts.find_input(entry, folders)) for entry in group] for group in groups)
+    return recipe, Inputs(content[0], *others)

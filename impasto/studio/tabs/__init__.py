@@ -1,0 +1,1 @@
+"""The studio's tabs, one module each; `studio.server.TABS` lists them."""

@@ -1,0 +1,20 @@
+"""One tree of errors, and how their messages are spelt at the edges."""
+
+import pytest
+
+from impasto import errors
+
+TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_one_tree(kind: type[errors.ImpastoError]) -> None:
+    assert issubclass(kind, errors.ImpastoError)
+    assert kind.exit_code == {errors.UsageError: 2, errors.Stopped: 130}.get(kind, 1)
+
+
+def test_parameters_are_spelt_as_flags_and_as_labels() -> None:
+    message = "`style_scale` must be more than 0, not 0; see `impasto list recipes`"
+    assert errors.spell(message, "--", "-").startswith("--style-scale must be")
+    assert errors.spell(message).startswith("style scale must be")
+    assert errors.spell(message).endswith("see `impasto list recipes`")  # a command is not a parameter

@@ -1,0 +1,106 @@
+"""What surrounds a run: receipts, states to resume from, Ctrl-C. The command line's tests run the rest."""
+
+import io
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from impasto import recipes, study
+from impasto.errors import InputError
+from impasto.runs import receipts, terminal
+from impasto.runs import transfer as run_transfer
+
+
+@pytest.fixture
+def inputs(photo: Path, painting: Path) -> run_transfer.Inputs:
+    return run_transfer.read_inputs(str(photo), [str(painting)])
+
+
+def test_a_receipt_names_no_folder(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
+    receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny, init="noise"), inputs)
+    assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
+    assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})
+
+
+def test_a_receipt_leads_back_to_its_inputs(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
+    recipe = replace(recipes.impasto, encoder=tiny)
+    again, found = run_transfer.from_receipt(run_transfer.receipt("transfer", recipe, inputs), [photo.parent])
+    assert again == recipe
+    assert torch.equal(found.content.image, inputs.content.image)
+    assert torch.equal(found.styles[0].image, inputs.styles[0].image)
+
+
+def test_another_encoder_is_noticed(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
+    receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
+    receipt["encoder"] = "0" * 64
+    with pytest.raises(InputError, match="another file"):
+        run_transfer.from_receipt(receipt, [photo.parent])
+
+
+def test_what_differs_is_named() -> None:
+    before = {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.1"}
+    receipts.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.2"})
+    with pytest.raises(InputError, match="`seed`"):
+        receipts.check_resumable(before, {"recipe": {"seed": 2, "steps": 5}, "content": "a"})
+    with pytest.raises(InputError, match="content"):
+        receipts.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "b"})
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "other"])
+def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.resume"
+    if damage == "text":
+        path.write_text("nothing")
+    elif damage == "other":
+        torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match=r"out\.resume"):
+        receipts.load_state(path)
+
+
+def test_names_beside_the_output() -> None:
+    assert run_transfer.numbered(Path("a/out.v2.png"), "0050") == Path("a/out.v2_0050.png")
+    assert receipts.resume_file(Path("a/out.v2.png")) == Path("a/out.v2.resume")
+
+
+def test_interrupting_once_asks_and_twice_stops() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal.interruption() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_study_is_drawn(inputs: run_transfer.Inputs, tiny: str) -> None:
+    small = replace(recipes.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
+    panels = [study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
+    sheet, stopped = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
+    assert not stopped
+    assert sheet.shape[-1] > 3 * 32
+
+
+def test_progress_keeps_its_numbers_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "STDERR", Console(file=screen, width=80))
+    with terminal.progress(1600, quiet=False, label="training") as report:
+        report(700, "content 0.761, style 0.513, smoothness 0.0516, lattice 0.0251")
+    line = screen.getvalue()
+    assert " 700/1600" in line and "0:00:0" in line and "content 0.761" in line
+
+
+@pytest.mark.parametrize(("tty", "every", "lines"), [(False, 0, 3), (False, 30, 1), (True, 0, 0)])
+def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, tty: bool, every: int, lines: int) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(terminal, "STDERR", Console(file=log, width=80, force_terminal=tty))
+    monkeypatch.setattr(terminal, "LOG_EVERY", every)
+    with terminal.progress(2, quiet=False) as report:
+        report(1, "")
+        report(2, "")
+    assert len(re.findall(r"^painting .*/2", log.getvalue(), re.MULTILINE)) == lines
