@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         VideoError,
         WeightsError,
     )
-    from impasto.feedforward import apply
     from impasto.images import Picture, read, to_pil, write
+    from impasto.onepass import apply
     from impasto.recipes import Transfer
     from impasto.transfer import Step, steps, stylize
 
@@ -54,7 +54,7 @@ __all__ = [
 _HOMES = {
     "encoder": ["load_encoder"],
     "errors": [name for name in __all__ if name.endswith("Error")],
-    "feedforward": ["apply"],
+    "onepass": ["apply"],
     "images": ["Picture", "read", "to_pil", "write"],
     "recipes": ["Transfer"],
     "transfer": ["Step", "steps", "stylize"],

@@ -11,7 +11,7 @@ import torch
 from conftest import opened, save_picture
 from test_video import film, frames
 
-from impasto import cli, feedforward, images
+from impasto import cli, images, onepass
 from impasto.networks import Architecture, Network
 
 Capture = pytest.CaptureFixture[str]
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
-    feedforward.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
+    onepass.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
     return path
 
 
@@ -183,4 +183,4 @@ def test_torchrun(folder: Path, painting: Path, tmp_path: Path, tiny: str) -> No
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(out)]
-    assert feedforward.load(out).metadata["steps"] == "3"
+    assert onepass.load(out).metadata["steps"] == "3"

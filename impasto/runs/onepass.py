@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, feedforward, fitting, images, machine, schema, video
+from impasto import bundled, datasets, fitting, images, machine, onepass, schema, video
 from impasto.errors import ImageError, IncompleteError, InputError, Stopped
-from impasto.feedforward import Model
 from impasto.networks import Network
+from impasto.onepass import Model
 from impasto.recipes import Training
 from impasto.runs import receipts, terminal
 
@@ -38,7 +38,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise InputError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(bundled.locate(style))
-    network = feedforward.begin(recipe)
+    network = onepass.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         terminal.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -54,9 +54,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            for step in feedforward.train(
-                painting.image.to(target), pool.to(target), recipe, network=network, state=state
-            ):
+            for step in onepass.train(painting.image.to(target), pool.to(target), recipe, network=network, state=state):
                 last = step
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
@@ -64,7 +62,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                     stopped = f"stopped at step {step.index} of {step.total}"
                 if first() and (stopped or step.index % EVERY == 0):
                     save(out, checkpoint, network, card, step)
-                    preview = feedforward.apply(photograph, Model(network, card))
+                    preview = onepass.apply(photograph, Model(network, card))
                     images.write(out.with_suffix(".png"), preview.cpu())
                 if stopped:
                     raise Stopped(stopped)
@@ -114,7 +112,7 @@ def first() -> bool:
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     with images.atomic(out) as part:
-        feedforward.save(part, network, {**card, "steps": str(step.index)})
+        onepass.save(part, network, {**card, "steps": str(step.index)})
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 
@@ -136,7 +134,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles, and what each contributes.
-        strength, keep_colors, grain: as `feedforward.apply` takes them.
+        strength, keep_colors, grain: as `onepass.apply` takes them.
         device: where it is done.
     """
 
@@ -148,7 +146,7 @@ class Painter:
     grain: float | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        painted = feedforward.apply(
+        painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             keep_colors=self.keep_colors, grain=self.grain,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from impasto import bundled, feedforward, images, machine, study, transfer
+from impasto import bundled, images, machine, onepass, study, transfer
 from impasto import photo as photo_method
 from impasto.errors import ImageError
 from impasto.recipes import Photo, Transfer
@@ -27,14 +27,12 @@ def one_pass(
     keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
 ) -> Work:  # fmt: skip
     """Repaint in one pass; ``mask``, (1, 1, h, w), says where."""
-    parts = feedforward.check_mixture(len(styles), style_weights, strength)
+    parts = onepass.check_mixture(len(styles), style_weights, strength)
 
     def frames() -> Iterator[Frame]:
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
-        painter = run_onepass.Painter(
-            [feedforward.load(style) for style in styles], parts, strength, keep_colors, device
-        )
+        painter = run_onepass.Painter([onepass.load(style) for style in styles], parts, strength, keep_colors, device)
         picture, image = _at(photo, size)
         painted = painter(image)
         if mask is not None:
@@ -182,4 +180,4 @@ def restore(path: Path) -> dict[str, Any] | None:
 
 def warm() -> None:
     """Have the networks in memory before anybody asks."""
-    feedforward.load(next(iter(bundled.STYLES)))
+    onepass.load(next(iter(bundled.STYLES)))

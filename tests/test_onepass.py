@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, feedforward, images
+from impasto import datasets, images, onepass
 from impasto.errors import InputError, WeightsError
-from impasto.feedforward import Model
 from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
+from impasto.onepass import Model
 from impasto.recipes import GRAIN, Training
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
@@ -70,7 +70,7 @@ def test_ours_is_under_a_megabyte() -> None:
 
 def test_training_learns_and_reproduces(recipe: Training, pool: datasets.Pool) -> None:
     def run() -> list[float]:
-        return [step.loss for step in feedforward.train(painting(), pool, replace(recipe, steps=30))]
+        return [step.loss for step in onepass.train(painting(), pool, replace(recipe, steps=30))]
 
     losses = run()
     assert sum(losses[-5:]) < sum(losses[:5])
@@ -80,12 +80,12 @@ def test_training_learns_and_reproduces(recipe: Training, pool: datasets.Pool) -
 def test_resume_is_exact_to_the_bit(recipe: Training, pool: datasets.Pool) -> None:
     whole, network = Network(SMALL), Network(SMALL)
     network.load_state_dict(whole.state_dict())
-    last = [step for step in feedforward.train(painting(), pool, recipe, network=whole)][-1]
-    steps = feedforward.train(painting(), pool, recipe, network=network)
+    last = [step for step in onepass.train(painting(), pool, recipe, network=whole)][-1]
+    steps = onepass.train(painting(), pool, recipe, network=network)
     next(steps)
     second = next(steps)
     state = {**second.state(), "model": {k: v.clone() for k, v in network.state_dict().items()}}
-    rest = [step for step in feedforward.train(painting(), pool, recipe, network=Network(SMALL), state=state)]
+    rest = [step for step in onepass.train(painting(), pool, recipe, network=Network(SMALL), state=state)]
     assert [step.index for step in rest] == [3, 4]
     assert rest[-1].loss == last.loss
 
@@ -94,7 +94,7 @@ def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool) -
     """What training differentiates is the engine's value and gradient, through the network."""
     image = torch.rand(1, 3, 8, 8, requires_grad=True)
     gradient = torch.rand(1, 3, 8, 8)
-    value = feedforward._Known.apply(2 * image, torch.tensor(3.0), gradient)
+    value = onepass._Known.apply(2 * image, torch.tensor(3.0), gradient)
     (found,) = torch.autograd.grad(value, image)
     assert float(value.detach()) == 3
     torch.testing.assert_close(found, 2 * gradient)
@@ -105,11 +105,11 @@ def test_what_a_training_begins_with(recipe: Training) -> None:
         return torch.cat([parameter.flatten() for parameter in network.parameters()])
 
     def weights(**changes: Any) -> Tensor:
-        return flat(feedforward.begin(replace(recipe, **changes)))
+        return flat(onepass.begin(replace(recipe, **changes)))
 
     shipped = weights(start="udnie")
     assert shipped.requires_grad
-    assert torch.equal(shipped, flat(feedforward.load("udnie").network))
+    assert torch.equal(shipped, flat(onepass.load("udnie").network))
     first = weights(start="", seed=1)
     assert torch.equal(first, weights(start="", seed=1))
     assert not torch.equal(first, weights(start="", seed=2))
@@ -118,7 +118,7 @@ def test_what_a_training_begins_with(recipe: Training) -> None:
 def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Pool) -> None:
     """A network that paints beyond white is judged by the white, and only slopes that lead back are left."""
     network = Network(SMALL)
-    loss = feedforward.task(network, painting(), pool, recipe)
+    loss = onepass.task(network, painting(), pool, recipe)
     bias = nn.init.constant_(network.layers[-1].convolution.bias, 1.5)
     nn.init.zeros_(network.layers[-1].convolution.weight)
     assert float(network(torch.rand(1, 3, 16, 16)).detach().min()) > 1
@@ -136,23 +136,23 @@ def test_a_painting_without_its_canvas(recipe: Training, pool: datasets.Pool) ->
     woven = plain.clone()
     woven[..., 1::3, 1::3] += 0.2
     screened = replace(recipe, descreen=True)
-    assert torch.equal(feedforward.prepare_style(woven, recipe), woven)
-    assert torch.equal(feedforward.prepare_style(woven, screened), plain)
+    assert torch.equal(onepass.prepare_style(woven, recipe), woven)
+    assert torch.equal(onepass.prepare_style(woven, screened), plain)
     network = Network(SMALL).requires_grad_(False)
     cases = ((woven, screened), (plain, recipe), (woven, recipe))
-    one, other, third = (feedforward.task(network, style, pool, how)(0) for style, how in cases)
+    one, other, third = (onepass.task(network, style, pool, how)(0) for style, how in cases)
     assert one == other != third
 
 
 def test_photographs_are_lent_what_they_were_in_training(recipe: Training, pool: datasets.Pool) -> None:
     network, image = Network(SMALL).eval().requires_grad_(False), torch.rand(1, 3, 48, 48)
-    some, none = (feedforward.task(network, painting(), pool, replace(recipe, grain=grain))(0) for grain in (0.5, 0.0))
+    some, none = (onepass.task(network, painting(), pool, replace(recipe, grain=grain))(0) for grain in (0.5, 0.0))
     assert some != none
     found = []
     for card in ({}, {"recipe": '{"grain": 0.5}'}, {"recipe": "{}"}):
         model = Model(network, card)
         found.append(model.grain)
-        plain, as_trained = (feedforward.apply(image, model, grain=grain) for grain in (model.grain, None))
+        plain, as_trained = (onepass.apply(image, model, grain=grain) for grain in (model.grain, None))
         assert torch.equal(plain, as_trained)
     assert found == [0, 0.5, GRAIN]
 
@@ -161,7 +161,7 @@ def test_a_loss_that_is_no_number_rolls_back(
     recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    fit = feedforward.training.fit
+    fit = onepass.training.fit
 
     def poisoned(*arguments: Any, **options: Any) -> Any:
         rates.append(options["rate"])
@@ -173,10 +173,8 @@ def test_a_loss_that_is_no_number_rolls_back(
                     raise FloatingPointError
         yield from fit(*arguments, **options)
 
-    monkeypatch.setattr(feedforward.training, "fit", poisoned)
-    seen = [
-        step.index for step in feedforward.train(painting(), pool, replace(recipe, steps=103), network=Network(SMALL))
-    ]
+    monkeypatch.setattr(onepass.training, "fit", poisoned)
+    seen = [step.index for step in onepass.train(painting(), pool, replace(recipe, steps=103), network=Network(SMALL))]
     assert seen == [*range(1, 151), 101, 102, 103]
     assert rates[1] == rates[0] / 2
 
@@ -184,8 +182,8 @@ def test_a_loss_that_is_no_number_rolls_back(
 def test_files(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Network(SMALL)
-    feedforward.save(tmp_path / "model.safetensors", network, {"style": "a"})
-    model = feedforward.load(tmp_path / "model.safetensors")
+    onepass.save(tmp_path / "model.safetensors", network, {"style": "a"})
+    model = onepass.load(tmp_path / "model.safetensors")
     assert model.metadata["style"] == "a" and model.network.architecture == SMALL
     image = torch.rand(1, 3, 20, 20)
     torch.testing.assert_close(model.network(image), network(image), rtol=0, atol=0.02)  # float16
@@ -195,7 +193,7 @@ def test_files(tmp_path: Path) -> None:
 def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors", metadata)
     with pytest.raises(WeightsError, match="no one-pass model"):
-        feedforward.load(tmp_path / "other.safetensors")
+        onepass.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("size", [(64, 48), (75, 61), (131, 33)])
@@ -226,7 +224,7 @@ def model() -> Model:
 
 def test_strength(model: Model, tmp_path: Path) -> None:
     image = images.to_tensor(save_picture(tmp_path / "a.png", 33, 21))
-    nothing, half, full = (feedforward.apply(image, model, strength=s, precision="float32") for s in (0, 0.5, 1))
+    nothing, half, full = (onepass.apply(image, model, strength=s, precision="float32") for s in (0, 0.5, 1))
     assert torch.equal(nothing, image)
     torch.testing.assert_close(half, (image + full) / 2)
     assert 0 <= float(full.min()) <= float(full.max()) <= 1
@@ -234,41 +232,41 @@ def test_strength(model: Model, tmp_path: Path) -> None:
 
 def test_batches_and_files(model: Model, tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.png", 40, 36)
-    one = feedforward.apply(path, model, precision="float32", device="cpu")
+    one = onepass.apply(path, model, precision="float32", device="cpu")
     batch = images.to_tensor(path).repeat(3, 1, 1, 1)
     assert one.shape == (1, 3, 36, 40)
-    torch.testing.assert_close(feedforward.apply(batch, model, precision="float32"), one.repeat(3, 1, 1, 1))
+    torch.testing.assert_close(onepass.apply(batch, model, precision="float32"), one.repeat(3, 1, 1, 1))
 
 
 def test_grain(model: Model) -> None:
     """Strokes of an area differ, the same each time; and what has nothing to see is lent nothing."""
     half = torch.cat([torch.full((1, 3, 96, 64), 0.4), torch.full((1, 3, 96, 64), 0.6)], 3)
     before = half.clone()
-    plain, some, again = (feedforward.apply(half, model, grain=g, precision="float32") for g in (0, 0.1, 0.1))
+    plain, some, again = (onepass.apply(half, model, grain=g, precision="float32") for g in (0, 0.1, 0.1))
     assert float(plain[..., 24:-24, 96:-16].std((2, 3)).max()) < 1e-5 < 1e-3 < float(some[..., 24:-24, 96:-16].std())
     assert torch.equal(some, again) and torch.equal(half, before)
-    rounded = feedforward.apply(half, model, grain=0.1, precision="bfloat16")
+    rounded = onepass.apply(half, model, grain=0.1, precision="bfloat16")
     torch.testing.assert_close(rounded, some, rtol=0, atol=0.1)
     even = torch.full((1, 3, 40, 50), 0.3)
-    one, other = (feedforward.apply(even, model, grain=g, precision="float32") for g in (0, 0.1))
+    one, other = (onepass.apply(even, model, grain=g, precision="float32") for g in (0, 0.1))
     torch.testing.assert_close(one, other)
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="`grain`"):
-            feedforward.apply(even, model, grain=wrong)
+            onepass.apply(even, model, grain=wrong)
 
 
 def test_a_mixture_lies_between(model: Model) -> None:
     torch.manual_seed(1)
     other, image = Model(Network(SMALL).eval(), {}), torch.rand(1, 3, 40, 40)
-    a, b = (feedforward.apply(image, each, precision="float32") for each in (model, other))
-    mixed = feedforward.apply(image, [model, other], style_weights=[3, 1], precision="float32")
+    a, b = (onepass.apply(image, each, precision="float32") for each in (model, other))
+    mixed = onepass.apply(image, [model, other], style_weights=[3, 1], precision="float32")
     torch.testing.assert_close(mixed, 0.75 * a + 0.25 * b)
 
 
 @pytest.mark.parametrize("keep", ["luma", "histogram"])
 def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
     image = images.to_tensor(save_picture(tmp_path / "a.png", 64, 48))
-    free, kept = (feedforward.apply(image, model, keep_colors=k, precision="float32") for k in ("none", keep))
+    free, kept = (onepass.apply(image, model, keep_colors=k, precision="float32") for k in ("none", keep))
     assert float((kept.mean((2, 3)) - image.mean((2, 3))).abs().mean()) < float(
         (free.mean((2, 3)) - image.mean((2, 3))).abs().mean()
     )
@@ -279,27 +277,27 @@ def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
 )
 def test_mixtures_without_sense(model: Model, weights: list[float], strength: float) -> None:
     with pytest.raises(InputError, match=r"`strength`|`style_weights`"):
-        feedforward.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
+        onepass.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
 
 
 @pytest.mark.parametrize(
     "recipe", ["{", "[]", '{"grain": "much"}', '{"grain": 7}', '{"grain": NaN}', '{"grain": null}']
 )
 def test_models_with_a_recipe_that_is_none(recipe: str, tmp_path: Path) -> None:
-    feedforward.save(tmp_path / "model.safetensors", Network(SMALL), {"recipe": recipe})
+    onepass.save(tmp_path / "model.safetensors", Network(SMALL), {"recipe": recipe})
     with pytest.raises(WeightsError, match=r"model\.safetensors: no one-pass model"):
-        feedforward.load(tmp_path / "model.safetensors")
+        onepass.load(tmp_path / "model.safetensors")
 
 
 def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
     torch.save({"conv1.conv2d.weight": torch.zeros(32, 3, 9, 9)}, tmp_path / "half.pth")
     with pytest.raises(WeightsError, match="no one-pass model"):
-        feedforward.load(tmp_path / "half.pth")
+        onepass.load(tmp_path / "half.pth")
 
 
 def test_unknown_names() -> None:
     with pytest.raises(WeightsError, match=r"cubism.*the-great-wave"):
-        feedforward.load("cubism")
+        onepass.load("cubism")
 
 
 def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: datasets.Pool) -> None:
@@ -309,7 +307,7 @@ def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: 
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.manual_seed(7)
     network = Network(SMALL)
-    (step,) = feedforward.train(painting(), pool, replace(recipe, steps=1), network=network)
+    (step,) = onepass.train(painting(), pool, replace(recipe, steps=1), network=network)
     if rank == 0:
         gradients = {name: p.grad for name, p in network.named_parameters()}
         torch.save({"gradients": gradients, "loss": step.loss}, f"{folder}/{world}.pt")
