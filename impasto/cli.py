@@ -61,13 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(name: str, arguments: list[str]) -> None:
     command = parse(name, arguments)
-    if name not in LIGHT and "torch" not in sys.modules:
+    if name in LIGHT:
+        command.run()
+        return
+    if "torch" not in sys.modules:
         # The collector would look through all that torch brings, again and again: a sixth of a short command's time.
         gc.disable()
         import_module("torch")
         gc.freeze()
         gc.enable()
-    command.run()
+    from impasto import machine
+
+    with machine.reused_memory(sparingly=command.sparingly if name == "apply" else getattr(command, "memory", 0) > 0):
+        command.run()
 
 
 def usage() -> str:

@@ -98,10 +98,7 @@ def steps(
         raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    with machine.reused_memory(sparingly=memory > 0):
-        yield from _steps(
-            content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state
-        )
+    yield from _steps(content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state)
 
 
 def _steps(

@@ -241,17 +241,17 @@ def session(tmp_path: Path) -> Session:
     return Sessions(tmp_path).get("a" * 20)
 
 
-def counting(session: Session, gate: threading.Event, total: int = 3) -> Work:
+def counting(session: Session, gate: threading.Event, total: int = 3) -> Work[int]:
     """Steps, each of which waits for the gate; its result says how many there were."""
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[int]]:
         for done in range(1, total + 1):
             yield Frame(done, total, loss=1 / done, image=done)
             gate.wait(5)
 
-    def finish(frame: Frame) -> Result:
+    def finish(done: int) -> Result:
         path = session.path("result.txt")
-        path.write_text(str(frame.done))
+        path.write_text(str(done))
         return Result(path)
 
     return Work(frames, finish, lambda image, path: None)
@@ -286,12 +286,12 @@ def test_stop_keeps_what_there_is(session: Session) -> None:
 def test_stop_before_there_is_a_picture(session: Session) -> None:
     gate = threading.Event()
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[int]]:
         yield Frame(0, 2, "looking")
         gate.wait(5)
         yield Frame(0, 2, "still looking")
 
-    def finish(frame: Frame) -> Result:
+    def finish(image: object) -> Result:
         raise AssertionError("there is nothing to finish")
 
     job = Pool(1).submit(Job(session, "repaint", Work(frames, finish, lambda image, path: None)))
@@ -331,11 +331,11 @@ def test_too_many_jobs(session: Session, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_goes_wrong_is_kept(session: Session) -> None:
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[int]]:
         yield Frame(1, 2)
         raise ValueError("a reason")
 
-    work = Work(frames, lambda frame: Result(Path()), lambda image, path: None)
+    work = Work(frames, lambda image: Result(Path()), lambda image, path: None)
     job = ended(Pool(1).submit(Job(session, "repaint", work)))
     assert job.state == "failed" and str(job.error) == "a reason"
 
@@ -362,7 +362,7 @@ def test_a_form_gives_its_recipe_back(recipe: Any) -> None:
 
 
 def test_what_is_no_value() -> None:
-    with pytest.raises(RecipeError, match="layer weights"):
+    with pytest.raises(RecipeError, match="layer_weights"):
         forms.read(Transfer, {"layer_weights": "1 many"})
     with pytest.raises(RecipeError, match="steps"):
         forms.read(Transfer, {"steps": None})

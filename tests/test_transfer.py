@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto import color, encoder, images, losses, objective, optimize, transfer
-from impasto.errors import ImageError, InputError, RecipeError
+from impasto.errors import ImageError, InputError
 from impasto.recipes import TRANSFERS, Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
@@ -612,5 +612,5 @@ def test_missing_files(recipe: Transfer) -> None:
 
 
 def test_mistakes_show_before_the_first_step(recipe: Transfer) -> None:
-    with pytest.raises(RecipeError):
+    with pytest.raises(InputError):
         next(transfer.steps(CONTENT, STYLE, recipe, content_masks=[STYLE, STYLE]))

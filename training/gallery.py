@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from impasto import bundled, images, onepass
+from impasto import bundled, images, machine, onepass
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
@@ -50,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with machine.reused_memory():
+        main()

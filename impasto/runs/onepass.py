@@ -50,7 +50,6 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
-            machine.reused_memory(),
             terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
@@ -187,7 +186,6 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
     video.check_output(out)
     begun = time.monotonic()
     with (
-        machine.reused_memory(),
         terminal.progress(None, quiet=quiet, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):
@@ -203,7 +201,6 @@ def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: b
         raise InputError(f"{out}: a folder is repainted into a folder, and this is a file")
     broken = []
     with (
-        machine.reused_memory(sparingly=True),  # pictures may be huge
         terminal.progress(len(todo), quiet=quiet, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):
