@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import opened, save_picture
+from PIL import Image
 from test_video import film, frames
 
 from impasto import cli, images, onepass
@@ -71,6 +72,42 @@ def test_a_folder_of_too_many(train: Callable[..., int], capsys: Capture, monkey
     assert "of 3 pictures one in 2 is used" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_black_and_white_pictures(
+    train: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, precision: str
+) -> None:
+    """Pictures of one colour are left out, and so are crops of one colour in others."""
+    for name in ("black", "white"):
+        Image.new("RGB", (90, 80), name).save(folder / f"{name}.png")
+        part = Image.new("RGB", (500, 100), name)
+        part.paste(opened(folder / "a.png"), (0, 0))
+        part.save(folder / f"mostly-{name}.png")
+    assert train("--steps", "12", "--precision", precision) == 0
+    said = capsys.readouterr().err
+    assert "2 of 7 pictures have no contrast" in said and "crops without contrast were replaced" in said
+    assert all(tensor.isfinite().all() for tensor in onepass.load(tmp_path / "mine.safetensors").network.parameters())
+
+
+def test_a_folder_without_contrast(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "black").mkdir()
+    Image.new("RGB", (90, 80)).save(tmp_path / "black" / "a.png")
+    assert train("--photos", str(tmp_path / "black")) == 1
+    one_line(capsys, "no picture with contrast")
+
+
+def test_a_training_that_diverges(
+    train: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is not finite at any rate that is tried: one line, and what was written before stays."""
+    monkeypatch.setattr("impasto.runs.onepass.EVERY", 1)
+    assert train() == 0
+    before = (tmp_path / "mine.safetensors").read_bytes()
+    capsys.readouterr()
+    assert train("--rate", "1e20") == 1
+    one_line(capsys, "not finite", "lower rate")
+    assert (tmp_path / "mine.safetensors").read_bytes() == before
+
+
 def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
@@ -105,7 +142,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["--rate", "-1"], "--rate"),
         (["--grain", "2"], "--grain"),
         (["--start", "cubism"], "cubism"),
-        (["--photos", "nowhere"], "nowhere: is no folder"),
+        (["--photos", "nowhere"], "nowhere: not a folder"),
         (["-o", "model.png"], "model.png"),
     ],
 )

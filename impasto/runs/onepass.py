@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from impasto import bundled, datasets, fitting, images, machine, onepass, schema, video
-from impasto.errors import ImageError, IncompleteError, InputError, Stopped
+from impasto.errors import DivergedError, ImageError, IncompleteError, InputError, Stopped
 from impasto.networks import Network
 from impasto.onepass import Model
 from impasto.recipes import Training
@@ -32,6 +32,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
     Raises:
         InputError: the folder holds no picture, or another training's checkpoint lies there.
+        DivergedError: the loss is not finite; weights that are not finite are never written.
         Stopped: after Ctrl-C; the network so far has been written.
     """
     schema.check(recipe)
@@ -59,13 +60,17 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
+                # Weights that are not finite are not written: the next look at the loss goes back to better ones.
                 if first() and (stopped or step.index % EVERY == 0):
-                    save(out, checkpoint, network, card, step)
-                    preview = onepass.apply(photograph, Model(network, card))
-                    images.write(out.with_suffix(".png"), preview.cpu())
+                    with suppress(DivergedError):
+                        save(out, checkpoint, network, card, step)
+                        preview = onepass.apply(photograph, Model(network, card))
+                        images.write(out.with_suffix(".png"), preview.cpu())
                 if stopped:
                     raise Stopped(stopped)
         if first():
+            if pool.replaced["flat"]:
+                terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced by others")
             if last is not None:
                 save(out, checkpoint, network, card, last)
             checkpoint.unlink(missing_ok=True)
@@ -77,14 +82,17 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
     with terminal.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
-        pool = datasets.load(chosen, side=640, short=448, report=report)
+        pool = datasets.load(chosen, side=640, short=448, contrast=datasets.FLAT, report=report)
     if not len(pool):
-        fault = "no picture in it to train on" if folder.is_dir() else "is no folder; check the path"
+        what = "no picture with contrast in it" if pool.flat else "no picture in it"
+        fault = f"{what} to train on" if folder.is_dir() else "not a folder; check the path"
         raise InputError(f"{folder}: {fault}")
     if stride > 1 and first():
         terminal.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
     if pool.skipped and first():
         terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
+    if pool.flat and first():
+        terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are left out")
     return pool
 
 
