@@ -1,6 +1,8 @@
 """Small pictures and a tiny encoder: no test needs the network, or anything from outside the checkout."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,25 @@ def opened(path: Path) -> Image.Image:
     with Image.open(path) as file:
         file.load()
         return file.copy()
+
+
+def wait_for(there: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Ask again and again until it is so, or fail."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, f"{what}: not after {seconds} seconds"
+        time.sleep(0.005)
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *named: str, only: bool = False) -> None:
+    """What was said on the standard error has one line of complaint, and no traceback; ``only``: nothing else."""
+    said = capsys.readouterr().err.splitlines()
+    lines = [line for line in said if line.startswith("impasto: ")]
+    assert len(lines) == 1, said
+    assert not only or said == lines
+    assert "Traceback" not in "".join(said)
+    for name in named:
+        assert name in lines[0]
 
 
 @pytest.fixture
