@@ -62,14 +62,5 @@ class Stopped(ImpastoError):
 
 
 def spell(message: str, prefix: str = "", joint: str = " ") -> str:
-    """Spell the parameters in a message in another way.
-
-    Args:
-        message: of an error.
-        prefix: what each name begins with.
-        joint: what stands for each underscore.
-
-    Returns:
-        The message; with prefix "--" and joint "-", "`style_scale` ..." becomes "--style-scale ...".
-    """
+    """``message`` with other names: for a ``prefix`` of "--" and a ``joint`` of "-", `style_scale` is --style-scale."""
     return re.sub(r"`(\w+)`", lambda name: prefix + name[1].replace("_", joint), message)

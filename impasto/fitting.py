@@ -39,7 +39,7 @@ class TrainingStep:
 
 
 def cosine(step: int, total: int, *, warmup: int) -> float:
-    """Warm-up then cosine decay (Loshchilov and Hutter 2017): a factor in (0, 1] on the learning rate."""
+    """The factor on the rate at a ``step`` of ``total``: ``warmup`` steps, then cosine decay (Loshchilov2017)."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -120,7 +120,7 @@ def begin(recipe: recipes.Training) -> Network:
 def task(
     network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
 ) -> Callable[[int], dict[str, Tensor]]:
-    """What a network is trained to do: the loss of a step by its index, as `fitting.fit` wants it; see `train`."""
+    """The loss of a step by its index, of what ``network`` paints of ``pool`` in ``style`` by ``recipe``; see `train`."""
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
@@ -167,7 +167,7 @@ def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
-    """Write a model as float16 safetensors.
+    """Write ``model`` to ``path`` as float16 safetensors, with ``metadata`` as its card.
 
     Raises:
         DivergedError: its weights are not finite.
@@ -220,7 +220,7 @@ def apply(
     precision: str = "auto",
     device: str = "",
 ) -> Tensor:
-    """Repaint photographs in one pass; (B, 3, H, W) sRGB in [0, 1].
+    """Repaint photographs in one pass.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
@@ -232,6 +232,9 @@ def apply(
             as in each style's training; not at all for networks of others.
         precision: auto, float32 or bfloat16.
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
+
+    Returns:
+        (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
         InputError: strength, weights or grain out of range.
@@ -263,7 +266,7 @@ def apply(
 def check_mixture(
     styles: int, style_weights: Sequence[float], strength: float, grain: float | None = None
 ) -> list[float]:
-    """The parts of a mixture, which sum to 1.
+    """The parts of a mixture of so many ``styles`` by ``style_weights``, which sum to 1; checks the others too.
 
     Raises:
         InputError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1].

@@ -54,6 +54,9 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
             **options: Any) -> Tensor:  # fmt: skip
     """Repaint ``content`` in the manner of ``style``: `steps`, run to its end.
 
+    Args:
+        content, style, recipe, options: as of `steps`.
+
     Returns:
         (1, 3, H, W) sRGB in [0, 1], of the content's aspect ratio.
     """
@@ -87,6 +90,9 @@ def steps(
         device: auto, cpu, cuda or mps.
         memory: GB that the whole may take, in tiles if need be; 0: most of what the machine has free.
         state: what an earlier ``Step.state()`` gave, to go on from there.
+
+    Yields:
+        Every iteration, with the picture so far.
 
     Raises:
         InputError: the recipe (RecipeError) or the inputs cannot be used, or do not go together.
@@ -183,7 +189,7 @@ def _steps(
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """The picture that the optimisation starts from, of the content's size.
+    """The picture that ``recipe`` starts from, of the size of ``content``; ``styles`` are the paintings.
 
     Raises:
         InputError: a start from the style where there is none.
@@ -219,6 +225,7 @@ def enlarge(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer
         image: (1, 3, h, w) as painted.
         photograph: the content at its own size.
         content: (1, 3, H, W) the content at the next scale.
+        recipe: whether the content counts.
     """
     shape = content.shape[-2], content.shape[-1]
     large = images.resize(image, *shape)

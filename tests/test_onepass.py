@@ -1,6 +1,7 @@
 """Networks of one style: shapes, training, files."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, fitting, images, onepass
+from impasto import datasets, encoder, fitting, images, objective, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
 from impasto.onepass import Model
@@ -91,14 +92,31 @@ def test_resume_is_exact_to_the_bit(recipe: Training, pool: datasets.Pool) -> No
     assert rest[-1].loss == last.loss
 
 
-def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool) -> None:
-    """What training differentiates is the engine's value and gradient, through the network."""
-    image = torch.rand(1, 3, 8, 8, requires_grad=True)
-    gradient = torch.rand(1, 3, 8, 8)
-    value = onepass._Known.apply(2 * image, torch.tensor(3.0), gradient)
-    (found,) = torch.autograd.grad(value, image)
-    assert float(value.detach()) == 3
-    torch.testing.assert_close(found, 2 * gradient)
+def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training differentiates is what autograd finds of the objective's own terms, through the network."""
+    recipe = replace(recipe, ramp=0.0, grain=0.0, lattice=0.0)
+    crops = datasets.random_crops(pool, 2, 64, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(datasets, "random_crops", lambda *_, **__: crops)
+    torch.manual_seed(0)
+    network = Network(SMALL)
+    for parameter in [*network.parameters()][-2:]:
+        parameter.data.mul_(0.1)  # so that nothing is painted outside [0, 1]
+    painted = network(crops, grain=0.0)
+    assert float(painted.detach().min()) > 0 and float(painted.detach().max()) < 1
+
+    def slopes(terms: Mapping[str, Tensor]) -> list[Tensor]:
+        found = torch.autograd.grad(torch.stack([*terms.values()]).sum(), [*network.parameters()], allow_unused=True)
+        return [slope for slope in found if slope is not None]
+
+    terms = onepass.task(network, painting(), pool, recipe)(0)
+    style = onepass.prepare_style(painting(), recipe)
+    goal = objective.build(encoder.load(recipe.encoder), recipe.loss_recipe(), torch.zeros(1, 3, 64, 64), [style])
+    expected = objective.for_content(goal, crops).terms(painted)
+    torch.testing.assert_close(
+        {name: term.detach() for name, term in terms.items()}, {name: term.detach() for name, term in expected.items()}
+    )
+    for one, other in zip(slopes(terms), slopes(expected), strict=True):
+        assert torch.linalg.vector_norm(one - other) < 1e-3 * torch.linalg.vector_norm(other) + 1e-6
 
 
 def test_what_a_training_begins_with(recipe: Training) -> None:

@@ -34,8 +34,7 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import onepass as run_onepass
-        from impasto.runs import terminal
+        from impasto.runs import onepass as run_onepass, terminal
 
         try:
             run_onepass.train(
@@ -83,8 +82,7 @@ class ApplyCommand:
 
     def run(self) -> None:
         from impasto import machine, onepass
-        from impasto.runs import onepass as run_onepass
-        from impasto.runs import terminal
+        from impasto.runs import onepass as run_onepass, terminal
 
         parts = onepass.check_mixture(len(self.style), self.style_weights, self.strength, self.grain)
         models = [onepass.load(style) for style in self.style]

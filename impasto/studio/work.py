@@ -10,14 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from impasto import bundled, images, machine, onepass, study, transfer
-from impasto import photo as photo_method
+from impasto import bundled, images, machine, onepass, photo as photo_method, study, transfer
 from impasto.errors import ImageError
 from impasto.photo import PhotoStep
 from impasto.recipes import Photo, Transfer
-from impasto.runs import onepass as run_onepass
-from impasto.runs import photo as run_photo
-from impasto.runs import transfer as run_transfer
+from impasto.runs import onepass as run_onepass, photo as run_photo, transfer as run_transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
 Drawn = dict[str, transfer.Step]  # of a study: label -> the last step
