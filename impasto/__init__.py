@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         RecipeError,
         VideoError,
         WeightsError,
-    )
+    )  # fmt: skip
     from impasto.images import Picture, read, to_pil, write
     from impasto.onepass import apply
     from impasto.recipes import Transfer
@@ -31,25 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DivergedError",
-    "ImageError",
-    "ImpastoError",
-    "InputError",
-    "Picture",
-    "RecipeError",
-    "Step",
-    "Transfer",
-    "VideoError",
-    "WeightsError",
-    "apply",
-    "load_encoder",
-    "read",
-    "recipes",
-    "steps",
-    "stylize",
-    "to_pil",
-    "write",
-]
+    "DivergedError", "ImageError", "ImpastoError", "InputError", "Picture", "RecipeError", "Step", "Transfer",
+    "VideoError", "WeightsError", "apply", "load_encoder", "read", "recipes", "steps", "stylize", "to_pil", "write",
+]  # fmt: skip
 
 _HOMES = {
     "encoder": ["load_encoder"],

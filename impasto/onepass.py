@@ -120,7 +120,7 @@ def begin(recipe: recipes.Training) -> Network:
 def task(
     network: Network, style: Tensor, pool: datasets.Pool, recipe: recipes.Training
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of a step by its index, of what ``network`` paints of ``pool`` in ``style`` by ``recipe``; see `train`."""
+    """The loss of a step by its index: what ``network`` paints of ``pool``, in ``style`` by ``recipe``; see `train`."""
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
