@@ -70,9 +70,11 @@ def execute(name: str, arguments: list[str]) -> None:
         import_module("torch")
         gc.freeze()
         gc.enable()
-    from impasto import machine
+    from impasto import machine, video
 
-    with machine.reused_memory(sparingly=command.sparingly if name == "apply" else getattr(command, "memory", 0) > 0):
+    # Pictures that are applied to may be huge, the frames of a film are not.
+    huge = name == "apply" and not command.input.lower().endswith(video.SUFFIXES)
+    with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
 
 

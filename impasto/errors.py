@@ -1,7 +1,7 @@
 """What a user can cause and put right: one tree of errors, each with a message of one line.
 
-A message names a parameter in backticks, as in "`memory` must be 0 or more". The command line and the studio, which
-call it --memory and "memory", translate it with `spell`.
+A message names a parameter in backticks: "`memory` must be 0 or more". The command line and the studio `spell` it
+in their own way, as --memory and as "memory".
 """
 
 import re

@@ -73,13 +73,6 @@ class ApplyCommand:
     device: Device = "auto"
     quiet: Quiet = False
 
-    @property
-    def sparingly(self) -> bool:
-        """Whether large blocks of memory are given back: pictures may be huge, the frames of a film are not."""
-        from impasto import video
-
-        return Path(self.input).suffix.lower() not in video.SUFFIXES
-
     def run(self) -> None:
         from impasto import machine, onepass
         from impasto.runs import onepass as run_onepass, terminal
