@@ -10,8 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
+from impasto.networks import Architecture
+
+SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
+RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +35,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_file(network.state_dict(), path, {"mean": json.dumps(IMAGENET[0]), "std": json.dumps(IMAGENET[1])})
     return str(path)
+
+
+def randomise(network: VGG, seed: int = 0) -> VGG:
+    """He-initialised, so that activations neither vanish nor explode, with biases that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
+        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
+    return network.requires_grad_(False)
 
 
 def save_picture(path: Path, width: int = 48, height: int = 32, *, seed: int = 0, mode: str = "RGB") -> Path:
@@ -63,6 +77,41 @@ def one_line(capsys: pytest.CaptureFixture[str], *named: str, only: bool = False
     assert "Traceback" not in "".join(said)
     for name in named:
         assert name in lines[0]
+
+
+def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, width: int = 60) -> Tensor:
+    picture = torch.zeros(1, 3, height, width)
+    picture[..., : width // 2] = torch.tensor(left).view(1, 3, 1, 1)
+    picture[..., width // 2 :] = torch.tensor(right).view(1, 3, 1, 1)
+    return picture
+
+
+def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
+    """A film of one second in ``count`` frames, red on the left and blue on the right, with a tone."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream(codec, rate=8000)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        tone = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as film:
+        return [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_onepass import SMALL
+from conftest import SMALL
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save_picture
+from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +18,6 @@ from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import JOHNSON, SLIM, Architecture, Network, normalise_
 from impasto.onepass import Model
 from impasto.recipes import GRAIN, Training
-
-SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import save_picture
+from conftest import film, save_picture
 from PIL import Image
-from test_video import film
 
 from impasto import cli, networks, onepass, recipes
 

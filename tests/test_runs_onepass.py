@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line, opened, save_picture
+from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
-from test_video import film, frames
 
 from impasto import cli, images, onepass
 from impasto.networks import Architecture, Network

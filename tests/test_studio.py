@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
-from conftest import save_picture, wait_for
+from conftest import one_line, save_picture, wait_for
 from PIL import Image
 from studio_server import serving
 
@@ -228,8 +228,7 @@ def test_flags_without_sense(
 ) -> None:
     monkeypatch.delenv("IMPASTO_PASSWORD", raising=False)
     assert cli.main(["studio", *flags]) == 1
-    complaint = capsys.readouterr().err
-    assert named in complaint and complaint.count("\n") == 1
+    one_line(capsys, named, only=True)
 
 
 # Jobs

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import randomise
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,13 +23,7 @@ WIDTHS = (4, 4, 6, 6, 6)
 
 
 def network(seed: int = 0) -> encoder.VGG:
-    """He-initialised, so that activations neither vanish nor explode."""
-    tiny = encoder.VGG(WIDTHS)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in tiny.parameters():
-        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
-        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
-    return tiny.requires_grad_(False)
+    return randomise(encoder.VGG(WIDTHS), seed)
 
 
 @pytest.fixture(scope="module")
