@@ -25,9 +25,9 @@ from rich.progress import track
 from run import HERE, STDERR, hardware, process, seconds, table
 
 import impasto
-from impasto import bundled, datasets, encoder, feedforward, images, machine, objective, optimize, recipes
-from impasto.feedforward import Model
-from impasto.networks import JOHNSON, SLIM, Network
+from impasto import bundled, datasets, encoder, images, machine, objective, onepass, optimize, recipes
+from impasto.networks import IMPASTO, JOHNSON, Network
+from impasto.onepass import Model
 
 SIZE, PHOTOGRAPHS, MOST = 384, 10, 150
 PAPER, STYLE, NEW = "the paper's", "the_great_wave.jpg", "woman_with_hat.jpg"
@@ -57,7 +57,7 @@ def unseen(
     assets: Path, painting: torch.Tensor, recipe: recipes.Training
 ) -> Iterator[tuple[torch.Tensor, objective.Objective]]:
     """Photographs that no network has seen, each with the objective that one is trained for."""
-    style = feedforward.prepare_style(painting, recipe)
+    style = onepass.prepare_style(painting, recipe)
     for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
         photograph = images.to_size(images.to_tensor(path), SIZE)
         yield photograph, objective.build(encoder.load(recipe.encoder), recipe.loss_recipe(), photograph, [style])
@@ -70,11 +70,11 @@ def value(goal: objective.Objective, picture: torch.Tensor) -> float:
 def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, ...]]:
     """For each style, means over photographs that the network never saw; the objective is that of its training."""
     for name in track(names, "one pass against L-BFGS", console=STDERR):
-        model = feedforward.load(name)
+        model = onepass.load(name)
         recipe = recipes.Training(**json.loads(model.metadata["recipe"]))
         painting = images.to_tensor(assets / "styles" / json.loads(model.metadata["style"])["name"])
         pairs = list(unseen(assets, painting, recipe))
-        after = [value(goal, feedforward.apply(photograph, model)) for photograph, goal in pairs]
+        after = [value(goal, onepass.apply(photograph, model)) for photograph, goal in pairs]
         counts, together = iterations(pairs, after)
         before = mean(value(goal, photograph) for photograph, goal in pairs)
         yield Path(name).stem, f"{before:.1f}", f"{mean(after):.2f}", f"{together}", f"{mean(counts):.1f}"
@@ -96,16 +96,16 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
     pool = datasets.load(datasets.pictures(assets / "photos"), side=640, short=448)
     recipe = recipes.Training(steps=steps, start="")
     found = {}
-    for name, shape in {PAPER: JOHNSON, "ours": SLIM}.items():
+    for name, shape in {PAPER: JOHNSON, "ours": IMPASTO}.items():
         torch.manual_seed(recipe.seed)
         network = Network(shape)
         began = time.perf_counter()
-        for _ in track(feedforward.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
+        for _ in track(onepass.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
             pass
         took = (time.perf_counter() - began) / steps
         model = Model(network.eval(), {})
         values = [
-            value(goal, feedforward.apply(each, model, grain=recipe.grain))
+            value(goal, onepass.apply(each, model, grain=recipe.grain))
             for each, goal in unseen(assets, painting, recipe)
         ]
         found[name] = mean(values)
@@ -115,9 +115,9 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
 def speeds() -> list[tuple[str, ...]]:
     """One pass at 1920 x 1080: the paper's network and ours, in turn."""
     image = images.resize(images.to_tensor(bundled.locate("rocket")), 1080, 1920)
-    networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(SLIM).eval(), {})}
+    networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(IMPASTO).eval(), {})}
     contenders: dict[tuple[str, str], Callable[[], object]] = {
-        (name, precision): lambda m=model, p=precision: feedforward.apply(image, m, precision=p, grain=recipes.GRAIN)
+        (name, precision): lambda m=model, p=precision: onepass.apply(image, m, precision=p, grain=recipes.GRAIN)
         for precision in ("float32", "auto")
         for name, model in networks.items()
     }
@@ -151,8 +151,8 @@ def peak() -> float:
 def frames_per_second() -> float:
     """Of a film of 640 x 360, without reading and writing it."""
     frame = images.resize(images.to_tensor(bundled.locate("rocket")), 360, 640)
-    model = feedforward.load("udnie")
-    return 1 / median(seconds(lambda: feedforward.apply(frame, model)) for _ in range(20))
+    model = onepass.load("udnie")
+    return 1 / median(seconds(lambda: onepass.apply(frame, model)) for _ in range(20))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 import impasto
-from impasto import color, encoder, images, objective, photo, sheets
+from impasto import color, encoder, images, machine, objective, photo, sheets
 from impasto.matting import Guide
 from impasto.recipes import Photo, Transfer
 
@@ -110,4 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with machine.reused_memory():
+        main()

@@ -22,39 +22,23 @@ if TYPE_CHECKING:
         RecipeError,
         VideoError,
         WeightsError,
-    )
-    from impasto.feedforward import apply
+    )  # fmt: skip
     from impasto.images import Picture, read, to_pil, write
+    from impasto.onepass import apply
     from impasto.recipes import Transfer
     from impasto.transfer import Step, steps, stylize
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "DivergedError",
-    "ImageError",
-    "ImpastoError",
-    "InputError",
-    "Picture",
-    "RecipeError",
-    "Step",
-    "Transfer",
-    "VideoError",
-    "WeightsError",
-    "apply",
-    "load_encoder",
-    "read",
-    "recipes",
-    "steps",
-    "stylize",
-    "to_pil",
-    "write",
-]
+    "DivergedError", "ImageError", "ImpastoError", "InputError", "Picture", "RecipeError", "Step", "Transfer",
+    "VideoError", "WeightsError", "apply", "load_encoder", "read", "recipes", "steps", "stylize", "to_pil", "write",
+]  # fmt: skip
 
 _HOMES = {
     "encoder": ["load_encoder"],
     "errors": [name for name in __all__ if name.endswith("Error")],
-    "feedforward": ["apply"],
+    "onepass": ["apply"],
     "images": ["Picture", "read", "to_pil", "write"],
     "recipes": ["Transfer"],
     "transfer": ["Step", "steps", "stylize"],

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import difflib
 import gc
 import inspect
-import io
 import os
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
+import tyro._errors
 
 from impasto import __version__, schema
 from impasto.commands import DEFAULTS
@@ -61,13 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(name: str, arguments: list[str]) -> None:
     command = parse(name, arguments)
-    if name not in LIGHT and "torch" not in sys.modules:
+    if name in LIGHT:
+        command.run()
+        return
+    if "torch" not in sys.modules:
         # The collector would look through all that torch brings, again and again: a sixth of a short command's time.
         gc.disable()
         import_module("torch")
         gc.freeze()
         gc.enable()
-    command.run()
+    from impasto import machine, video
+
+    # Pictures that are applied to may be huge, the frames of a film are not.
+    huge = name == "apply" and not command.input.lower().endswith(video.SUFFIXES)
+    with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
+        command.run()
 
 
 def usage() -> str:
@@ -107,21 +115,19 @@ def parse(name: str, arguments: list[str]) -> Any:
     """The command that the arguments describe; with --recipe or --resume, its defaults are that recipe's."""
     default = DEFAULTS[name](arguments)
     teach(type(default))
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                type(default),
-                args=arguments,
-                default=default,
-                prog=f"impasto {name}",
-                description=inspect.getdoc(type(default)),
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-    except SystemExit as end:
-        if end.code != 2:
-            raise
-        raise UsageError(f"{gist(said.getvalue())}; see impasto {name} --help") from None
+
+    def refuse(event: Any) -> NoReturn:
+        raise UsageError(f"{reason(event, type(default))}; see impasto {name} --help")
+
+    with tyro._errors.on_parse_error(refuse):
+        return tyro.cli(
+            type(default),
+            args=arguments,
+            default=default,
+            prog=f"impasto {name}",
+            description=inspect.getdoc(type(default)),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
 
 
 def teach(kind: type) -> None:
@@ -135,9 +141,30 @@ def teach(kind: type) -> None:
             teach(inner)
 
 
-def gist(box: str) -> str:
-    """What tyro says in a box, in one line: without the frame, the help texts in it, and where to find more."""
-    lines = [line.strip("│|")[1:] for line in box.splitlines()[1:-1]]
-    lines = [line for line in lines if line.strip("─- ")]
-    end = next((index for index, line in enumerate(lines) if "helptext" in line), len(lines))
-    return " ".join(" ".join(line for line in lines[:end] if not line.startswith(" " * 8)).split()).rstrip(".")
+def flags(kind: type) -> Iterator[tuple[str, str]]:
+    """The flags of a command, and what each takes."""
+    for name, inner in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            yield from flags(inner)
+        else:
+            yield f"--{name.replace('_', '-')}", inner.__name__.upper() if isinstance(inner, type) else ""
+
+
+def reason(event: Any, kind: type) -> str:
+    """Why tyro refuses the arguments of a command, in one line; its events may become others with a new version."""
+
+    def spelt(argument: Any) -> str:
+        return str(argument.get_invocation_text()[1].as_str_no_ansi())
+
+    what = type(event).__name__
+    if what == "UnrecognizedArgs":
+        known = dict(flags(kind))
+        near = [each for token in event.tokens for each in difflib.get_close_matches(token, known, 1, 0.8)]
+        hint = f" Perhaps you meant: {', '.join(f'{each} {known[each]}'.strip() for each in near)}" if near else ""
+        return f"Unrecognized options: {', '.join(event.tokens)}{hint}"
+    if what == "MissingArgs":
+        return f"Missing: {', '.join(spelt(each.arg) for each in event.missing_arguments)}"
+    named = spelt(event.argument) if getattr(event, "argument", None) else "the arguments"
+    if what == "InvalidChoice":
+        return f"{named} must be one of {', '.join(event.choices)}, not {event.value!r}"
+    return f"{named}: {getattr(event, 'message', 'not understood')}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto.errors import InputError
+
+FLAT = 0.01  # standard deviation, in sRGB of [0, 1], below which there is no contrast: 2.5 of 255 levels
+DRAWS = 100  # in a row, in search of crops with contrast
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
@@ -29,17 +34,21 @@ class Pool:
         canvas: (N, 3, S, S) uint8.
         sizes: (N, 2) height and width of each picture on its canvas.
         skipped: the files that could not be read.
+        flat: the pictures without contrast, which are left out.
+        replaced: counts "flat" crops, which `random_crops` has drawn again.
     """
 
     canvas: Tensor
     sizes: Tensor
     skipped: tuple[Path, ...] = ()
+    flat: tuple[Path, ...] = ()
+    replaced: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.canvas)
 
     def to(self, device: torch.device | str) -> Pool:
-        return Pool(self.canvas.to(device), self.sizes.to(device), self.skipped)
+        return replace(self, canvas=self.canvas.to(device), sizes=self.sizes.to(device))
 
 
 def load(
@@ -47,6 +56,7 @@ def load(
     *,
     side: int = 384,
     short: int = 256,
+    contrast: float = 0.0,
     report: Callable[[int], object] = lambda done: None,
 ) -> Pool:
     """Read pictures into a `Pool`, upright, none enlarged; broken files are skipped and listed.
@@ -55,6 +65,7 @@ def load(
         paths: picture files.
         side: pixels of the canvas; what a picture has beyond it is cut off evenly.
         short: the longest that a picture's short side may be, in pixels; longer ones are reduced.
+        contrast: pictures with less are left out and listed; as `random_crops` measures it.
         report: is told how many files have been read.
     """
 
@@ -75,23 +86,32 @@ def load(
     canvas = np.zeros((len(paths), 3, side, side), np.uint8)  # takes memory only as it is written
     sizes: list[tuple[int, int]] = []
     skipped: list[Path] = []
+    flat: list[Path] = []
     threads = ThreadPoolExecutor()
     try:
         for path, array in zip(paths, threads.map(read, paths), strict=True):
             if array is None:
                 skipped.append(path)
+            elif contrast and array.std((0, 1)).max() < 255 * contrast:
+                flat.append(path)
             else:
                 height, width = array.shape[:2]
                 canvas[len(sizes), :, :height, :width] = array.transpose(2, 0, 1)
                 sizes.append((height, width))
-            report(len(sizes) + len(skipped))
+            report(len(sizes) + len(skipped) + len(flat))
     finally:  # after Ctrl-C the rest is not read
         threads.shutdown(cancel_futures=True)
-    return Pool(torch.from_numpy(canvas[: len(sizes)]), torch.tensor(sizes).reshape(-1, 2), tuple(skipped))
+    return Pool(torch.from_numpy(canvas[: len(sizes)]), torch.tensor(sizes).reshape(-1, 2), tuple(skipped), tuple(flat))
 
 
 def random_crops(
-    pool: Pool, batch: int, size: int, generator: torch.Generator, *, zoom: tuple[float, float] = (0.7, 2.0)
+    pool: Pool,
+    batch: int,
+    size: int,
+    generator: torch.Generator,
+    *,
+    zoom: tuple[float, float] = (0.7, 2.0),
+    contrast: float = 0.0,
 ) -> Tensor:
     """Square crops at random places, zooms and reflections.
 
@@ -101,10 +121,26 @@ def random_crops(
         size: pixels of their side.
         generator: the randomness, on the pool's device.
         zoom: the range of enlargement, even in its logarithm; more where a picture is smaller than the crop.
+        contrast: least standard deviation, over a crop, of the channel that varies most. A crop with less is replaced
+            by one of a further draw and counted in ``pool.replaced``; 0: all are taken.
 
     Returns:
         (batch, 3, size, size) float32 sRGB in [0, 1].
+
+    Raises:
+        InputError: no crop with contrast is found in many draws.
     """
+    crops = _draw(pool, batch, size, generator, zoom)
+    for _ in range(DRAWS):
+        flat = crops.std((2, 3)).amax(1) < contrast  # (B,)
+        if not contrast or not flat.any():
+            return crops
+        pool.replaced["flat"] += int(flat.sum())
+        crops = torch.where(flat[:, None, None, None], _draw(pool, batch, size, generator, zoom), crops)
+    raise InputError("the photographs are nearly without contrast: there is nothing in them to learn from")
+
+
+def _draw(pool: Pool, batch: int, size: int, generator: torch.Generator, zoom: tuple[float, float]) -> Tensor:
     device = pool.canvas.device
 
     def uniform(*shape: int) -> Tensor:

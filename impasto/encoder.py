@@ -262,11 +262,17 @@ class Frozen:
 
 
 def load(name: str) -> VGG:
-    """An encoder by name (`compact`, `vgg19`) or from a file of VGG weights, frozen and ready.
+    """An encoder, frozen and ready.
 
     Read are our own safetensors; torchvision's layout (``features.0.weight``), taken as torchvision's training
     unless the file's metadata says ``preprocessing: caffe`` or its name has "caffe" in it; and the original Caffe
     layout (``conv1_1.weight``, ``conv1_1.bias``). A partial file gives an encoder that ends where the file ends.
+
+    Args:
+        name: `compact`, `vgg19`, or the path of a file of VGG weights.
+
+    Returns:
+        The network, on the CPU.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds no VGG.

@@ -1,7 +1,7 @@
 """What a user can cause and put right: one tree of errors, each with a message of one line.
 
-A message names a parameter in backticks, as in "`memory` must be 0 or more". The command line and the studio, which
-call it --memory and "memory", translate it with `spell`.
+A message names a parameter in backticks: "`memory` must be 0 or more". The command line and the studio `spell` it
+in their own way, as --memory and as "memory".
 """
 
 import re
@@ -62,14 +62,5 @@ class Stopped(ImpastoError):
 
 
 def spell(message: str, prefix: str = "", joint: str = " ") -> str:
-    """Spell the parameters in a message in another way.
-
-    Args:
-        message: of an error.
-        prefix: what each name begins with.
-        joint: what stands for each underscore.
-
-    Returns:
-        The message; with prefix "--" and joint "-", "`style_scale` ..." becomes "--style-scale ...".
-    """
+    """``message`` with other names: for a ``prefix`` of "--" and a ``joint`` of "-", `style_scale` is --style-scale."""
     return re.sub(r"`(\w+)`", lambda name: prefix + name[1].replace("_", joint), message)

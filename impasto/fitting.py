@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from impasto.errors import DivergedError
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TrainingStep:
 
 
 def cosine(step: int, total: int, *, warmup: int) -> float:
-    """Warm-up then cosine decay (Loshchilov2017): a factor in (0, 1] on the learning rate."""
+    """The factor on the rate at a ``step`` of ``total``: ``warmup`` steps, then cosine decay (Loshchilov2017)."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -51,6 +55,7 @@ def fit(
     weight_decay: float = 0.0,
     state: Mapping[str, Any] | None = None,
     check_every: int = 50,
+    retries: int = 0,
 ) -> Iterator[TrainingStep]:
     """Minimise the sum of the objective's terms with AdamW (Loshchilov2019); yields every step.
 
@@ -61,34 +66,55 @@ def fit(
         steps: how many in all.
         rate: the largest learning rate.
         warmup: steps in which the rate rises from 0.
+        weight_decay: AdamW's.
         state: what an earlier ``TrainingStep.state()`` gave; the model is set to it.
         check_every: steps between two looks at whether the loss is finite.
+        retries: how often to go on from the last weights whose loss was finite, with half the rate, when it is not.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message names the step.
+        DivergedError: the loss or the last weights are not finite; the message names the step. The model keeps its
+            weights if they are finite, or else has the last ones whose loss was.
     """
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=rate, weight_decay=weight_decay
     )
-    start = 0
-    if state is not None:
+
+    def snapshot(done: int) -> dict[str, Any]:
+        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+
+    def restore(state: Mapping[str, Any]) -> int:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
-    for index in range(start, steps):
+        return int(state["step"])
+
+    index = start = restore(state) if state is not None else 0
+    good: dict[str, Any] | None = None
+    while index < steps:
         for group in optimizer.param_groups:
             group["lr"] = rate * cosine(index, steps, warmup=warmup)
         optimizer.zero_grad(set_to_none=True)
         terms = objective(index)
         loss = torch.stack([*terms.values()]).sum()
-        if (index % check_every == 0 or index == steps - 1) and not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is not finite at step {index + 1} of {steps}: try a lower rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        done = index + 1
-
-        def snapshot(done: int = done) -> dict[str, Any]:
-            return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-
+        looked_at = index % check_every == 0 or index in (start, steps - 1)
+        sound = not looked_at or bool(torch.isfinite(loss))
+        if sound:
+            if looked_at:
+                good = copy.deepcopy(snapshot(index))  # the weights that this loss is of
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            sound = index < steps - 1 or finite(model)
+        if not sound:
+            if good is not None and (retries or not finite(model)):
+                back = restore(copy.deepcopy(good))
+            if good is None or not retries:
+                raise DivergedError(f"the loss is not finite at step {index + 1} of {steps}: try a lower rate")
+            index, rate, retries = back, rate / 2, retries - 1
+            continue
+        index += 1
         detached = {name: term.detach() for name, term in terms.items()}
-        yield TrainingStep(done, steps, detached, optimizer.param_groups[0]["lr"], snapshot)
+        yield TrainingStep(index, steps, detached, optimizer.param_groups[0]["lr"], partial(snapshot, index))
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether all weights of a model are finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())

@@ -64,11 +64,19 @@ Source = str | Path | PIL.Image.Image | NDArray[Any] | Tensor | Picture
 
 
 def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
-    """Read a file, a Pillow image, an array or a tensor, turned upright and converted to sRGB.
+    """Read a picture, turned upright and converted to sRGB.
 
-    Arrays are (H, W) or (H, W, 1 to 4), tensors (1 or 3, H, W) or (1, 1 or 3, H, W): integers without a sign
-    over their full range, floats in [0, 1]. ``pixels`` limits the size that a file may declare.
-    Raises ImageError for what is missing, damaged, too large or not a picture, TypeError for another kind of source.
+    Args:
+        source: a file, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (1 or 3, H, W) or
+            (1, 1 or 3, H, W). Integers have no sign and their full range, floats lie in [0, 1].
+        pixels: the most that a file may declare.
+
+    Returns:
+        The picture; one that is given is returned as it is.
+
+    Raises:
+        ImageError: it is missing, damaged, too large or not a picture.
+        TypeError: another kind of source.
     """
     if isinstance(source, Picture):
         return source
@@ -99,9 +107,16 @@ def to_tensor(source: Source) -> Tensor:
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Turn a (1, 3, H, W) or (3, H, W) tensor into an RGB image, clamped to [0, 1] and rounded to 8 bits.
+    """Turn a tensor into an RGB image of 8 bits.
 
-    One channel is repeated. Raises ImageError for another shape and for NaN.
+    Args:
+        image: (1, 3, H, W) or (3, H, W) sRGB, clamped to [0, 1]; one channel is repeated.
+
+    Returns:
+        The image, for Pillow.
+
+    Raises:
+        ImageError: another shape, or NaN.
     """
     planes = _planes(image).float()
     if planes.isnan().any():
@@ -138,11 +153,17 @@ def write(
     profile: bytes | None = None,
     receipt: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an sRGB picture as PNG, JPEG, WebP or TIFF by its extension, whole or not at all.
+    """Write a picture as PNG, JPEG, WebP or TIFF by its extension, whole or not at all.
 
-    ``image`` is (1, 3, H, W) or (3, H, W) in [0, 1]; ``alpha`` (1, 1, h, w) is brought to its size, and in a JPEG,
-    which has none, laid on white. An RGB ``profile`` is converted to and embedded, any other is left out.
-    ``receipt`` is kept as JSON in the EXIF ImageDescription. Raises ImageError.
+    Args:
+        path: where it goes.
+        image: (1, 3, H, W) or (3, H, W) sRGB in [0, 1].
+        alpha: (1, 1, h, w), brought to its size; in a JPEG, which has none, the picture is laid on white.
+        profile: an RGB profile is converted to and embedded, any other is left out.
+        receipt: kept as JSON in the EXIF ImageDescription.
+
+    Raises:
+        ImageError: it cannot be written.
     """
     path = check_output(path)
     kind, options = FORMATS[path.suffix.lower()]

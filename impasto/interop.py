@@ -52,7 +52,7 @@ class _Exported(nn.Module):
 def to_onnx(network: nn.Module, path: Path) -> None:
     """Write a one-pass network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
 
-    Any size from 32 pixels on: smaller pictures, which `feedforward.apply` pads, the file does not take. Nor does it
+    Any size from 32 pixels on: smaller pictures, which `onepass.apply` pads, the file does not take. Nor does it
     lend them grain.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import psutil
 import torch
 
 from impasto.errors import InputError
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
+# glibc cannot be asked what they were. The variable that sets each, and its usual value once tensors have been freed.
+USUAL = {
+    TRIM_THRESHOLD: ("MALLOC_TRIM_THRESHOLD_", 32 << 20),
+    MMAP_THRESHOLD: ("MALLOC_MMAP_THRESHOLD_", 32 << 20),
+    MMAP_MAX: ("MALLOC_MMAP_MAX_", 65536),
+}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -52,21 +61,28 @@ def free_memory(device: torch.device) -> float:
 def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
     """Have glibc keep what is freed: fresh pages are a sixth of an iteration, and half of a large picture's.
 
+    It changes the whole process, so the command line and the studio call it once, and no library function does.
+
     Args:
         sparingly: give blocks above 32 MB back all the same.
     """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(mmap_max, 65536 if sparingly else 0)
-        libc.mallopt(trim_threshold, 32 << 20 if sparingly else -1)  # -1: never
+        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(MMAP_MAX, 65536 if sparingly else 0)
+        libc.mallopt(TRIM_THRESHOLD, 32 << 20 if sparingly else -1)  # -1: never
     except (OSError, AttributeError):  # another C library
         yield
         return
     try:
         yield
     finally:
-        libc.mallopt(mmap_max, 65536)
-        libc.mallopt(trim_threshold, 32 << 20)
-        libc.malloc_trim(0)
+        for option, (variable, usual) in USUAL.items():
+            libc.mallopt(option, int(os.environ.get(variable, usual)))
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Give the system what glibc has kept so far and nothing uses."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -260,6 +260,7 @@ def minimize(
     Args:
         image: (1, 3, H, W), left as it is.
         objective: picture -> named scalar terms, and the gradient of their sum.
+        optimizer: which of the three.
         steps: iterations in all, those of ``state`` included.
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.

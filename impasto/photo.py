@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import color, encoder, images, machine, masks, objective, optimize
+from impasto import color, encoder, images, masks, objective, optimize
 from impasto.errors import InputError, RecipeError
 from impasto.matting import Guide
 from impasto.recipes import Photo
@@ -309,13 +309,12 @@ def steps(
     check_size(content, recipe)
     small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
     regions = regions.at(small, other)
-    with machine.reused_memory():
-        windows = Windows(small, regions, recipe)
-        plain = recoloured(small, other, replace(regions, content=windows.shares(small))).clamp(0, 1)
-        goal = objective_of(windows, plain, other, regions, recipe)
-        start = images.resize(plain, *windows.shape)
-        for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-            yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
+    windows = Windows(small, regions, recipe)
+    plain = recoloured(small, other, replace(regions, content=windows.shares(small))).clamp(0, 1)
+    goal = objective_of(windows, plain, other, regions, recipe)
+    start = images.resize(plain, *windows.shape)
+    for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
+        yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
 def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:

@@ -76,7 +76,7 @@ class Transfer:
     flat: float = 0.0
     """Leave a scale when ten steps together bring the loss down by less than this fraction; 0: never."""
     clip: bool = True
-    """Keep the picture in [0, 1] at every step: what an optimiser finds outside of it is lost when it is saved."""
+    """Whether to keep the picture in [0, 1] at every step. What lies outside is cut off when it is saved."""
 
     sweep: tuple[float, ...] = ()
     """Style weights to paint one after the other, drawn side by side."""

@@ -54,6 +54,9 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
             **options: Any) -> Tensor:  # fmt: skip
     """Repaint ``content`` in the manner of ``style``: `steps`, run to its end.
 
+    Args:
+        content, style, recipe, options: as of `steps`.
+
     Returns:
         (1, 3, H, W) sRGB in [0, 1], of the content's aspect ratio.
     """
@@ -88,6 +91,9 @@ def steps(
         memory: GB that the whole may take, in tiles if need be; 0: most of what the machine has free.
         state: what an earlier ``Step.state()`` gave, to go on from there.
 
+    Yields:
+        Every iteration, with the picture so far.
+
     Raises:
         InputError: the recipe (RecipeError) or the inputs cannot be used, or do not go together.
         ImageError, WeightsError: an input or the encoder's file cannot be read.
@@ -98,10 +104,7 @@ def steps(
         raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    with machine.reused_memory(sparingly=memory > 0):
-        yield from _steps(
-            content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state
-        )
+    yield from _steps(content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state)
 
 
 def _steps(
@@ -187,7 +190,7 @@ def _steps(
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """The picture that the optimisation starts from, of the content's size.
+    """The picture that ``recipe`` starts from, of the size of ``content``; ``styles`` are the paintings.
 
     Raises:
         InputError: a start from the style where there is none.
@@ -209,7 +212,18 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
 def recolor(
     photograph: Tensor, styles: Sequence[Tensor], recipe: Transfer, where: Sequence[Tensor], what: Sequence[Tensor]
 ) -> Tensor:
-    """The photograph, (1, 3, H, W), in the styles' palettes: each in its region, or all of them blended."""
+    """Recolour a photograph with the styles' palettes: each in its region, or all of them blended.
+
+    Args:
+        photograph: (1, 3, H, W) sRGB in [0, 1].
+        styles: (1, 3, h, w) each.
+        recipe: gives the styles' shares.
+        where: none, or for each style (1, 1, H', W'): the part of the photograph that it colours.
+        what: none, or for each style (1, 1, h', w'): the part of the style that counts.
+
+    Returns:
+        (1, 3, H, W) sRGB in [0, 1]; where no style is painted, the photograph.
+    """
     shares = recipe.style_weights or (1.0,) * len(styles)
     inside: Sequence[Tensor | None] = [images.resize(mask, *photograph.shape[-2:]) for mask in where]
     total, weight = torch.zeros_like(photograph), torch.zeros_like(photograph[:, :1])
@@ -242,6 +256,7 @@ def enlarge(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer
         image: (1, 3, h, w) as painted.
         photograph: the content at its own size.
         content: (1, 3, H, W) the content at the next scale.
+        recipe: whether the content counts.
     """
     shape = content.shape[-2], content.shape[-1]
     large = images.resize(image, *shape)

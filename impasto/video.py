@@ -25,7 +25,7 @@ COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4
 
 @contextmanager
 def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callable[[Tensor], None]]:
-    """An H.264 film being written; gives the function that adds a frame.
+    """An H.264 film being written to ``path``, of ``fps`` frames a second; gives the function that adds a frame.
 
     Frames are (1, 3, H, W) sRGB in [0, 1], of any size: each is brought to ``height`` x ``width``, less one where
     these are odd, which the format does not allow. The film appears under its name when it is whole; leaving early

@@ -1,6 +1,8 @@
 """Small pictures and a tiny encoder: no test needs the network, or anything from outside the checkout."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
+from impasto.networks import Architecture
+
+SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
+RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +37,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def randomise(network: VGG, seed: int = 0) -> VGG:
+    """He-initialised, so that activations neither vanish nor explode, with biases that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
+        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
+    return network.requires_grad_(False)
+
+
 def save_picture(path: Path, width: int = 48, height: int = 32, *, seed: int = 0, mode: str = "RGB") -> Path:
     """A smooth random picture."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -42,6 +58,60 @@ def opened(path: Path) -> Image.Image:
     with Image.open(path) as file:
         file.load()
         return file.copy()
+
+
+def wait_for(there: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Ask again and again until it is so, or fail."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, f"{what}: not after {seconds} seconds"
+        time.sleep(0.005)
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *named: str, only: bool = False) -> None:
+    """What was said on the standard error has one line of complaint, and no traceback; ``only``: nothing else."""
+    said = capsys.readouterr().err.splitlines()
+    lines = [line for line in said if line.startswith("impasto: ")]
+    assert len(lines) == 1, said
+    assert not only or said == lines
+    assert "Traceback" not in "".join(said)
+    for name in named:
+        assert name in lines[0]
+
+
+def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, width: int = 60) -> Tensor:
+    picture = torch.zeros(1, 3, height, width)
+    picture[..., : width // 2] = torch.tensor(left).view(1, 3, 1, 1)
+    picture[..., width // 2 :] = torch.tensor(right).view(1, 3, 1, 1)
+    return picture
+
+
+def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
+    """A film of one second in ``count`` frames, red on the left and blue on the right, with a tone."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream(codec, rate=8000)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        tone = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as film:
+        return [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from impasto import bundled, feedforward, images
+from impasto import bundled, images, onepass
 
 SHIPPED = bundled.STYLES | bundled.CONTENTS
 
@@ -50,10 +50,10 @@ def test_networks(name: str) -> None:
     """Each is small, is read, paints something, shows itself, and speaks of no machine."""
     path = bundled.network(name)
     assert path is not None and path.stat().st_size <= 1_000_000
-    model = feedforward.load(name)
+    model = onepass.load(name)
     assert "/" not in "".join(model.metadata.values())
     photograph = images.to_size(images.to_tensor(bundled.locate("coffee")), 128)
-    painted = feedforward.apply(photograph, name, device="cpu")
+    painted = onepass.apply(photograph, name, device="cpu")
     assert painted.shape == photograph.shape
     assert float((painted - photograph).abs().mean()) > 0.03
     assert float(painted.std()) > 0.1

@@ -5,7 +5,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import opened, save_picture
+from conftest import one_line, opened, save_picture, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -242,13 +241,6 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.005)
-
-
 def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
     def command(out: Path, *more: str) -> list[str]:
         return ["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96", "--steps",
@@ -256,7 +248,7 @@ def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny
 
     assert cli.main(command(tmp_path / "whole.png")) == 0
     process = start(command(tmp_path / "cut.png"))
-    wait_for(tmp_path / "cut_0015.png")
+    wait_for((tmp_path / "cut_0015.png").exists, "cut_0015.png")
     process.kill()
     process.communicate()
     assert not (tmp_path / "cut.png").exists()
@@ -269,7 +261,7 @@ def test_interrupt_keeps_what_there_is(photo: Path, painting: Path, tiny: str, t
     out = tmp_path / "out.png"
     process = start(["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96",
                      "--steps", "100000", "--checkpoint-every", "2"])  # fmt: skip
-    wait_for(tmp_path / "out_0002.png")
+    wait_for((tmp_path / "out_0002.png").exists, "out_0002.png")
     process.send_signal(signal.SIGINT)
     said, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -332,15 +324,6 @@ def bad_pictures(folder: Path) -> dict[str, Path]:
 
 BAD_PICTURES = ["truncated.jpg", "empty.png", "text.png", "page.jpg", "drawing.svg", "folder.png", "bomb.png",
                 "missing.jpg"]  # fmt: skip
-
-
-def one_line(capsys: Capture, *named: str) -> None:
-    complaint = capsys.readouterr().err.splitlines()
-    lines = [line for line in complaint if line.startswith("impasto: ")]
-    assert len(lines) == 1, complaint
-    assert "Traceback" not in "".join(complaint)
-    for name in named:
-        assert name in lines[0]
 
 
 @pytest.mark.parametrize("role", ["content", "style", "mask", "init"])

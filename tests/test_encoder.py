@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import randomise
 from safetensors.torch import save_file
 from scipy.signal import correlate
 from torch import Tensor
@@ -18,15 +19,6 @@ WIDTHS = (4, 4, 6, 6, 6)
 
 # torchvision's `vgg19().features`: M is a pool; each convolution is followed by its ReLU.
 CONFIGURATION = [entry for depth in (2, 2, 4, 4, 4) for entry in (*["convolution"] * depth, "M")]
-
-
-def randomise(network: VGG, seed: int = 0) -> VGG:
-    """He-initialised, so that activations neither vanish nor explode, with biases that matter."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
-        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
-    return network.requires_grad_(False)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from impasto import fitting
+from impasto.errors import DivergedError
 
 
 def model() -> nn.Sequential:
@@ -133,3 +134,36 @@ def test_the_last_step_is_always_looked_at() -> None:
     spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 5 else 1.0)}  # noqa: E731
     with pytest.raises(FloatingPointError, match="of 8"):
         list(fitting.fit(network, spoilt, steps=8, rate=0.01, check_every=50))
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_weights_that_are_not_finite(retries: int) -> None:
+    """A gradient of NaN spoils the weights at step 3; they go back to the last whose loss was looked at, of step 1."""
+    network = model()
+    terms = objective(network)
+    tried: list[int] = []
+
+    def spoilt(index: int) -> dict[str, Tensor]:
+        tried.append(index)
+        bad = sum(parameter.sum() for parameter in network.parameters()).sub(1).mul(0).sqrt()  # 0, of slope NaN
+        return {"square": terms(index)["square"] + (bad if index == 2 else 0.0)}
+
+    seen = []
+    with pytest.raises(DivergedError, match="step 5 of 9"):
+        for step in fitting.fit(network, spoilt, steps=9, rate=0.01, check_every=4, retries=retries):
+            seen.append((step.index, step.rate))
+    assert [index for index, _ in seen] == [1, 2, 3, 4] * (1 + retries)
+    assert [rate for index, rate in seen if index == 1] == [0.01 / 2**n for n in range(1 + retries)]
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), model().parameters(), strict=True))
+
+
+def test_the_last_weights_are_looked_at() -> None:
+    """The last step's loss is finite, its gradient is not."""
+    network = model()
+    terms = objective(network)
+    spoilt = lambda index: {  # noqa: E731
+        "square": terms(index)["square"] + (0.0 if index < 3 else next(network.parameters()).mul(0).sqrt().sum())
+    }
+    with pytest.raises(DivergedError, match="step 4 of 4"):
+        list(fitting.fit(network, spoilt, steps=4, rate=0.01))
+    assert fitting.finite(network)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_feedforward import SMALL
+from conftest import SMALL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import feedforward, interop
-from impasto.feedforward import Model
+from impasto import interop, onepass
 from impasto.networks import Network
+from impasto.onepass import Model
 
 
 class Theirs(nn.Module):
@@ -71,7 +71,7 @@ def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = theirs(255 * image).clamp(0, 255) / 255
     assert float(wanted.std()) > 0.1
-    painted = feedforward.apply(image, path, grain=0, precision="float32")
+    painted = onepass.apply(image, path, grain=0, precision="float32")
     torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
 
 
@@ -85,5 +85,5 @@ def test_onnx(tmp_path: Path) -> None:
     for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
         image = torch.rand(*size)
         (painted,) = session.run(None, {"image": image.numpy()})
-        wanted = feedforward.apply(image, model, grain=0, precision="float32")
+        wanted = onepass.apply(image, model, grain=0, precision="float32")
         torch.testing.assert_close(torch.from_numpy(painted), wanted, rtol=0, atol=1e-3)

@@ -27,8 +27,9 @@ FLOORS = {
         "sheets",
     },
     "objective": {"objective"},
-    "methods": {"feedforward", "photo", "transfer", "study", "video"},
-    "apps": {"runs", "studio", "commands", "cli", "__main__"},
+    "methods": {"onepass", "photo", "transfer", "study", "video"},
+    "runs": {"runs"},
+    "apps": {"studio", "commands", "cli", "__main__"},
 }
 ORDER = list(FLOORS)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_picture
+from conftest import BLUE, GREEN, RED, halves, save_picture
 from PIL import Image
 from torch import Tensor
 
@@ -15,14 +15,6 @@ from impasto.matting import Guide
 from impasto.recipes import Photo
 
 Capture = pytest.CaptureFixture[str]
-RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
-
-
-def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, width: int = 60) -> Tensor:
-    picture = torch.zeros(1, 3, height, width)
-    picture[..., : width // 2] = torch.tensor(left).view(1, 3, 1, 1)
-    picture[..., width // 2 :] = torch.tensor(right).view(1, 3, 1, 1)
-    return picture
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import save_picture
+from conftest import film, save_picture
 from PIL import Image
-from test_video import film
 
-from impasto import cli, feedforward, networks, recipes
+from impasto import cli, networks, onepass, recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("photographs", "holiday"):
         (tmp_path / folder).mkdir()
         save_picture(tmp_path / folder / "one.jpg")
-    feedforward.save(Path("my-style.safetensors"), networks.Network(), {})
+    onepass.save(Path("my-style.safetensors"), networks.Network(), {})
     return tmp_path
 
 

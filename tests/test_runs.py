@@ -12,8 +12,7 @@ from rich.console import Console
 
 from impasto import recipes, study
 from impasto.errors import InputError
-from impasto.runs import receipts, terminal
-from impasto.runs import transfer as run_transfer
+from impasto.runs import receipts, terminal, transfer as run_transfer
 
 
 @pytest.fixture

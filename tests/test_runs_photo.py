@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import opened, save_picture
+from conftest import BLUE, RED, halves, one_line, opened, save_picture
 from PIL import Image
-from test_photo import BLUE, RED, halves
 
 from impasto import cli, images
 from impasto.runs import terminal
@@ -90,8 +89,7 @@ def test_bad_input(photo: Callable[..., int], flags: list[str], named: str, tmp_
     Image.new("RGB", (80, 60), (0, 255, 0)).save(tmp_path / "green.png")
     names = {"A": "a.png", "GREEN": "green.png", "photo.jpg": "photo.jpg"}
     assert photo(*(str(tmp_path / names[flag]) if flag in names else flag for flag in flags)) == 1
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("impasto: ") and complaint.count("\n") == 1 and named in complaint
+    one_line(capsys, named, only=True)
     assert not (tmp_path / "out.png").exists()
 
 
@@ -101,8 +99,7 @@ def test_a_photograph_too_small_for_any_window(
 ) -> None:
     Image.new("RGB", size).save(tmp_path / "photo.jpg")
     assert photo() == 1
-    complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1 and "3 pixels" in complaint
+    one_line(capsys, "3 pixels", only=True)
 
 
 @pytest.mark.parametrize("size", [(1, 90), (90, 1), (1, 1)])

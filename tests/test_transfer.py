@@ -10,25 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import randomise
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto import color, encoder, images, losses, objective, optimize, transfer
-from impasto.errors import ImageError, InputError, RecipeError
+from impasto.errors import ImageError, InputError
 from impasto.recipes import TRANSFERS, Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
 
 
 def network(seed: int = 0) -> encoder.VGG:
-    """He-initialised, so that activations neither vanish nor explode."""
-    tiny = encoder.VGG(WIDTHS)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in tiny.parameters():
-        deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
-        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
-    return tiny.requires_grad_(False)
+    return randomise(encoder.VGG(WIDTHS), seed)
 
 
 @pytest.fixture(scope="module")
@@ -612,5 +607,5 @@ def test_missing_files(recipe: Transfer) -> None:
 
 
 def test_mistakes_show_before_the_first_step(recipe: Transfer) -> None:
-    with pytest.raises(RecipeError):
+    with pytest.raises(InputError):
         next(transfer.steps(CONTENT, STYLE, recipe, content_masks=[STYLE, STYLE]))

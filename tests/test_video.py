@@ -8,14 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import film, frames
 
 from impasto import video
 from impasto.errors import VideoError
-
-
-def frames(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as film:
-        return [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
 
 
 def test_frames_are_brought_to_one_even_size_and_keep_their_colour(tmp_path: Path) -> None:
@@ -63,25 +59,6 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         video.writer(tmp_path / "film.mp4", 16, 16, fps=10),
     ):
         pass
-
-
-def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
-    """A film of one second in ``count`` frames, red on the left and blue on the right, with a tone."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        sound = container.add_stream(codec, rate=8000)
-        pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
-        for _ in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-        tone = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode())
-    return path
 
 
 def sideways(path: Path) -> None:

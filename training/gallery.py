@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from impasto import bundled, feedforward, images
+from impasto import bundled, images, machine, onepass
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
@@ -39,8 +39,8 @@ def main() -> None:
         "",
     ]
     for name, style in bundled.STYLES.items():
-        model = feedforward.load(name)
-        painted = row([feedforward.apply(photograph, model) for photograph in photographs])
+        model = onepass.load(name)
+        painted = row([onepass.apply(photograph, model) for photograph in photographs])
         images.write(DOCS / "images" / f"{name}.jpg", painted)
         lines += [
             f"## {name}",
@@ -54,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with machine.reused_memory():
+        main()

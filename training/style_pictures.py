@@ -11,7 +11,7 @@ from pathlib import Path
 
 from styles import PAINTINGS
 
-from impasto import images, recipes
+from impasto import images, machine, recipes
 from impasto.runs import transfer as run_transfer
 
 RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
@@ -30,4 +30,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with machine.reused_memory():
+        main()

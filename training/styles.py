@@ -19,9 +19,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import impasto
-from impasto import bundled, datasets, feedforward, fitting, images, machine, schema, sheets
-from impasto.feedforward import Model
+from impasto import bundled, datasets, fitting, images, machine, onepass, schema, sheets
 from impasto.networks import Layer, Network
+from impasto.onepass import Model
 from impasto.recipes import Training
 
 EVERY = 500  # steps between two checkpoints
@@ -69,9 +69,9 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     networks = dict(zip(PAINTINGS, sharing(len(PAINTINGS)), strict=True))
     for name, network in networks.items() if args.begin else ():
-        network.load_state_dict(feedforward.load(args.begin / f"{name}.safetensors").network.state_dict())
+        network.load_state_dict(onepass.load(args.begin / f"{name}.safetensors").network.state_dict())
     together = nn.ModuleList(networks.values()).to(device)
-    tasks = [feedforward.task(networks[name], paintings[name].image.to(device), pool, recipe) for name in PAINTINGS]
+    tasks = [onepass.task(networks[name], paintings[name].image.to(device), pool, recipe) for name in PAINTINGS]
 
     def loss(index: int) -> dict[str, Tensor]:
         return tasks[index % len(tasks)](index)
@@ -86,7 +86,7 @@ def main() -> None:
                 "steps": f"{step.index}, of {len(tasks)} styles together",
             }
             with images.atomic(args.out / f"{name}.safetensors") as part:
-                feedforward.save(part, network, card)
+                onepass.save(part, network, card)
 
     checkpoint = args.out / "together.resume"
     state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else None
@@ -105,13 +105,13 @@ def main() -> None:
                 torch.save(step.state(), part)
             write(step)
             painted = [
-                (name, feedforward.apply(photograph, Model(network, {}), grain=recipe.grain))
+                (name, onepass.apply(photograph, Model(network, {}), grain=recipe.grain))
                 for name, network in networks.items()
             ]
             images.write(args.out / "together.png", sheets.sheet(painted, columns=4))
     for name, network in networks.items():
         small = images.to_size(photograph, 256)
-        images.write(args.out / f"{name}.jpg", feedforward.apply(small, Model(network, {}), grain=recipe.grain))
+        images.write(args.out / f"{name}.jpg", onepass.apply(small, Model(network, {}), grain=recipe.grain))
     checkpoint.unlink()
     (args.out / "together.png").unlink()
 

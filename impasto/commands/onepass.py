@@ -34,8 +34,7 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import onepass as run_onepass
-        from impasto.runs import terminal
+        from impasto.runs import onepass as run_onepass, terminal
 
         try:
             run_onepass.train(
@@ -78,12 +77,11 @@ class ApplyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import feedforward, machine
-        from impasto.runs import onepass as run_onepass
-        from impasto.runs import terminal
+        from impasto import machine, onepass
+        from impasto.runs import onepass as run_onepass, terminal
 
-        parts = feedforward.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
-        models = [feedforward.load(style) for style in self.style]
+        parts = onepass.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
+        models = [onepass.load(style) for style in self.style]
         device = machine.pick_device(self.device)
         painter = run_onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
@@ -101,12 +99,12 @@ class ExportCommand:
     `impasto apply` lends a photograph first (--grain) is not in it."""
 
     def run(self) -> None:
-        from impasto import feedforward, images, interop
+        from impasto import images, interop, onepass
         from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
             raise InputError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
-        model = feedforward.load(self.model)
+        model = onepass.load(self.model)
         with images.atomic(self.out) as part:
             interop.to_onnx(model.network, part)
         terminal.say(self.out)

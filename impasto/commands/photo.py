@@ -38,8 +38,7 @@ class PhotoCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import photo as run_photo
-        from impasto.runs import terminal
+        from impasto.runs import photo as run_photo, terminal
 
         with terminal.saying(self.out):
             run_photo.change_light(

@@ -98,8 +98,7 @@ class TransferCommand:
     """Go on from the OUT.resume that --checkpoint-every leaves: the same command again, and this flag."""
 
     def run(self) -> None:
-        from impasto.runs import receipts
-        from impasto.runs import transfer as run_transfer
+        from impasto.runs import receipts, transfer as run_transfer
 
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
@@ -180,8 +179,7 @@ class StudyCommand:
 
     def run(self) -> None:
         from impasto import images, study
-        from impasto.runs import terminal
-        from impasto.runs import transfer as run_transfer
+        from impasto.runs import terminal, transfer as run_transfer
 
         images.check_output(self.out)
         inputs = run_transfer.read_inputs(self.content, [self.style])
@@ -215,18 +213,14 @@ class ReplayCommand:
 
     def run(self) -> None:
         from impasto import images
-        from impasto.runs import photo as run_photo
-        from impasto.runs import terminal
-        from impasto.runs import transfer as run_transfer
+        from impasto.runs import photo as run_photo, terminal, transfer as run_transfer
 
         receipt = images.read_receipt(self.picture)
         folders = [Path(), self.picture.parent, *self.inputs]
         if receipt["command"] == "apply":
             raise InputError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
         if receipt["command"] == "photo":
-            from impasto.runs import photo as run_photo
-            from impasto.runs import terminal
-            from impasto.runs import transfer as run_transfer
+            from impasto.runs import photo as run_photo, terminal, transfer as run_transfer
 
             with terminal.saying(self.out):
                 run_photo.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
@@ -241,8 +235,7 @@ class ReplayCommand:
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
     from impasto import images, sheets, transfer
-    from impasto.runs import terminal
-    from impasto.runs import transfer as run_transfer
+    from impasto.runs import terminal, transfer as run_transfer
 
     with terminal.saying(watch.out):
         if not recipe.sweep:

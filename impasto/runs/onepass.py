@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, feedforward, fitting, images, machine, schema, video
-from impasto.errors import ImageError, IncompleteError, InputError, Stopped
-from impasto.feedforward import Model
+from impasto import bundled, datasets, fitting, images, machine, onepass, schema, video
+from impasto.errors import DivergedError, ImageError, IncompleteError, InputError, Stopped
 from impasto.networks import Network
+from impasto.onepass import Model
 from impasto.recipes import Training
 from impasto.runs import receipts, terminal
 
@@ -32,13 +32,14 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
     Raises:
         InputError: the folder holds no picture, or another training's checkpoint lies there.
+        DivergedError: the loss is not finite; weights that are not finite are never written.
         Stopped: after Ctrl-C; the network so far has been written.
     """
     schema.check(recipe)
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise InputError(f"{out}: a network is written to a .safetensors file in a folder that exists")
     painting = images.read(bundled.locate(style))
-    network = feedforward.begin(recipe)
+    network = onepass.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         terminal.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -50,25 +51,26 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
-            machine.reused_memory(),
             terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            for step in feedforward.train(
-                painting.image.to(target), pool.to(target), recipe, network=network, state=state
-            ):
+            for step in onepass.train(painting.image.to(target), pool.to(target), recipe, network=network, state=state):
                 last = step
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
+                # Weights that are not finite are not written: the next look at the loss goes back to better ones.
                 if first() and (stopped or step.index % EVERY == 0):
-                    save(out, checkpoint, network, card, step)
-                    preview = feedforward.apply(photograph, Model(network, card))
-                    images.write(out.with_suffix(".png"), preview.cpu())
+                    with suppress(DivergedError):
+                        save(out, checkpoint, network, card, step)
+                        preview = onepass.apply(photograph, Model(network, card))
+                        images.write(out.with_suffix(".png"), preview.cpu())
                 if stopped:
                     raise Stopped(stopped)
         if first():
+            if pool.replaced["flat"]:
+                terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced by others")
             if last is not None:
                 save(out, checkpoint, network, card, last)
             checkpoint.unlink(missing_ok=True)
@@ -80,14 +82,17 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
     with terminal.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:
-        pool = datasets.load(chosen, side=640, short=448, report=report)
+        pool = datasets.load(chosen, side=640, short=448, contrast=datasets.FLAT, report=report)
     if not len(pool):
-        fault = "no picture in it to train on" if folder.is_dir() else "is no folder; check the path"
+        what = "no picture with contrast in it" if pool.flat else "no picture in it"
+        fault = f"{what} to train on" if folder.is_dir() else "not a folder; check the path"
         raise InputError(f"{folder}: {fault}")
     if stride > 1 and first():
         terminal.note(f"of {len(found)} pictures one in {stride} is used, which is enough")
     if pool.skipped and first():
         terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
+    if pool.flat and first():
+        terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are left out")
     return pool
 
 
@@ -114,7 +119,7 @@ def first() -> bool:
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     with images.atomic(out) as part:
-        feedforward.save(part, network, {**card, "steps": str(step.index)})
+        onepass.save(part, network, {**card, "steps": str(step.index)})
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 
@@ -136,7 +141,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles, and what each contributes.
-        strength, keep_colors, grain, size: as `feedforward.apply` takes them.
+        strength, keep_colors, grain, size: as `onepass.apply` takes them.
         device: where it is done.
     """
 
@@ -149,7 +154,7 @@ class Painter:
     size: int | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        painted = feedforward.apply(
+        painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             keep_colors=self.keep_colors, grain=self.grain, size=self.size,
         )  # fmt: skip
@@ -192,7 +197,6 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
     video.check_output(out)
     begun = time.monotonic()
     with (
-        machine.reused_memory(),
         terminal.progress(None, quiet=quiet, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):
@@ -208,7 +212,6 @@ def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: b
         raise InputError(f"{out}: a folder is repainted into a folder, and this is a file")
     broken = []
     with (
-        machine.reused_memory(sparingly=True),  # pictures may be huge
         terminal.progress(len(todo), quiet=quiet, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):

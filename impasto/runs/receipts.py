@@ -47,11 +47,7 @@ def card(receipt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a file to resume from.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write a file to resume from; OSError where that cannot be done."""
     try:
         with images.atomic(path) as part:
             torch.save(dict(state), part)

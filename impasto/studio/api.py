@@ -24,7 +24,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     settings, file = gr.JSON({}, label="settings", visible=False), gr.File(label="picture", visible=False)
     button = gr.Button(visible=False)
 
-    def result(session: Session, pool: Pool, work: Work) -> Iterator[str]:
+    def result(session: Session, pool: Pool, work: Work[Any]) -> Iterator[str]:
         job = Job(session, f"api-{secrets.token_hex(4)}", work)
         try:
             pool.submit(job)

@@ -11,16 +11,18 @@ import re
 import secrets
 import zipfile
 from collections.abc import Iterator
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto.errors import RefusedError
 from impasto.studio.jobs import COOKIE, Session, Sessions
 
-HEADER = b"x-impasto-session"
+HEADER = "x-impasto-session"
 BODY = 4_000_000  # bytes that a request without files may have
 FILE = "/gradio_api/file="
 ROUTES = re.compile(
@@ -33,11 +35,12 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+TOKEN = re.compile(r"[\w-]{16,64}")
 MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s>!]", re.IGNORECASE)
 
 
@@ -85,34 +88,35 @@ class Guard:
             return
         if scope["type"] != "http":
             return
-        path, headers = scope["path"], dict(scope["headers"])
-        token, new = _token(headers)
-        cookie = f"{COOKIE}={token}"
+        request = Request(scope)
+        path, (token, new) = scope["path"], _token(request)
         if new:  # so that what is behind sees it in this request already
-            others = headers.get(b"cookie", b"").decode("latin-1")
-            pairs = [pair for pair in others.split("; ") if pair and not pair.startswith(f"{COOKIE}=")]
-            kept = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
-            scope = {**scope, "headers": [*kept, (b"cookie", "; ".join([*pairs, cookie]).encode("latin-1"))]}
+            scope = {**scope, "headers": [*scope["headers"]]}
+            cookies = {**request.cookies, COOKIE: token}
+            MutableHeaders(scope=scope)["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                more = [*HEADERS]
+                message.setdefault("headers", [])
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
                 if new:
-                    more.append((b"set-cookie", f"{cookie}; Path=/; HttpOnly; SameSite=Strict".encode()))
-                message = {**message, "headers": [*message.get("headers", []), *more]}
+                    response = Response()
+                    response.set_cookie(COOKIE, token, path="/", httponly=True, samesite="strict")
+                    headers.append("set-cookie", response.headers["set-cookie"])
             await send(message)
 
         session = self.sessions.get(token)
         if not ROUTES.fullmatch(path):
-            await _refuse(answer, 404, "not found")
+            await _refusal(404, "not found")(scope, receive, answer)
         elif path.startswith(FILE):
             asked = path.removeprefix(FILE)
             if asked in session.files or asked in self.public:
                 await self.app(scope, receive, answer)
             else:
-                await _refuse(answer, 404, "not found")
+                await _refusal(404, "not found")(scope, receive, answer)
         elif path.rstrip("/").endswith("/upload"):
-            await self._upload(scope, receive, answer, session, int(headers.get(b"content-length", b"0") or 0))
+            await self._upload(scope, receive, answer, session, int(request.headers.get("content-length") or 0))
         elif scope["method"] == "POST" and not path.startswith("/login"):
             await self._post(scope, receive, answer, session)
         else:
@@ -121,7 +125,7 @@ class Guard:
     async def _upload(self, scope: Scope, receive: Receive, send: Send, session: Session, length: int) -> None:
         """Let Gradio take the files, look at them, and only then say that they are there."""
         if length > self.most_bytes + 10_000:  # the form around the file
-            await _refuse(send, 413, f"the file is larger than {self.most_bytes / 1e6:.0f} MB")
+            await _refusal(413, f"the file is larger than {self.most_bytes / 1e6:.0f} MB")(scope, receive, send)
             return
         start: Message = {}
         body = b""
@@ -153,7 +157,7 @@ class Guard:
                     Path(path).unlink(missing_ok=True)
                 raise
         except RefusedError as error:
-            await _refuse(send, 400, str(error))
+            await _refusal(400, str(error))(scope, receive, send)
             return
         session.files.update(paths)
         await send(start)
@@ -167,15 +171,15 @@ class Guard:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > BODY:
-                await _refuse(send, 413, "the request is too large")
+                await _refusal(413, "the request is too large")(scope, receive, send)
                 return
         try:
             said = json.loads(body or b"null")
         except ValueError:
-            await _refuse(send, 400, "this is not JSON")
+            await _refusal(400, "this is not JSON")(scope, receive, send)
             return
         if any(path not in session.files and path not in self.public for path in _paths(said)):
-            await _refuse(send, 404, "no such file in this session")
+            await _refusal(404, "no such file in this session")(scope, receive, send)
             return
         sent = False
 
@@ -189,16 +193,12 @@ class Guard:
         await self.app(scope, again, send)
 
 
-def _token(headers: dict[bytes, bytes]) -> tuple[str, bool]:
+def _token(request: Request) -> tuple[str, bool]:
     """The session of a request, and whether it is not in its cookie yet."""
-    given = headers.get(HEADER, b"").decode("latin-1")
-    if re.fullmatch(r"[\w-]{16,64}", given):
+    given, known = request.headers.get(HEADER, ""), request.cookies.get(COOKIE, "")
+    if TOKEN.fullmatch(given):
         return given, True
-    cookies: SimpleCookie = SimpleCookie()
-    cookies.load(headers.get(b"cookie", b"").decode("latin-1"))
-    if COOKIE in cookies and re.fullmatch(r"[\w-]{16,64}", cookies[COOKIE].value):
-        return cookies[COOKIE].value, False
-    return secrets.token_urlsafe(24), True
+    return (known, False) if TOKEN.fullmatch(known) else (secrets.token_urlsafe(24), True)
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -213,8 +213,5 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(each)
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
-    body = json.dumps({"detail": why, "error": why}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(status: int, why: str) -> Response:
+    return JSONResponse({"detail": why, "error": why}, status)

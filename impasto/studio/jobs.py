@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from impasto.errors import BusyError
 
@@ -21,22 +21,25 @@ PREVIEWS = 20  # live pictures of a session that are kept: ten seconds of them
 RESULTS = 60  # of a session that are kept
 
 
+Shown = TypeVar("Shown")  # the picture so far, as the work has it
+
+
 @dataclass(frozen=True)
-class Frame:
+class Frame(Generic[Shown]):
     """One look at a job's work.
 
     Attributes:
         done, total: steps.
         note: a word on it.
         loss: the loss of this step, if it has one.
-        image: the picture so far, as whatever `Job.draw` knows to write; None: as before.
+        image: the picture so far, as `Work.draw` and `Work.finish` take it; None: as before.
     """
 
     done: int
     total: int
     note: str = ""
     loss: float | None = None
-    image: Any = None
+    image: Shown | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,18 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Generic[Shown]):
     """What a job does.
 
     Attributes:
         frames: the work: yields, and can be left at any step.
-        finish: the last frame, if it has a picture -> the result.
-        draw: a frame's picture and a path -> the file of the preview.
+        finish: the last picture, if there is one -> the result.
+        draw: writes a picture to a path, for the preview.
     """
 
-    frames: Callable[[], Iterator[Frame]]
-    finish: Callable[[Frame], Result]
-    draw: Callable[[Any, Path], None]
+    frames: Callable[[], Iterator[Frame[Shown]]]
+    finish: Callable[[Shown], Result]
+    draw: Callable[[Shown, Path], None]
 
 
 @dataclass
@@ -81,9 +84,9 @@ class Job:
 
     session: Session
     kind: str
-    work: Work | None
+    work: Work[Any] | None
     state: str = "waiting"
-    frame: Frame | None = None
+    frame: Frame[Any] | None = None
     preview: Path | None = None
     result: Result | None = None
     error: Exception | None = None
@@ -137,7 +140,7 @@ class Job:
                 if self.stopping:
                     break
             if self.frame is not None and self.frame.image is not None:
-                self.result = work.finish(self.frame)
+                self.result = work.finish(self.frame.image)
                 self.session.keep(self.result)
             self._become("stopped" if self.stopping else "done")
         except Exception as error:
@@ -228,9 +231,11 @@ class Pool:
 
     Args:
         threads: jobs that run at once.
+        after: called after each job.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, after: Callable[[], object] = lambda: None) -> None:
+        self.after = after
         self.waiting: queue.Queue[Job] = queue.Queue()
         self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for thread in self.threads:
@@ -259,3 +264,4 @@ class Pool:
     def _work(self) -> None:
         while True:
             self.waiting.get().run()
+            self.after()

@@ -41,6 +41,13 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
+def _give_back() -> None:
+    """Between two jobs no memory is kept; see `machine.reused_memory`."""
+    from impasto import machine
+
+    machine.give_memory_back()
+
+
 def application(
     root: Path, *, most_bytes: int, jobs: int, auth: tuple[str, str] | None = None, hosts: list[str]
 ) -> Any:
@@ -58,7 +65,7 @@ def application(
     thumbnails = [path for name in bundled.STYLES if (path := bundled.thumbnail(name)) is not None]
     gr.set_static_paths([root / "sessions", *thumbnails])  # or Gradio would copy each file into its cache
     sessions = Sessions(root)
-    page: Any = build(Studio(sessions, quick=Pool(1), slow=Pool(jobs)))
+    page: Any = build(Studio(sessions, quick=Pool(1, _give_back), slow=Pool(jobs, _give_back)))
     page.queue(api_open=False, max_size=256)
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None), page, path="/", auth=auth, show_error=True, max_file_size=most_bytes,

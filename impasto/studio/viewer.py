@@ -49,7 +49,7 @@ class Stage:
     def outputs(self) -> list[Any]:
         return [self.empty, self.live, self.pair, self.status, self.stop, self.save, self.results]
 
-    def begin(self, studio: Studio, session: Session, work: Work, *, quick: bool = False) -> Iterator[list[Any]]:
+    def begin(self, studio: Studio, session: Session, work: Work[Any], *, quick: bool = False) -> Iterator[list[Any]]:
         """Submit work and show it."""
         with spoken():
             job = (studio.quick if quick else studio.slow).submit(Job(session, self.kind, work))

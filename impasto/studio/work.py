@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from impasto import bundled, feedforward, images, machine, study, transfer
-from impasto import photo as photo_method
+from impasto import bundled, images, machine, onepass, photo as photo_method, study, transfer
 from impasto.errors import ImageError
+from impasto.photo import PhotoStep
 from impasto.recipes import Photo, Transfer
-from impasto.runs import onepass as run_onepass
-from impasto.runs import photo as run_photo
-from impasto.runs import transfer as run_transfer
+from impasto.runs import onepass as run_onepass, photo as run_photo, transfer as run_transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
+Drawn = dict[str, transfer.Step]  # of a study: label -> the last step
+
 SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the file has all
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture of one pass: the photograph, what became of it, and the receipt."""
+
+    photo: images.Picture
+    image: Tensor
+    receipt: dict[str, Any]
 
 
 def one_pass(
     session: Session, photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
-) -> Work:  # fmt: skip
+) -> Work[Painted]:  # fmt: skip
     """Repaint in one pass; ``mask``, (1, 1, h, w), says where."""
-    parts = feedforward.check_mixture(len(styles), style_weights, strength)
+    parts = onepass.check_mixture(len(styles), style_weights, strength)
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[Painted]]:
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
-        painter = run_onepass.Painter(
-            [feedforward.load(style) for style in styles], parts, strength, keep_colors, device
-        )
+        painter = run_onepass.Painter([onepass.load(style) for style in styles], parts, strength, keep_colors, device)
         picture, image = _at(photo, size)
         painted = painter(image)
         if mask is not None:
             painted = image.lerp(painted, images.resize(mask, *image.shape[-2:]))
-        yield Frame(1, 1, "repainted", image=(picture, painted, painter.receipt(picture) | {"size": size}))
+        yield Frame(1, 1, "repainted", image=Painted(picture, painted, painter.receipt(picture) | {"size": size}))
 
-    def finish(frame: Frame) -> Result:
-        picture, painted, receipt = frame.image
-        receipt |= {"styles": list(styles)}
-        return _write(session, picture, painted, "-".join((Path(picture.name).stem, *styles)), receipt)
+    def finish(done: Painted) -> Result:
+        receipt = done.receipt | {"styles": list(styles)}
+        return _write(session, done.photo, done.image, "-".join((Path(done.photo.name).stem, *styles)), receipt)
 
-    return Work(frames, finish, lambda image, path: _preview(image[1], path))
+    return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
 
 def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: Transfer, *, mask: Tensor | None = None,
-             begin: Path | None = None) -> Work:  # fmt: skip
+             begin: Path | None = None) -> Work[transfer.Step]:  # fmt: skip
     """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
     inputs = run_transfer.read_inputs(str(photo), [str(painting) for painting in paintings])
     if begin is not None:
@@ -58,25 +64,27 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
     receipt = run_transfer.receipt("transfer", recipe, inputs)
     where = [] if mask is None else [mask] * len(paintings)
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[transfer.Step]]:
         yield Frame(0, recipe.steps, "looking at the painting")
         for step in transfer.steps(inputs.content, list(inputs.styles), recipe, content_masks=where):
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
-    def finish(frame: Frame) -> Result:
+    def finish(step: transfer.Step) -> Result:
         image = inputs.content.image
         shape = images.fit(image.shape[-2], image.shape[-1], recipe.size or max(image.shape[-2:]))
         name = "-".join(Path(picture.name).stem for picture in (inputs.content, *inputs.styles))
-        return _write(session, inputs.content, images.resize(frame.image.image.cpu(), *shape), name, receipt)
+        return _write(session, inputs.content, images.resize(step.image.cpu(), *shape), name, receipt)
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
 
 
-def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tuple[Path, Path] | None) -> Work:
+def light(
+    session: Session, photo: Path, other: Path, recipe: Photo, masks: tuple[Path, Path] | None
+) -> Work[PhotoStep]:
     """Give a photograph another one's light."""
     kept: dict[str, Any] = {}
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[PhotoStep]]:
         yield Frame(0, recipe.steps, "looking for regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
         pair = kept["pair"] = run_photo.read(photo, other, recipe, masks, device=device)
@@ -84,10 +92,10 @@ def light(session: Session, photo: Path, other: Path, recipe: Photo, masks: tupl
         for step in photo_method.steps(ours, theirs, pair.regions, recipe):
             yield Frame(step.index, step.total, " ".join(pair.regions.notes), step.loss, step)
 
-    def finish(frame: Frame) -> Result:
+    def finish(step: PhotoStep) -> Result:
         pair = kept["pair"]
         out = session.path(f"{photo.stem}-{other.stem}.png")
-        run_photo.save(pair, recipe, frame.image, out)
+        run_photo.save(pair, recipe, step, out)
         return Result(out, _pair(session, pair.photograph.image, images.to_tensor(out)))
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
@@ -99,22 +107,22 @@ def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[
     return run_photo.save_masks(pair, session.path("regions.png"))
 
 
-def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work:
+def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
     """Draw a study's sheet."""
     panels = study.panels(over, strengths=(0.03, 0.1, 0.3, 1.0, 3.0), size=size, **({"steps": steps} if steps else {}))
     inputs = run_transfer.read_inputs(str(photo), [str(painting)])
     total = sum(panel.recipe.steps for panel in panels)
 
-    def frames() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame[Drawn]]:
         yield Frame(0, total, "beginning")
-        drawn: dict[str, transfer.Step] = {}
+        drawn: Drawn = {}
         for done, (panel, step) in enumerate(run_transfer.drawing(inputs, panels, device="auto", memory=0.0), 1):
             drawn[panel.label] = step
             yield Frame(done, total, panel.label, step.loss, drawn)
 
-    def finish(frame: Frame) -> Result:
+    def finish(drawn: Drawn) -> Result:
         out = session.path(f"study-over-{over}.png")
-        images.write(out, run_transfer.study_sheet(inputs, frame.image, size=size, title=f"study over {over}"))
+        images.write(out, run_transfer.study_sheet(inputs, drawn, size=size, title=f"study over {over}"))
         return Result(out)
 
     return Work(frames, finish, lambda drawn, path: _preview(next(reversed(drawn.values())).image.cpu(), path))
@@ -182,4 +190,4 @@ def restore(path: Path) -> dict[str, Any] | None:
 
 def warm() -> None:
     """Have the networks in memory before anybody asks."""
-    feedforward.load(next(iter(bundled.STYLES)))
+    onepass.load(next(iter(bundled.STYLES)))

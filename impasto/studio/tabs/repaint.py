@@ -143,30 +143,36 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     paint.click(optimised, slow_inputs, **running)
     onward.click(onwards, slow_inputs, **running)
 
-    def open_photo(request: gr.Request, photo: str | None) -> list[Any]:
-        """A photograph for the brush; a picture of ours brings its settings back."""
+    inputs = dict(zip(("size", "keep_colors", "strength", "style_scale", "seed", *ADVANCED),
+                      (size, keep, strength, scale, seed, *advanced), strict=True))  # fmt: skip
+    names_of: dict[Any, str] = {value: name for name, value in (SIZES | KEEP).items()}
+
+    def open_photo(request: gr.Request, photo: str | None) -> dict[gr.components.Component, Any]:
+        """A photograph for the brush; a picture of ours brings its settings back. What is left out stays as it is."""
         from impasto.studio import work
 
         if photo is None:
-            return [None, *[gr.skip()] * (8 + len(ADVANCED))]
+            return {brush: None}
         with spoken():
-            canvas = work.canvas(studio.session(request), Path(photo))
+            changes: dict[gr.components.Component, Any] = {brush: work.canvas(studio.session(request), Path(photo))}
         receipt = work.restore(Path(photo)) or {}
         fields = receipt.get("recipe", {}) if receipt.get("command") in ("transfer", "apply") else {}
         fields = {**fields, **{k: receipt[k] for k in ("strength", "keep_colors", "size") if k in receipt}}
         if fields:
             gr.Info("The settings are those of this picture's receipt.")
-        names: dict[Any, str] = {value: name for name, value in (SIZES | KEEP).items()}
-        known = [names.get(fields.get(key), gr.skip()) for key in ("size", "keep_colors")]
-        rest = [
-            forms.shown(fields[name]) if name in fields else gr.skip() for name in ("style_scale", "seed", *ADVANCED)
-        ]
+        for name in inputs.keys() & fields.keys():
+            if name not in ("size", "keep_colors"):
+                changes[inputs[name]] = forms.shown(fields[name])
+            elif fields[name] in names_of:
+                changes[inputs[name]] = names_of[fields[name]]
         styles = receipt.get("styles", []) if receipt.get("command") == "apply" else []
-        mixed = [styles, forms.shown(receipt["style_weights"])] if len(styles) > 1 else [gr.skip(), gr.skip()]
-        return [canvas, styles or gr.skip(), *mixed, fields.get("strength", gr.skip()), *known, *rest]
+        if styles:
+            changes[style] = styles
+        if len(styles) > 1:
+            changes |= {mixture: styles, shares: forms.shown(receipt["style_weights"])}
+        return changes
 
-    settings = [style, mixture, shares, strength, size, keep, scale, seed, *advanced]
-    photo.change(open_photo, photo, [brush, *settings], **quiet)
+    photo.change(open_photo, photo, [brush, style, mixture, shares, *inputs.values()], **quiet)
 
     def take_preset(name: str) -> list[Any]:
         recipe = recipes.TRANSFERS[name]

@@ -6,7 +6,6 @@ photographs; from then on a photograph is repainted in one pass.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import functional as F
@@ -36,7 +36,7 @@ from impasto import (
     recipes,
     weights,
 )
-from impasto.errors import InputError, RecipeError, WeightsError
+from impasto.errors import DivergedError, InputError, RecipeError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network
 
 RAMP_FROM = 0.03  # of the strength, at the first step of a training
@@ -100,23 +100,13 @@ def train(
     Raises:
         RecipeError: the batch cannot be divided among the processes.
         WeightsError: as `begin`.
+        DivergedError: the loss is not finite, also with a sixteenth of the rate.
     """
     network = (network or begin(recipe)).to(style.device)
     loss = task(network, style, pool, recipe)
-    rate, good = recipe.rate, state
-    while True:
-        try:
-            for step in fitting.fit(
-                network, loss, steps=recipe.steps, rate=rate, warmup=recipe.steps // 50, state=good
-            ):
-                if step.index % 100 == 0:
-                    good = copy.deepcopy(step.state())
-                yield step
-            return
-        except FloatingPointError:
-            if rate < recipe.rate / 10 or good is None:
-                raise
-            rate /= 2  # from where all was well, more slowly
+    yield from fitting.fit(
+        network, loss, steps=recipe.steps, rate=recipe.rate, warmup=recipe.steps // 50, state=state, retries=4
+    )
 
 
 def begin(recipe: recipes.Training) -> Network:
@@ -136,7 +126,7 @@ def task(
     recipe: recipes.Training,
     strength: Callable[[int], float] | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """What a network is trained to do: the loss of a step by its index, as `fitting.fit` wants it; see `train`.
+    """The loss of a step by its index: what ``network`` paints of ``pool``, in ``style`` by ``recipe``; see `train`.
 
     ``strength`` gives the strength of each step; by default the recipe's, which rises in the first steps.
     """
@@ -160,7 +150,9 @@ def task(
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
-        crops = datasets.random_crops(pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1))[rank::world]
+        crops = datasets.random_crops(
+            pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1), contrast=datasets.FLAT
+        )[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
         gentle = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
@@ -187,9 +179,19 @@ def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
-    """Write a model as float16 safetensors."""
+    """Write ``model`` to ``path`` as float16 safetensors, with ``metadata`` as its card.
+
+    Raises:
+        DivergedError: its weights are not finite.
+        OSError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
+    try:
+        save_file(tensors, path, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
+    except SafetensorError as error:
+        raise OSError(0, f"cannot be written ({error})", str(path)) from None
 
 
 def load(source: str | Path) -> Model:
@@ -231,7 +233,7 @@ def apply(
     precision: str = "auto",
     device: str = "",
 ) -> Tensor:
-    """Repaint photographs in one pass; (B, 3, H, W) sRGB in [0, 1].
+    """Repaint photographs in one pass.
 
     A photograph longer than `SIZE` is painted at that size, or its strokes would be too fine to see. The result is then
     brought to the photograph's own size, sharpened where it follows the photograph; see `enlarge`.
@@ -247,6 +249,9 @@ def apply(
         size: long edge in pixels of the result, at which it is painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
+
+    Returns:
+        (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
         InputError: strength, weights or grain out of range.
@@ -313,7 +318,7 @@ def check_mixture(
     grain: float | None = None,
     size: int | None = None,
 ) -> list[float]:
-    """The parts of a mixture, which sum to 1.
+    """The parts of a mixture of so many ``styles`` by ``style_weights``, which sum to 1; checks the others too.
 
     Raises:
         InputError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1],
