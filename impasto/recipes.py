@@ -117,7 +117,7 @@ class Training:
     """Size of the strokes: the style's long edge over that of the photographs."""
     descreen: bool = False
     """Take a canvas's weave or a print's screen out of the painting first: the network would paint a mesh."""
-    smoothness: float = 12.0
+    smoothness: float = 2.0
     """Weight of the total variation."""
     lattice: float = 300.0
     """Weight of the penalty on regular grids, which upsampling networks paint in place of strokes."""
@@ -141,10 +141,10 @@ class Training:
         return Transfer(
             strength=self.strength,
             content_layers=("relu3_1", "relu4_2", "relu5_1"),
-            content_layer_weights=(1.0, 4.0, 1.0),
-            content_weight=1 / 3,
+            content_layer_weights=(0.25, 2.25, 0.5),
+            content_weight=2 / 3,
             content_term="normalized",
-            layer_weights=(0.3, 0.7, 1.0, 1.2, 0.8),
+            layer_weights=(0.3, 1.0, 1.4, 1.1, 0.8),
             style_weight=20.0,
             style_term="bounded",
             smoothness=self.smoothness,

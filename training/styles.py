@@ -1,22 +1,29 @@
-"""Train the one-pass networks that ship, all at once, and paint their thumbnails.
+"""Train the bundled one-pass networks together, and paint their thumbnails.
 
-    python training/styles.py --assets DIR [--out impasto/models/styles] [--steps N]
+    python training/styles.py --assets DIR [--group first|second] [--out impasto/models/styles] [--steps N]
 
-The networks share their convolutions, but the last; the instance normalisations are each style's own
-(Dumoulin2017). What one painting teaches is good for the
-others, so that all of them take not much longer than a single one. Each is then written as a network of its own.
-A training that is cut off goes on where it was; with another number of steps, along that one's schedule.
+The networks of a group share their convolutions, except the last; each style has instance normalisations of its own
+(Dumoulin2017). What one painting teaches helps the others, so that six styles take hardly longer than one. Each is
+then written as a network of its own.
+
+How strongly a style must be weighed differs a lot between paintings. Here each style's strength is therefore adapted
+while it is trained, until the content term reaches `PAINTINGS`' target: the largest strength at which the photograph
+keeps that much of its structure. An interrupted training continues from its checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
 from impasto import bundled, datasets, fitting, images, machine, onepass, schema, sheets
@@ -24,25 +31,43 @@ from impasto.networks import Layer, Network
 from impasto.onepass import Model
 from impasto.recipes import Training
 
-EVERY = 500  # steps between two checkpoints
+EVERY = 300  # steps between two checkpoints
+GAIN = 0.15  # how fast a strength follows the content term's distance from its target
+STRENGTHS = (0.5, 7.5)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A painting, how large it is learnt, and where its content term shall end."""
+
+    file: str
+    size: int
+    content: float
+    descreen: bool = False
+
+
 PAINTINGS = {
-    "udnie": "udnie.jpg",
-    "the-great-wave": "the_great_wave.jpg",
-    "rain-princess": "rain_princess.jpg",
-    "la-muse": "la_muse.jpg",
-    "the-scream": "the_scream.jpg",
-    "the-shipwreck-of-the-minotaur": "the_shipwreck_of_the_minotaur.jpg",
-    "starry-night": "starry_night.jpg",
-    "composition-vii": "composition_vii.jpg",
-    "mosaic": "mosaic.jpg",
-    "candy": "candy.jpg",
-    "feathers": "feathers.jpg",
-    "portrait-of-metzinger": "delaunay_portrait.jpg",
+    "first": {
+        "the-great-wave": Painting("the_great_wave.jpg", 768, 0.42),
+        "la-muse": Painting("la_muse.jpg", 512, 0.49, descreen=True),
+        "rain-princess": Painting("rain_princess.jpg", 960, 0.46, descreen=True),
+        "the-scream": Painting("the_scream.jpg", 600, 0.39, descreen=True),
+        "udnie": Painting("udnie.jpg", 512, 0.40, descreen=True),
+        "the-shipwreck-of-the-minotaur": Painting("the_shipwreck_of_the_minotaur.jpg", 800, 0.38, descreen=True),
+    },
+    "second": {
+        "starry-night": Painting("starry_night.jpg", 700, 0.45),
+        "composition-vii": Painting("composition_vii.jpg", 700, 0.46),
+        "mosaic": Painting("mosaic.jpg", 470, 0.46),
+        "candy": Painting("candy.jpg", 700, 0.46, descreen=True),
+        "feathers": Painting("feathers.jpg", 540, 0.45),
+        "portrait-of-metzinger": Painting("delaunay_portrait.jpg", 700, 0.46),
+    },
 }
 
 
 def sharing(count: int) -> list[Network]:
-    """Networks with one set of convolutions, but for the last."""
+    """Networks with one set of convolutions, except the last."""
     networks = [Network() for _ in range(count)]
     for name, layer in networks[0].named_modules():
         if isinstance(layer, Layer) and layer.norm is not None:
@@ -51,69 +76,109 @@ def sharing(count: int) -> list[Network]:
     return networks
 
 
+class Balance:
+    """The strength of a style, adapted until its content term stays at a target."""
+
+    def __init__(self, target: float) -> None:
+        self.target = self.content = target  # a moving average of the content term
+        self.logarithm = 0.0
+
+    def strength(self, _: int) -> float:
+        return math.exp(self.logarithm)
+
+    def update(self, content: float) -> None:
+        self.content += 0.03 * (content - self.content)
+        change = GAIN * (self.target - self.content) / self.target
+        low, high = (math.log(strength) for strength in STRENGTHS)
+        self.logarithm = min(high, max(low, self.logarithm + change))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/ and photos/")
+    parser.add_argument("--group", choices=PAINTINGS, default="first", help="which six styles")
     parser.add_argument("--out", type=Path, default=Path("impasto/models/styles"))
-    parser.add_argument("--begin", type=Path, help="networks to begin from, as an earlier run left them in --out")
-    parser.add_argument("--steps", type=int, default=18_000, help="of all styles together")
+    parser.add_argument("--begin", type=Path, help="networks to continue from, as an earlier run left them in --out")
+    parser.add_argument("--steps", type=int, default=9000, help="of all styles together")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     device = machine.pick_device(args.device)
-    ramp = 0.0 if args.begin else 0.03
-    recipe = Training(lattice=600.0, steps=args.steps, rate=args.rate, crop=224, ramp=ramp, start="")
+    group: dict[str, Painting] = PAINTINGS[args.group]
+    recipe = Training(steps=args.steps, rate=args.rate, start="")
+    recipes = {
+        name: replace(recipe, style_size=painting.size, descreen=painting.descreen) for name, painting in group.items()
+    }
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448).to(device)
-    paintings = {name: images.read(args.assets / "styles" / file) for name, file in PAINTINGS.items()}
+    paintings = {name: images.read(args.assets / "styles" / painting.file) for name, painting in group.items()}
     torch.manual_seed(recipe.seed)
-    networks = dict(zip(PAINTINGS, sharing(len(PAINTINGS)), strict=True))
+    networks = dict(zip(group, sharing(len(group)), strict=True))
     for name, network in networks.items() if args.begin else ():
         network.load_state_dict(onepass.load(args.begin / f"{name}.safetensors").network.state_dict())
     together = nn.ModuleList(networks.values()).to(device)
-    tasks = [onepass.task(networks[name], paintings[name].image.to(device), pool, recipe) for name in PAINTINGS]
+    averaged = AveragedModel(together, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    balances = {name: Balance(painting.content) for name, painting in group.items()}
+    tasks = {
+        name: onepass.task(
+            networks[name], paintings[name].image.to(device), pool, recipes[name], balances[name].strength
+        )
+        for name in group
+    }
+    names = list(group)
 
     def loss(index: int) -> dict[str, Tensor]:
-        return tasks[index % len(tasks)](index)
+        name = names[index % len(names)]
+        terms = tasks[name](index)
+        balances[name].update(float(terms["content"].detach()) / 2)  # the content weighs 2
+        return terms
 
     def write(step: fitting.TrainingStep) -> None:
-        for name, network in networks.items():
+        for name, network in zip(group, averaged.module, strict=True):
+            told = replace(recipes[name], strength=balances[name].strength(0))
             card = {
                 "impasto": impasto.__version__,
-                "style": json.dumps({"name": PAINTINGS[name], "sha256": paintings[name].sha256}),
-                "recipe": json.dumps(schema.to_json(recipe)),
+                "style": json.dumps({"name": group[name].file, "sha256": paintings[name].sha256}),
+                "recipe": json.dumps(schema.to_json(told)),
                 "photographs": str(len(pool)),
-                "steps": f"{step.index}, of {len(tasks)} styles together",
+                "steps": f"{step.index}, of {len(group)} styles together",
             }
             with images.atomic(args.out / f"{name}.safetensors") as part:
                 onepass.save(part, network, card)
 
-    checkpoint = args.out / "together.resume"
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else None
+    checkpoint = args.out / f"together-{args.group}.resume"
+    state: dict[str, Any] | None = None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        averaged.load_state_dict(state["averaged"])
+        for name, values in state["balances"].items():
+            balances[name].logarithm, balances[name].content = values
     photograph = images.to_size(images.to_tensor(bundled.locate("chelsea")), 512)
     sums: dict[str, float] = {}
     with machine.reused_memory():
         steps = fitting.fit(together, loss, steps=recipe.steps, rate=recipe.rate, warmup=100, state=state)
         for step in track(steps, total=recipe.steps):
+            averaged.update_parameters(together)
             for name, term in step.terms.items():
                 sums[name] = sums.get(name, 0) + float(term) / EVERY
             if step.index % EVERY and step.index < step.total:
                 continue
             print(step.index, ", ".join(f"{name} {value:.3f}" for name, value in sums.items()), flush=True)
             sums.clear()
+            kept = {name: (balance.logarithm, balance.content) for name, balance in balances.items()}
             with images.atomic(checkpoint) as part:
-                torch.save(step.state(), part)
+                torch.save({**step.state(), "averaged": averaged.state_dict(), "balances": kept}, part)
             write(step)
             painted = [
                 (name, onepass.apply(photograph, Model(network, {}), grain=recipe.grain))
-                for name, network in networks.items()
+                for name, network in zip(group, averaged.module, strict=True)
             ]
-            images.write(args.out / "together.png", sheets.sheet(painted, columns=4))
-    for name, network in networks.items():
+            images.write(args.out / f"together-{args.group}.png", sheets.sheet(painted, columns=3))
+    for name, network in zip(group, averaged.module, strict=True):
         small = images.to_size(photograph, 256)
         images.write(args.out / f"{name}.jpg", onepass.apply(small, Model(network, {}), grain=recipe.grain))
     checkpoint.unlink()
-    (args.out / "together.png").unlink()
+    (args.out / f"together-{args.group}.png").unlink()
 
 
 if __name__ == "__main__":
