@@ -76,8 +76,7 @@ def transport_color(
 ) -> Tensor:
     """Match mean and covariance by the linear map that moves colours least, the optimal transport of two Gaussians.
 
-    A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie and Kokaram 2007, "The linear Monge-Kantorovitch
-    linear colour mapping for example-based colour transfer", eq. 5). Arguments and result as of `match_color`.
+    A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie2007). Arguments and result as of `match_color`.
     """
     mean, spread = _moments(image, where)
     goal, goal_spread = _moments(reference, what)

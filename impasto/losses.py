@@ -120,8 +120,7 @@ def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
     """Half the mean squared difference of normalised activations; mean over the batch.
 
     0 is the content's structure, 1 an unrelated one. Contrast and mean of a channel do not count: they belong to the
-    style. The content loss of several feed-forward methods (Park and Lee 2019, "Arbitrary style transfer with
-    style-attentional networks", eq. 8).
+    style. The content loss of several feed-forward methods (Park2019).
 
     Args:
         sums: (3, B, C) as `normalized_sums` gives them.
@@ -162,7 +161,7 @@ def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -
     """Squared difference of Gram matrices (Gatys et al. 2016, eq. 4), normalised as ``term`` says; mean over the batch.
 
     ``relative`` divides by the target's own sum of squares; ``bounded`` by the sum of both matrices' sums of squares
-    (Cheng et al. 2021, "Style-aware normalized loss for improving arbitrary style transfer"), so that no layer and no
+    (Cheng2021), so that no layer and no
     photograph outweighs the others: it lies in [0, 1].
 
     Args:

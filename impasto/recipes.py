@@ -191,7 +191,17 @@ class Photo:
         )  # fmt: skip
 
 
-impasto = Transfer(flat=0.04)
+# Content as structure (Park2019), each layer's style bounded (Cheng2021), from the photograph in the painting's palette.
+impasto = Transfer(
+    content_layers=("relu3_1", "relu4_2", "relu5_1"),
+    content_layer_weights=(0.5, 1.0, 0.5),
+    content_term="normalized",
+    layer_weights=(0.3, 1.0, 1.4, 1.1, 0.8),
+    style_weight=80.0,
+    style_term="bounded",
+    palette=True,
+    flat=0.02,
+)
 
 # Gatys et al. 2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
 # Its sums presuppose activations in the hundreds, as the original VGG-19 gives on 0-255 input.

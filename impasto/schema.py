@@ -55,9 +55,14 @@ def check(recipe: Recipe) -> Recipe:
 def _check_lists(recipe: Transfer) -> None:
     if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
         raise RecipeError(f"`scales` must lie in (0, 1] and end with 1, not {recipe.scales}")
-    if recipe.layer_weights and len(recipe.layer_weights) != len(recipe.style_layers):
-        raise RecipeError(f"{len(recipe.layer_weights)} layer weights for {len(recipe.style_layers)} style layers")
-    for name in ("layer_weights", "style_weights", "sweep"):
+    for name, layers in (
+        ("layer_weights", recipe.style_layers),
+        ("content_layer_weights", recipe.content_layers),
+    ):
+        weights = getattr(recipe, name)
+        if weights and len(weights) != len(layers):
+            raise RecipeError(f"`{name}`: {len(weights)} weights for {len(layers)} layers; give one for each, or none")
+    for name in ("layer_weights", "content_layer_weights", "style_weights", "sweep"):
         if not all(0 <= weight < float("inf") for weight in getattr(recipe, name)):
             raise RecipeError(f"`{name}` must be 0 or more, not {getattr(recipe, name)}")
 

@@ -358,7 +358,7 @@ BAD_FLAGS = {
     "unknown layer": (["--content-layers", "relu9_9"], "relu9_9"),
     "layer by number": (["--style-layers", "22"], "22"),
     "layer beyond the encoder": (["--style-layers", "relu5_4"], "relu5_4"),
-    "layer weights miscounted": (["--layer-weights", "1", "2"], "2 layer weights for 5"),
+    "layer weights miscounted": (["--layer-weights", "1", "2"], "--layer-weights: 2 weights for 5 layers"),
     "style weights miscounted": (["--style-weights", "1", "2"], "2 style weights for 1"),
     "negative style weight": (["--style-weights", "-1"], "--style-weights"),
     "more masks than styles": (["--content-masks", "{photo}", "{photo}"], "2 content masks for 1"),

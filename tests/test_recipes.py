@@ -114,8 +114,8 @@ def test_the_numbers_that_are_made_of_two() -> None:
 
 def test_ours() -> None:
     ours = TRANSFERS["impasto"]
-    assert ours == replace(Transfer(), flat=ours.flat) and 0 < ours.flat < 0.1
-    assert ours.content_term == ours.style_term == "relative"
+    assert 0 < ours.flat < 0.1 and ours.palette
+    assert (ours.content_term, ours.style_term) == ("normalized", "bounded")
     assert ours.scales == ()
     assert TRANSFERS["reconstruct-content"].style_layers == ()
     assert TRANSFERS["reconstruct-style"].content_layers == ()

@@ -99,9 +99,11 @@ def test_scales(scales: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0,) * 4, (1.0,) * 6])
-def test_as_many_layer_weights_as_layers(weights: tuple[float, ...]) -> None:
-    with pytest.raises(RecipeError, match=f"{len(weights)} layer weights for 5 style layers"):
-        check(replace(Transfer(), layer_weights=weights))
+@pytest.mark.parametrize(("field", "layers"), [("layer_weights", "style"), ("content_layer_weights", "content")])
+def test_as_many_layer_weights_as_layers(field: str, layers: str, weights: tuple[float, ...]) -> None:
+    recipe = replace(Transfer(), **{f"{layers}_layers": Transfer().style_layers, field: weights})
+    with pytest.raises(RecipeError, match=f"`{field}`: {len(weights)} weights for 5 layers"):
+        check(recipe)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])

@@ -54,6 +54,17 @@ def find_recipe(name: str) -> Transfer:
 
 
 def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
+    """The recipe whose values the flags default to; weights of layers that a flag replaces are dropped."""
+    recipe = chosen_recipe(arguments, fallback)
+    if peek(arguments, "--style-layers") and not peek(arguments, "--layer-weights"):
+        recipe = replace(recipe, layer_weights=())
+    if peek(arguments, "--content-layers") and not peek(arguments, "--content-layer-weights"):
+        recipe = replace(recipe, content_layer_weights=())
+    return recipe
+
+
+def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
+    """The recipe that --recipe or --resume names, else ``fallback``."""
     if name := peek(arguments, "--recipe"):
         return find_recipe(name)
     if path := peek(arguments, "--resume"):
@@ -137,7 +148,7 @@ class ReconstructCommand:
         from impasto.runs import transfer as run_transfer
 
         chosen: Any = {f"{self.of}_layers": self.layers}
-        recipe = replace(self.settings, layer_weights=(), **chosen)
+        recipe = replace(self.settings, layer_weights=(), content_layer_weights=(), **chosen)
         inputs = run_transfer.read_inputs(self.image, [self.image] if self.of == "style" else [])
         watch = run_transfer.Watch(
             self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet

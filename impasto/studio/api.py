@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.recipes import Photo, Transfer
+from impasto.recipes import Photo, impasto
 from impasto.studio import forms
 from impasto.studio.jobs import Job, Pool, Session, Work
 from impasto.studio.viewer import Studio, spoken
@@ -61,7 +61,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
         session = studio.session(request)
         with spoken():
-            recipe = forms.changed(Transfer(flat=0.04), settings)
+            recipe = forms.changed(impasto, settings)
             yield from result(session, studio.slow, work.optimise(session, Path(photo), [Path(painting)], recipe))
 
     def change_light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
