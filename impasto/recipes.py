@@ -191,7 +191,7 @@ class Photo:
         )  # fmt: skip
 
 
-# Content as structure (Park2019), each layer's style bounded (Cheng2021), from the photograph in the painting's palette.
+# Structure of the content (Park2019), bounded style (Cheng2021), starting in the palette of the painting (Pitie2007).
 impasto = Transfer(
     content_layers=("relu3_1", "relu4_2", "relu5_1"),
     content_layer_weights=(0.5, 1.0, 0.5),

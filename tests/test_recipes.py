@@ -1,7 +1,6 @@
 """Every preset's numbers, against the papers and articles in docs/references.md."""
 
 import dataclasses
-from dataclasses import replace
 from typing import Any
 
 import pytest
