@@ -264,7 +264,7 @@ def _opened(name: str) -> Iterator[io.BufferedReader]:
     except PIL.UnidentifiedImageError as error:
         raise _error(name, _hint(head)) from error
     except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
-        raise _error(name, f"cannot be decoded ({error}); it may be damaged, get or save it again") from error
+        raise _error(name, f"cannot be decoded ({error}); it may be damaged, get it or save it again") from error
 
 
 def _error(name: object, problem: str) -> ImageError:

@@ -146,7 +146,7 @@ def _steps(
     least = optimize.memory(torch.empty(1, 3, *full, device="meta"), recipe.optimizer)
     if available <= least:
         need = (least + pictures + LIBRARIES) / 1e9
-        raise InputError(f"not enough memory: {full[1]} x {full[0]} needs more than {need:.1f} GB; raise `memory`")
+        raise InputError(f"not enough memory: {full[1]} x {full[0]} needs over {need:.1f} GB; raise `memory`")
     scales = recipe.scales or halvings(max(full))
     for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
         done += count

@@ -69,7 +69,7 @@ def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Itera
         try:
             with av.open(str(source)) as film, av.open(str(part), "w", format="mp4") as container:
                 if not film.streams.video:
-                    raise VideoError(f"{source}: contains no film")
+                    raise VideoError(f"{source}: contains no film; if it is a picture, correct its suffix")
                 seen, heard = film.streams.video[0], next(iter(film.streams.audio), None)
                 seen.thread_type = "AUTO"
                 stream = sound = None
