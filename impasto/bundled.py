@@ -71,6 +71,6 @@ def network(name: str) -> Path | None:
 
 
 def thumbnail(name: str) -> Path | None:
-    """The path of a small example of what a style's one-pass network paints; None as for `network`."""
+    """The path of a small picture painted by a style's one-pass network; None as for `network`."""
     path = network(name)
     return path.with_suffix(".jpg") if path is not None else None

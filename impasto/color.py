@@ -77,7 +77,7 @@ def transport_color(
     """Match mean and covariance by the linear map that moves colours least: optimal transport of two Gaussians.
 
     A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie and Kokaram 2007, "The linear Monge-Kantorovitch
-    linear colour mapping for example-based colour transfer", eq. 5). Arguments and result as of `match_color`.
+    linear colour mapping for example-based colour transfer", eq. 5). Arguments and result are those of `match_color`.
     """
     mean, spread = _moments(image, where)
     goal, goal_spread = _moments(reference, what)

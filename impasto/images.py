@@ -209,7 +209,7 @@ def check_output(path: str | Path) -> Path:
 
 
 def read_receipt(path: str | Path) -> dict[str, Any]:
-    """Read the receipt that ``write`` stored in a picture; raises ImageError if there is none, or no such file."""
+    """Read the receipt that ``write`` stored in a picture; raises ImageError if it has none or is unreadable."""
     name = str(path)
     with _opened(name) as file, PIL.Image.open(file) as picture:
         receipt = None

@@ -135,14 +135,14 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     described, shapes = [], []
     for picture in small:
         with torch.no_grad():
-            seen = vgg(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
-        shapes.append(seen.shape[-2:])
+            features = vgg(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
+        shapes.append(features.shape[-2:])
         colour = F.adaptive_avg_pool2d(picture, shapes[-1])[0].flatten(1).T
         # Relative to each photograph's own mean, a night sky matches a day sky despite its colours.
         colour = (colour - colour.mean(0)) / (colour.std() + 0.05)
-        seen = seen.flatten(1).T
-        height = torch.linspace(-1, 1, shapes[-1][0], device=seen.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
-        described.append(torch.cat([F.normalize(seen - seen.mean(0)), 0.12 * colour, 1.2 * height], 1))
+        features = features.flatten(1).T
+        height = torch.linspace(-1, 1, shapes[-1][0], device=features.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
+        described.append(torch.cat([F.normalize(features - features.mean(0)), 0.12 * colour, 1.2 * height], 1))
     points = torch.cat(described).double().cpu().numpy()
     centres, labels = kmeans2(points, recipe.regions, minit="++", seed=recipe.seed, iter=30)
     labels = torch.from_numpy(labels).long()

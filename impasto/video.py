@@ -70,28 +70,28 @@ def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Itera
             with av.open(str(source)) as film, av.open(str(part), "w", format="mp4") as container:
                 if not film.streams.video:
                     raise VideoError(f"{source}: contains no film; if it is a picture, correct its suffix")
-                seen, heard = film.streams.video[0], next(iter(film.streams.audio), None)
-                seen.thread_type = "AUTO"
+                video, audio = film.streams.video[0], next(iter(film.streams.audio), None)
+                video.thread_type = "AUTO"
                 stream = sound = None
-                if heard is not None and heard.codec_context.name in COPIED:
-                    sound = container.add_stream_from_template(heard)
-                elif heard is not None:
-                    sound = container.add_stream("aac", rate=heard.codec_context.sample_rate)
+                if audio is not None and audio.codec_context.name in COPIED:
+                    sound = container.add_stream_from_template(audio)
+                elif audio is not None:
+                    sound = container.add_stream("aac", rate=audio.codec_context.sample_rate)
                 waiting = []  # sound, until the first frame gives the film's size
                 try:
-                    for packet in film.demux([each for each in (seen, heard) if each is not None]):
-                        if packet.stream is heard:
+                    for packet in film.demux([each for each in (video, audio) if each is not None]):
+                        if packet.stream is audio:
                             waiting.append(packet)
-                        for frame in packet.decode() if packet.stream is seen else ():
+                        for frame in packet.decode() if packet.stream is video else ():
                             image = paint(_image(frame))
                             if stream is None:
-                                rate = seen.average_rate or Fraction(25)
-                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, seen.time_base)
+                                rate = video.average_rate or Fraction(25)
+                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, video.time_base)
                             painted = _frame(av, stream, image)
                             painted.pts, painted.time_base = frame.pts, frame.time_base
                             container.mux(stream.encode(painted))
                             done += 1
-                            yield done, seen.frames
+                            yield done, video.frames
                         while stream is not None and waiting:
                             _pass_on(waiting.pop(0), sound, container)
                 except GeneratorExit:
@@ -99,7 +99,7 @@ def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Itera
                         raise
                 if stream is None:
                     raise VideoError(f"{source}: contains no readable frame")
-                for each in (stream, sound if heard is not None and heard.codec_context.name not in COPIED else None):
+                for each in (stream, sound if audio is not None and audio.codec_context.name not in COPIED else None):
                     if each is not None:
                         container.mux(each.encode())
         except (av.FFmpegError, OverflowError) as error:

@@ -374,7 +374,7 @@ def test_load_refuses_damage(suffix: str, tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(WeightsError) as error:
             weights.load(file)
-        one_line(error, file, "damaged", "fetch it again")
+        one_line(error, file, "damaged", "download it again")
 
 
 class Bomb:
