@@ -1,4 +1,4 @@
-"""A loss of one's own on the same engine: a photograph with the style's shallow textures, and no content term."""
+"""Your own loss on the same engine: a photograph with the style's shallow textures, and no content term."""
 
 import sys
 

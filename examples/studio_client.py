@@ -1,4 +1,4 @@
-"""Repaint a photograph through a studio that is running: studio_client.py ADDRESS PHOTO STYLE OUT.png
+"""Repaint a photograph through a running studio: studio_client.py ADDRESS PHOTO STYLE OUT.png
 
 The studio's other functions are /paint and /light; `client.view_api()` describes them all.
 """
@@ -11,7 +11,7 @@ from gradio_client import Client, handle_file
 
 
 def main(address: str, photo: str, style: str, out: str) -> None:
-    # The header makes one session of all requests: no other session reaches its files.
+    # Requests with the same header share a session; other sessions cannot reach its files.
     session = {"x-impasto-session": secrets.token_urlsafe(24)}
     client = Client(address, headers=session, verbose=False, analytics_enabled=False)
     painted = client.predict(

@@ -1,4 +1,4 @@
-"""Watch the loss fall, stop when it has flattened: engines yield, so stopping is ceasing to iterate."""
+"""Print the loss, and stop when it levels off: engines are generators, so leaving the loop stops them."""
 
 import sys
 from dataclasses import replace

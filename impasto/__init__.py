@@ -5,7 +5,7 @@
     picture = impasto.stylize("photograph.jpg", "painting.jpg")
     impasto.write("repainted.png", picture)
 
-Names are resolved when they are first used, so that `import impasto` costs nothing and loads no torch.
+Names are imported when they are first used, so `import impasto` is fast and does not load torch.
 """
 
 from importlib import import_module

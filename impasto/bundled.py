@@ -1,4 +1,4 @@
-"""What ships: styles, and the photographs inside scikit-image's wheel."""
+"""Bundled pictures: styles, and the photographs in scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shipped:
-    """A picture that ships.
+    """A bundled picture.
 
     Attributes:
-        package, file: where it lies.
-        title, author, year, rights: what it is; for a style, of the painting that it is made from.
+        package, file: where it is stored.
+        title, author, year, rights: of the picture; for a style, of the painting that it was made from.
     """
 
     package: str
@@ -24,8 +24,8 @@ class Shipped:
     rights: str
 
 
-# Each as a one-pass network trained on the painting, and as a picture for the other methods: a reconstruction of the
-# painting's style, of our own making. The rights are those in the painting itself, which does not ship.
+# Each is bundled as a one-pass network trained on the painting, and as a picture for the other methods: our own
+# reconstruction of the painting's style. The rights are those of the painting itself, which is not bundled.
 STYLES = {
     name: Shipped("impasto.models", f"{name}.jpg", *facts)
     for name, facts in {
@@ -55,7 +55,7 @@ CONTENTS = {
 
 
 def locate(name: str) -> Path:
-    """The path of a shipped picture, or else ``name`` itself as a path; what lies at that path goes first."""
+    """The path of a bundled picture, or ``name`` itself as a path; an existing file of that name goes first."""
     path = Path(name)
     shipped = STYLES.get(name) or CONTENTS.get(name)
     if shipped is None or path.exists():
@@ -64,13 +64,13 @@ def locate(name: str) -> Path:
 
 
 def network(name: str) -> Path | None:
-    """The path of the one-pass network of a style that ships; what lies at the path ``name`` goes first."""
+    """The path of a bundled style's one-pass network; None for other names, and if a file ``name`` exists."""
     if name not in STYLES or Path(name).exists():
         return None
     return Path(str(resources.files("impasto.models") / "styles" / f"{name}.safetensors"))
 
 
 def thumbnail(name: str) -> Path | None:
-    """The path of a small picture that shows what the one-pass network of a style makes of a photograph."""
+    """The path of a small picture painted by a style's one-pass network; None as for `network`."""
     path = network(name)
     return path.with_suffix(".jpg") if path is not None else None

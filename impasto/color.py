@@ -18,23 +18,23 @@ def keep_luma(content: Tensor, result: Tensor) -> Tensor:
     """Luminance-only transfer (Gatys2016Color, section 4).
 
     Both (B, 3, H, W) in [0, 1] -> result's luma with content's chroma, clamped to [0, 1].
-    Raises ValueError where the shapes differ.
+    Raises ValueError if the shapes differ.
     """
     if content.shape != result.shape:
-        raise ValueError(f"content {tuple(content.shape)} and result {tuple(result.shape)} must have one shape")
-    # In YUV, to exchange Y and keep U and V is to add the difference of Y to R, G and B alike.
+        raise ValueError(f"content {tuple(content.shape)} and result {tuple(result.shape)} must have the same shape")
+    # Replacing Y and keeping U and V means adding the difference of Y to each of R, G and B.
     return (content + luma(result) - luma(content)).clamp(0, 1)
 
 
 def match_luma(style: Tensor, content: Tensor) -> Tensor:
-    """The style's luma at the content's mean and standard deviation (Gatys2016Color, section 4).
+    """Match the style's luma to the content's mean and standard deviation (Gatys2016Color, section 4).
 
     (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W) grey, clamped to [0, 1].
     """
     ours, theirs = luma(style), luma(content)
     axes = (1, 2, 3)
     spread = _spread(ours)
-    scale = torch.where(spread > 1e-5, _spread(theirs) / spread.clamp_min(1e-5), 0)  # a constant has nothing to scale
+    scale = torch.where(spread > 1e-5, _spread(theirs) / spread.clamp_min(1e-5), 0)  # a constant stays one
     matched = (ours - ours.mean(axes, keepdim=True)) * scale + theirs.mean(axes, keepdim=True)
     return matched.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
@@ -42,9 +42,9 @@ def match_luma(style: Tensor, content: Tensor) -> Tensor:
 def match_histogram(image: Tensor, reference: Tensor) -> Tensor:
     """Histogram matching of each channel through its cumulative distribution (skimage.exposure.match_histograms).
 
-    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), without a gradient.
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W); not differentiable.
     """
-    from skimage.exposure import match_histograms  # late: it loads scipy
+    from skimage.exposure import match_histograms  # imported late: it loads scipy
 
     references = reference.expand(len(image), -1, -1, -1)
     pairs = [[_array(picture) for picture in pair] for pair in zip(image, references, strict=True)]
@@ -62,8 +62,8 @@ def match_color(
 
     Args:
         image, reference: the pictures.
-        where, what: (1, 1, H, W) masks in [0, 1]: only what is white in them counts for mean and covariance.
-        ridge: added to the image's variances, lest the noise of an even area be amplified.
+        where, what: (1, 1, H, W) masks in [0, 1] of image and reference, which weight the pixels' colours.
+        ridge: added to both variances, so that noise in even areas is not amplified.
     """
     mean, spread = _moments(image, where)
     goal, goal_spread = _moments(reference, what)
@@ -74,7 +74,7 @@ def match_color(
 def transport_color(
     image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None
 ) -> Tensor:
-    """Match mean and covariance by the linear map that moves colours least, the optimal transport of two Gaussians.
+    """Match mean and covariance by the linear map that moves colours least: optimal transport of two Gaussians.
 
     A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie2007). Arguments and result as of `match_color`.
     """
@@ -102,7 +102,7 @@ def _moments(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _power(matrix: Tensor, exponent: float, least: float = 1e-7) -> Tensor:
-    """A power of a symmetric matrix, the variances of a grey or constant image lifted from zero."""
+    """A power of a symmetric matrix, with eigenvalues of at least ``least``: a grey image has variances of 0."""
     values, vectors = torch.linalg.eigh(matrix)
     powers = values.clamp_min(least) ** exponent  # 1e-7 is below the rounding of 8 bits, 1.3e-6
     return torch.matmul(vectors * powers[..., None, :], vectors.mT)

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from impasto.errors import InputError
 
-FLAT = 0.01  # standard deviation, in sRGB of [0, 1], below which there is no contrast: 2.5 of 255 levels
-DRAWS = 100  # in a row, in search of crops with contrast
+FLAT = 0.01  # standard deviation, for sRGB in [0, 1], below which there is no contrast: 2.5 of 255 levels
+DRAWS = 100  # attempts to find crops with contrast
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 def pictures(folder: str | Path) -> list[Path]:
-    """Every picture below ``folder``, by suffix, in the order of their paths."""
+    """Every picture file below ``folder``, recognised by its suffix, sorted by path."""
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
@@ -34,8 +34,8 @@ class Pool:
         canvas: (N, 3, S, S) uint8.
         sizes: (N, 2) height and width of each picture on its canvas.
         skipped: the files that could not be read.
-        flat: the pictures without contrast, which are left out.
-        replaced: counts "flat" crops, which `random_crops` has drawn again.
+        flat: the pictures without contrast, which were left out.
+        replaced: the number of "flat" crops that `random_crops` drew again.
     """
 
     canvas: Tensor
@@ -59,20 +59,20 @@ def load(
     contrast: float = 0.0,
     report: Callable[[int], object] = lambda done: None,
 ) -> Pool:
-    """Read pictures into a `Pool`, upright, none enlarged; broken files are skipped and listed.
+    """Read pictures into a `Pool`, upright and never enlarged; broken files are skipped and listed.
 
     Args:
         paths: picture files.
-        side: pixels of the canvas; what a picture has beyond it is cut off evenly.
-        short: the longest that a picture's short side may be, in pixels; longer ones are reduced.
-        contrast: pictures with less are left out and listed; as `random_crops` measures it.
-        report: is told how many files have been read.
+        side: of the canvas, in pixels; larger pictures are cropped to their centre.
+        short: the largest short side of a picture, in pixels; larger pictures are reduced.
+        contrast: pictures with less are left out and listed; measured as in `random_crops`.
+        report: called with the number of files read so far.
     """
 
     def read(path: Path) -> np.ndarray | None:
         try:
             with Image.open(path) as file:
-                file.draft("RGB", (short, short))  # a JPEG need not be decoded at its full size
+                file.draft("RGB", (short, short))  # decode a JPEG at a reduced size
                 picture = ImageOps.exif_transpose(file).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
@@ -83,7 +83,7 @@ def load(
         left, top = (max(0, (length - side) // 2) for length in picture.size)
         return np.array(picture)[top : top + side, left : left + side]
 
-    canvas = np.zeros((len(paths), 3, side, side), np.uint8)  # takes memory only as it is written
+    canvas = np.zeros((len(paths), 3, side, side), np.uint8)  # takes memory only where it is written
     sizes: list[tuple[int, int]] = []
     skipped: list[Path] = []
     flat: list[Path] = []
@@ -113,22 +113,22 @@ def random_crops(
     zoom: tuple[float, float] = (0.7, 2.0),
     contrast: float = 0.0,
 ) -> Tensor:
-    """Square crops at random places, zooms and reflections.
+    """Random square crops, zoomed and mirrored.
 
     Args:
-        pool: where they are taken from.
-        batch: how many.
-        size: pixels of their side.
-        generator: the randomness, on the pool's device.
-        zoom: the range of enlargement, even in its logarithm; more where a picture is smaller than the crop.
-        contrast: least standard deviation, over a crop, of the channel that varies most. A crop with less is replaced
-            by one of a further draw and counted in ``pool.replaced``; 0: all are taken.
+        pool: the pictures.
+        batch: number of crops.
+        size: side of a crop in pixels.
+        generator: of the random numbers, on the pool's device.
+        zoom: range of the enlargement, log-uniform; larger if a picture is smaller than the crop.
+        contrast: smallest standard deviation, over a crop, of the channel that varies most. A crop with less is drawn
+            again and counted in ``pool.replaced``; 0: all are taken.
 
     Returns:
         (batch, 3, size, size) float32 sRGB in [0, 1].
 
     Raises:
-        InputError: no crop with contrast is found in many draws.
+        InputError: no crop with enough contrast was found.
     """
     crops = _draw(pool, batch, size, generator, zoom)
     for _ in range(DRAWS):
@@ -137,7 +137,7 @@ def random_crops(
             return crops
         pool.replaced["flat"] += int(flat.sum())
         crops = torch.where(flat[:, None, None, None], _draw(pool, batch, size, generator, zoom), crops)
-    raise InputError("the photographs are nearly without contrast: there is nothing in them to learn from")
+    raise InputError("the photographs have almost no contrast: there is nothing in them to learn from")
 
 
 def _draw(pool: Pool, batch: int, size: int, generator: torch.Generator, zoom: tuple[float, float]) -> Tensor:
@@ -154,7 +154,7 @@ def _draw(pool: Pool, batch: int, size: int, generator: torch.Generator, zoom: t
     corner = uniform(batch, 2) * (height_width - window[:, None]).clamp_min(0)  # (B, 2)
     offsets = (torch.arange(size, device=device) + 0.5) / size  # (S,)
     side = pool.canvas.shape[-1]
-    # Half a pixel inside the picture, for what lies beyond it is black.
+    # Stay half a pixel inside the picture: the canvas beyond it is black.
     places = (corner[..., None] + offsets * window[:, None, None]).clamp_min(0.5).minimum(height_width[..., None] - 0.5)
     down, across = (2 * places / side - 1).unbind(1)  # (B, S) each, in grid_sample's [-1, 1]
     across = torch.where(uniform(batch, 1) < 0.5, across.flip(1), across)

@@ -33,15 +33,15 @@ TORCHVISION = {place: f"features.{2 * index + int(place[0]) - 1}" for index, pla
 
 
 class VGG(nn.Module):
-    """VGG-19's convolutions, of any widths, as far as they are wanted.
+    """VGG-19's convolutions, of any widths, up to a chosen one.
 
     Args:
         widths: channels of the five blocks, or of each convolution by its place.
-        mean, std: what an sRGB value in [0, 1] is normalised with, one number a channel.
-        places: the convolutions that there are, a beginning of ``CONVOLUTIONS``.
-        reflect: the first of those that reflect the picture beyond its border instead of seeing zeros there.
-        exact: the last of those that are computed forward in float32 at every precision. Where rounding moves a
-            maximum the gradient goes elsewhere, the finer the layer the farther.
+        mean, std: normalisation of sRGB in [0, 1], one number per channel.
+        places: the convolutions, a prefix of ``CONVOLUTIONS``.
+        reflect: the first convolution with reflection padding; those before it have zero padding.
+        exact: the last convolution that runs forward in float32 at every precision. If rounding moves a maximum, the
+            gradient goes elsewhere; the finer the layer, the farther.
     """
 
     mean: Tensor
@@ -70,7 +70,7 @@ class VGG(nn.Module):
             channels = width
 
     def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """The activations of ``layers``; nothing beyond the deepest of them is computed.
+        """The activations of ``layers``; computation stops at the deepest of them.
 
         Args:
             image: (B, 3, H, W) sRGB in [0, 1]; values outside are allowed.
@@ -80,7 +80,7 @@ class VGG(nn.Module):
             layer -> (B, C, H / 2^(block - 1), W / 2^(block - 1)), sizes rounded down but never under 1.
 
         Raises:
-            InputError: a layer that no VGG-19 has, or that this file's convolutions do not reach.
+            InputError: a layer is unknown, or lies beyond this network's last convolution.
         """
         wanted = check_layers(layers, self.places)
         x = (image - self.mean) / self.std
@@ -94,12 +94,12 @@ class VGG(nn.Module):
 
 
 def pad(x: Tensor) -> Tensor:
-    """A pixel more on each side, reflected; of a picture a single pixel wide or high, repeated."""
+    """Pad by one pixel on each side, by reflection; by replication if x is only one pixel wide or high."""
     return F.pad(x, [1] * 4, "reflect" if min(x.shape[-2:]) > 1 else "replicate")
 
 
 def unpad(gradient: Tensor) -> Tensor:
-    """From the derivative by what `pad` gave to that by what it was given; overwrites the former."""
+    """From the gradient with respect to the output of `pad` to that of its input; overwrites the former."""
     source = 2 if min(gradient.shape[-2:]) > 3 else 1
     for axis in (-2, -1):
         gradient.select(axis, source).add_(gradient.select(axis, 0))
@@ -108,10 +108,10 @@ def unpad(gradient: Tensor) -> Tensor:
 
 
 def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) -> list[str]:
-    """``layers`` without repetition, the shallowest first.
+    """``layers`` without duplicates, the shallowest first.
 
     Raises:
-        InputError: none at all, an unknown name, or one that is not among ``places``.
+        InputError: no layer is given, or one is unknown or not among ``places``.
     """
     wanted = set(layers)
     for layer in sorted(wanted):
@@ -120,12 +120,12 @@ def check_layers(layers: Iterable[str], places: Sequence[str] = CONVOLUTIONS) ->
         if layer[4:] not in places:
             raise InputError(f"this encoder ends at relu{places[-1]} and has no {layer}")
     if not wanted:
-        raise InputError("no layer was asked for")
+        raise InputError("no layer was given")
     return sorted(wanted, key=LAYERS.index)
 
 
 def pools(layer: str) -> int:
-    """How many pools lie before a layer."""
+    """The number of pools before a layer."""
     return int(layer[4]) - 1
 
 
@@ -136,11 +136,11 @@ def layer_size(layer: str, height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Record:
-    """What a forward pass of `Frozen` leaves behind.
+    """The result of a forward pass of `Frozen`.
 
     Attributes:
-        features: layer -> (B, C, H, W), of the layers that were asked for.
-        tape: what was done, in order, each with what its backward pass reads.
+        features: layer -> (B, C, H, W), for the requested layers.
+        tape: the operations in order, each with what its backward pass reads.
     """
 
     features: dict[str, Tensor]
@@ -148,18 +148,17 @@ class Record:
 
 
 class Frozen:
-    """A VGG whose weights stay as they are: its passes forward and backward, without autograd.
+    """A VGG with fixed weights: its forward and backward passes, without autograd.
 
-    Nothing is differentiated by the weights, nothing is kept that the backward pass does not read, rectifiers and
-    sums work in place. A convolution's backward pass is the convolution with the kernels turned and transposed.
-    Where a layer before a pool is not asked for, the rectifier comes after the pool, on a quarter of the data, which
-    is the same.
+    Weights get no gradients, only what the backward pass reads is kept, and rectifiers and sums work in place. A
+    convolution's backward pass is a convolution with the kernels flipped and transposed. If a layer before a pool is
+    not requested, its rectifier runs after the pool, on a quarter of the data, with the same result.
 
     Args:
         network: the weights.
-        layers: the features that are wanted.
-        dtype: what to compute in.
-        minimal: by minimal filtering where that is faster. It rounds otherwise than PyTorch does.
+        layers: the requested features.
+        dtype: of the computation.
+        minimal: use minimal filtering where it is faster. It rounds differently from PyTorch.
     """
 
     def __init__(
@@ -181,18 +180,18 @@ class Frozen:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image from one position of the deepest layer to the next."""
+        """Pixels of the image between two positions of the deepest layer."""
         return 1 << pools(self.layers[-1])
 
     @property
     def halo(self) -> int:
-        """Pixels around a tile on which the features inside it depend, in whole strides."""
+        """Pixels around a tile that the features inside it depend on, in whole strides."""
         reach = sum(1 << (int(place[0]) - 1) for place in self.places)
         return -(-reach // self.stride) * self.stride
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Memory of a pass forward and backward, for each pixel of the image, about."""
+        """Approximate memory of a forward and backward pass, per pixel of the image."""
         kept = peak = 24.0  # the image, normalised, and its gradient
         size = self.dtype.itemsize
         for place, after in zip(self.places, (*self.places[1:], ""), strict=True):
@@ -201,12 +200,12 @@ class Frozen:
             peak = max(peak, kept + area * max((out + into) * kernel.itemsize, 3 * out * size))
             pooled = after.endswith("_1")
             kept += area * out * size / (4 if pooled and f"relu{place}" not in self.layers else 1)
-            kept += area / 4 * out * 8 if pooled else 0  # the maxima's places
-        return round(2.2 * peak)  # the allocator's and oneDNN's part
+            kept += area / 4 * out * 8 if pooled else 0  # the indices of the maxima
+        return round(2.2 * peak)  # for the allocator and oneDNN
 
     @property
     def tables(self) -> int:
-        """Bytes of the kernels that minimal filtering works with, whatever the image's size."""
+        """Bytes of the kernels transformed for minimal filtering, whatever the image's size."""
         kernels = (each.transformed for pair in self.convolutions.values() for each in pair)
         return sum(kernel.nbytes for kernel in kernels if kernel is not None)
 
@@ -235,11 +234,11 @@ class Frozen:
 
     @torch.no_grad()
     def backward(self, record: Record, add: Callable[[str, Tensor], None]) -> Tensor:
-        """The gradient by the image.
+        """The gradient with respect to the image.
 
         Args:
-            record: of `forward`; its tape is used up.
-            add: ``add(layer, gradient)`` adds, in place, the derivative of the loss by that layer's features.
+            record: from `forward`; its tape is consumed.
+            add: ``add(layer, gradient)`` adds the loss's gradient with respect to that layer's features, in place.
 
         Returns:
             (B, 3, H, W) float32.
@@ -262,20 +261,20 @@ class Frozen:
 
 
 def load(name: str) -> VGG:
-    """An encoder, frozen and ready.
+    """Load an encoder, frozen and in evaluation mode.
 
-    Read are our own safetensors; torchvision's layout (``features.0.weight``), taken as torchvision's training
-    unless the file's metadata says ``preprocessing: caffe`` or its name has "caffe" in it; and the original Caffe
+    It reads our own safetensors; torchvision's layout (``features.0.weight``), with torchvision's normalisation
+    unless the file's metadata says ``preprocessing: caffe`` or its name contains "caffe"; and the original Caffe
     layout (``conv1_1.weight``, ``conv1_1.bias``). A partial file gives an encoder that ends where the file ends.
 
     Args:
-        name: `compact`, `vgg19`, or the path of a file of VGG weights.
+        name: `compact`, `vgg19`, or the path of a VGG weights file.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds no VGG.
+        WeightsError: the file is missing, damaged, or not a VGG.
     """
     path = file(name)
     state, metadata = weights.load(path)
@@ -283,12 +282,12 @@ def load(name: str) -> VGG:
 
 
 def file(name: str) -> Path:
-    """The file of an encoder: of a name in `weights.WEIGHTS`, or else the name itself as a path."""
+    """The path of an encoder's weights: of a name in `weights.WEIGHTS`, or the name itself as a path."""
     return weights.path(name) if name in weights.WEIGHTS else Path(name)
 
 
 def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> VGG:
-    """The encoder that a state dict holds; ``file`` is for the messages, and its name for "caffe"."""
+    """The encoder in a state dict; ``file`` is used in messages, and its name to detect "caffe"."""
     torchvision = f"{TORCHVISION['1_1']}.weight" in state
     prefixes = TORCHVISION if torchvision else {place: f"conv{place}" for place in CONVOLUTIONS}
     places: list[str] = []
@@ -297,7 +296,7 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
             break
         places.append(place)
     if not places:
-        raise WeightsError(f"{file}: no VGG weights in it (neither features.0.weight nor conv1_1.weight)")
+        raise WeightsError(f"{file}: contains no VGG weights (neither features.0.weight nor conv1_1.weight)")
     if "mean" in metadata:
         mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
         caffe = False
@@ -305,7 +304,7 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
         caffe = not torchvision or metadata.get("preprocessing") == "caffe" or "caffe" in file.name.lower()
         mean, std = CAFFE if caffe else IMAGENET
     widths = {place: state[f"{prefixes[place]}.weight"].shape[0] for place in places}
-    with torch.random.fork_rng(devices=()):  # the weights that PyTorch draws are overwritten: spare the caller's seed
+    with torch.random.fork_rng(devices=()):  # keep the caller's random state: the initial weights are overwritten
         marks = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}
         encoder = VGG(widths, mean=mean, std=std, places=places, **marks)
     for place in places:
@@ -317,7 +316,7 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
                 raise WeightsError(f"{file}: {key} should be {tuple(parameter.shape)}, is {found}")
             tensor = state[key]
             if caffe and place == "1_1" and part == "weight":
-                tensor = tensor.flip(1)  # the original reads BGR
+                tensor = tensor.flip(1)  # the original expects BGR
             parameter.data.copy_(tensor)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What a user can cause and put right: one tree of errors, each with a message of one line.
+"""Errors that a user can cause and fix: one tree, each with a message of one line.
 
 A message names a parameter in backticks: "`memory` must be 0 or more". The command line and the studio `spell` it
 in their own way, as --memory and as "memory".
@@ -8,7 +8,7 @@ import re
 
 
 class ImpastoError(Exception):
-    """The base of all errors below; `exit_code` is that of the command line."""
+    """The base class of all errors below; `exit_code` is the command line's."""
 
     exit_code = 1
 
@@ -24,19 +24,19 @@ class InputError(ImpastoError, ValueError):
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be followed; the message names the field."""
+    """A recipe with an invalid value; the message names the field."""
 
 
 class ImageError(ImpastoError, ValueError):
-    """A picture that cannot be read or written; the message names the file and the remedy."""
+    """A picture that cannot be read or written; the message names the file and a fix."""
 
 
 class VideoError(ImpastoError, ValueError):
-    """A film that cannot be read or written; the message says why and what helps."""
+    """A film that cannot be read or written; the message names the cause and a fix."""
 
 
 class WeightsError(ImpastoError, ValueError):
-    """Weights that are missing, damaged or of another shape; the message names the file and the remedy."""
+    """Weights that are missing, damaged or of another shape; the message names the file and a fix."""
 
 
 class DivergedError(ImpastoError, FloatingPointError):
@@ -44,7 +44,7 @@ class DivergedError(ImpastoError, FloatingPointError):
 
 
 class IncompleteError(ImpastoError):
-    """Some pictures of many could not be done; the others are done."""
+    """Some of several pictures could not be painted; the others were."""
 
 
 class BusyError(ImpastoError):
@@ -56,11 +56,11 @@ class RefusedError(ImpastoError, ValueError):
 
 
 class Stopped(ImpastoError):
-    """Ctrl-C; what there was has been written."""
+    """Stopped by Ctrl-C, after the result so far was written."""
 
     exit_code = 130
 
 
 def spell(message: str, prefix: str = "", joint: str = " ") -> str:
-    """``message`` with other names: for a ``prefix`` of "--" and a ``joint`` of "-", `style_scale` is --style-scale."""
+    """``message`` with parameters respelt: ``prefix`` "--" and ``joint`` "-" turn `style_scale` into --style-scale."""
     return re.sub(r"`(\w+)`", lambda name: prefix + name[1].replace("_", joint), message)

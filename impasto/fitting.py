@@ -1,4 +1,4 @@
-"""The engine for networks: a loop that yields, with checkpoints that resume to the bit."""
+"""The engine that trains networks: a generator of steps, whose checkpoints resume bit for bit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from impasto.errors import DivergedError
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One step of training, seen from outside.
+    """One training step.
 
     Attributes:
         index: steps done, from 1.
-        total: steps to do.
-        terms: the parts of the loss, tensors on the model's device so that looking costs no wait.
+        total: steps in all.
+        terms: the terms of the loss, tensors on the model's device to avoid synchronisation.
         rate: the learning rate of this step.
-        state: gives what `fit` needs to go on from here; to be saved before the next step.
+        state: returns what `fit` needs to resume from here; save it before the next step.
     """
 
     index: int
@@ -39,7 +39,7 @@ class TrainingStep:
 
 
 def cosine(step: int, total: int, *, warmup: int) -> float:
-    """The factor on the rate at a ``step`` of ``total``: ``warmup`` steps, then cosine decay (Loshchilov2017)."""
+    """The rate's factor at a ``step`` of ``total``: linear for ``warmup`` steps, then cosine decay (Loshchilov2017)."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -57,23 +57,23 @@ def fit(
     check_every: int = 50,
     retries: int = 0,
 ) -> Iterator[TrainingStep]:
-    """Minimise the sum of the objective's terms with AdamW (Loshchilov2019); yields every step.
+    """Minimise the sum of the objective's terms with AdamW (Loshchilov2019), yielding every step.
 
     Args:
         model: its parameters that require a gradient are trained.
-        objective: step index, from 0 -> the terms of the loss. All randomness must come from the index,
-            so that a resumed training sees what an uninterrupted one sees.
-        steps: how many in all.
-        rate: the largest learning rate.
+        objective: step index, from 0 -> the terms of the loss. All randomness must depend only on the index,
+            so that a resumed training equals an uninterrupted one.
+        steps: number of steps in all.
+        rate: the peak learning rate.
         warmup: steps in which the rate rises from 0.
-        weight_decay: AdamW's.
-        state: what an earlier ``TrainingStep.state()`` gave; the model is set to it.
-        check_every: steps between two looks at whether the loss is finite.
-        retries: how often to go on from the last weights whose loss was finite, with half the rate, when it is not.
+        weight_decay: of AdamW.
+        state: from an earlier ``TrainingStep.state()``; the model is restored from it.
+        check_every: steps between two checks that the loss is finite.
+        retries: how often to go back to the last weights with a finite loss, with half the rate, when it is not.
 
     Raises:
-        DivergedError: the loss or the last weights are not finite; the message names the step. The model keeps its
-            weights if they are finite, or else has the last ones whose loss was.
+        DivergedError: the loss or the final weights are not finite; the message names the step. The model keeps its
+            weights if they are finite; otherwise it gets the last ones with a finite loss.
     """
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=rate, weight_decay=weight_decay
@@ -95,11 +95,11 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         terms = objective(index)
         loss = torch.stack([*terms.values()]).sum()
-        looked_at = index % check_every == 0 or index in (start, steps - 1)
-        sound = not looked_at or bool(torch.isfinite(loss))
+        checked = index % check_every == 0 or index in (start, steps - 1)
+        sound = not checked or bool(torch.isfinite(loss))
         if sound:
-            if looked_at:
-                good = copy.deepcopy(snapshot(index))  # the weights that this loss is of
+            if checked:
+                good = copy.deepcopy(snapshot(index))  # the weights that gave this loss
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             sound = index < steps - 1 or finite(model)

@@ -1,4 +1,4 @@
-"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with the file's turn, profile, alpha and receipt."""
+"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with orientation, colour profile, alpha and receipt."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from impasto.errors import ImageError
 
-MAX_PIXELS = 178_956_970  # Pillow's own hard limit, which also holds where a caller asks for more
+MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
-# After the transposition that 5 to 8 ask for.
+# EXIF orientation -> the axes to flip, after the transposition of 5 to 8.
 FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -39,17 +39,17 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)  # tensors do not compare to a bool
+@dataclass(frozen=True, eq=False)  # comparing tensors gives no bool
 class Picture:
-    """A picture as ``read`` gives it; only the first frame of an animation.
+    """A picture as ``read`` returns it; of an animation, the first frame.
 
     Attributes:
         image: (1, 3, H, W) float32 sRGB in [0, 1].
-        alpha: (1, 1, H, W) float32 in [0, 1]; None without transparency.
-        profile: the file's ICC profile, for ``write``; None without one, and where it is broken or CMYK.
+        alpha: (1, 1, H, W) float32 in [0, 1]; None if the picture is opaque.
+        profile: the file's ICC profile, for ``write``; None without one, or if it is broken or CMYK.
         name: the path as given, or "<array>", "<tensor>", "<image>".
-        sha256: of the file's bytes, or of the pixels of what came from memory.
-        note: one line that the user should know, or None.
+        sha256: of the file's bytes, or of the pixels if the source was in memory.
+        note: a one-line message for the user, or None.
     """
 
     image: Tensor
@@ -68,15 +68,15 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
 
     Args:
         source: a file, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (1 or 3, H, W) or
-            (1, 1 or 3, H, W). Integers have no sign and their full range, floats lie in [0, 1].
-        pixels: the most that a file may declare.
+            (1, 1 or 3, H, W). Integers are unsigned and use their full range; floats lie in [0, 1].
+        pixels: the largest number of pixels that a file may declare.
 
     Returns:
-        The picture; one that is given is returned as it is.
+        The picture; a `Picture` is returned unchanged.
 
     Raises:
-        ImageError: it is missing, damaged, too large or not a picture.
-        TypeError: another kind of source.
+        ImageError: the source is missing, damaged, too large or not a picture.
+        TypeError: the source has another type.
     """
     if isinstance(source, Picture):
         return source
@@ -102,21 +102,21 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
 
 
 def to_tensor(source: Source) -> Tensor:
-    """Read a source's colours alone: (1, 3, H, W) float32 sRGB in [0, 1]; raises what ``read`` does."""
+    """Read only the colours of a source: (1, 3, H, W) float32 sRGB in [0, 1]; raises what ``read`` raises."""
     return _unit(_planes(source)).expand(3, -1, -1)[None] if isinstance(source, Tensor) else read(source).image
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Turn a tensor into an RGB image of 8 bits.
+    """Convert a tensor to an 8-bit RGB image.
 
     Args:
         image: (1, 3, H, W) or (3, H, W) sRGB, clamped to [0, 1]; one channel is repeated.
 
     Returns:
-        The image, for Pillow.
+        A Pillow image.
 
     Raises:
-        ImageError: another shape, or NaN.
+        ImageError: the tensor has another shape, or holds NaN.
     """
     planes = _planes(image).float()
     if planes.isnan().any():
@@ -126,7 +126,7 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int]:
-    """Give the (height, width) whose long edge is ``size`` pixels, the aspect ratio kept to the nearest pixel."""
+    """Return the (height, width) whose long edge is ``size``, with the aspect ratio kept to the nearest pixel."""
     if min(height, width, size) < 1:
         raise ValueError(f"sizes must be at least 1 pixel, not {height} x {width} to {size}")
     long = max(height, width)
@@ -134,7 +134,7 @@ def fit(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize (B, C, H, W) in [0, 1] by antialiased bicubic interpolation, clamped to [0, 1]; as is at its own size."""
+    """Resize (B, C, H, W) by antialiased bicubic interpolation, clamped to [0, 1]; unchanged if it has that size."""
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
@@ -153,17 +153,17 @@ def write(
     profile: bytes | None = None,
     receipt: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a picture as PNG, JPEG, WebP or TIFF by its extension, whole or not at all.
+    """Write a picture as PNG, JPEG, WebP or TIFF by its extension, completely or not at all.
 
     Args:
-        path: where it goes.
+        path: of the file.
         image: (1, 3, H, W) or (3, H, W) sRGB in [0, 1].
-        alpha: (1, 1, h, w), brought to its size; in a JPEG, which has none, the picture is laid on white.
-        profile: an RGB profile is converted to and embedded, any other is left out.
-        receipt: kept as JSON in the EXIF ImageDescription.
+        alpha: (1, 1, h, w), resized to the image. JPEG has none, so the picture is blended onto white.
+        profile: an RGB profile, which the picture is converted to and which is embedded; any other is ignored.
+        receipt: stored as JSON in the EXIF ImageDescription.
 
     Raises:
-        ImageError: it cannot be written.
+        ImageError: the picture cannot be written.
     """
     path = check_output(path)
     kind, options = FORMATS[path.suffix.lower()]
@@ -180,7 +180,7 @@ def write(
         picture.putalpha(to_pil(alpha).convert("L"))
     exif = PIL.Image.Exif()
     if receipt is not None:
-        exif[DESCRIPTION] = json.dumps(dict(receipt))  # ASCII, so that no reader's idea of text matters
+        exif[DESCRIPTION] = json.dumps(dict(receipt))  # ASCII: all readers decode it alike
         options = {**options, "exif": exif}
     buffer = io.BytesIO()
     try:
@@ -195,7 +195,7 @@ def write(
 
 
 def check_output(path: str | Path) -> Path:
-    """Give the path back if ``write`` can write there, before long work; raises ImageError."""
+    """Return the path if ``write`` can write there, else raise ImageError; to be called before long work."""
     path = Path(path)
     if path.is_dir():
         raise _error(path, "is a folder; name a picture inside it, such as result.png")
@@ -209,24 +209,24 @@ def check_output(path: str | Path) -> Path:
 
 
 def read_receipt(path: str | Path) -> dict[str, Any]:
-    """Read the receipt that ``write`` put into a picture; raises ImageError if it has none or cannot be read."""
+    """Read the receipt that ``write`` stored in a picture; raises ImageError if it has none or is unreadable."""
     name = str(path)
     with _opened(name) as file, PIL.Image.open(file) as picture:
         receipt = None
         with suppress(TypeError, ValueError):
             receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
         if not isinstance(receipt, dict):
-            raise _error(name, "has no receipt; name a picture that impasto wrote and no other program saved again")
+            raise _error(name, "has no receipt; use a picture that impasto wrote and no other program re-saved")
         return receipt
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` that takes its place on success; on any exception it is removed.
+    """Yield a temporary path next to ``path``, which it replaces on success; it is removed on any exception.
 
     The suffix is kept. Raises OSError.
     """
-    path = Path(path).resolve()  # through a symbolic link, as an ordinary write
+    path = Path(path).resolve()  # follow a symbolic link, as an ordinary write does
     temporary = path.with_name(f".impasto-{secrets.token_hex(8)}{path.suffix}")  # not mkstemp: its mode is 0600
     try:
         yield temporary
@@ -239,7 +239,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[io.BufferedReader]:
-    """Open a file, and turn whatever goes wrong with it into one clear line."""
+    """Open a file, and turn any error into one clear line."""
     if re.match("https?:/", name, re.IGNORECASE):
         raise _error(name, "is a web address; download it first and name the file")
     if Path(name).is_dir():
@@ -258,12 +258,12 @@ def _opened(name: str) -> Iterator[io.BufferedReader]:
     except FileNotFoundError as error:
         raise _error(name, "does not exist; check the path") from error
     except PermissionError as error:
-        raise _error(name, "may not be read; give yourself permission to read it") from error
+        raise _error(name, "cannot be read: permission denied; change its permissions") from error
     except PIL.Image.DecompressionBombError as error:
         raise _error(name, f"declares more than {MAX_PIXELS} pixels; make it smaller first") from error
     except PIL.UnidentifiedImageError as error:
         raise _error(name, _hint(head)) from error
-    except Exception as error:  # Pillow's decoders raise nearly every kind on damaged files
+    except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
         raise _error(name, f"cannot be decoded ({error}); it may be damaged, get it or save it again") from error
 
 
@@ -274,12 +274,12 @@ def _error(name: object, problem: str) -> ImageError:
 def _hint(head: bytes) -> str:
     text = head.lower()
     if b"<svg" in text:
-        return "is an SVG drawing, not pixels; export it as PNG first"
+        return "is an SVG drawing; export it as PNG first"
     if b"<html" in text or b"<!doctype html" in text:
         return "is a web page, not a picture; open it in a browser and save the picture itself"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "is a HEIC photograph; export it as JPEG first"
-    return "is not a picture, or of an unknown kind; save it as PNG or JPEG"
+    return "is not a picture, or has an unsupported format; save it as PNG or JPEG"
 
 
 def _from_file(path: str | Path, pixels: int) -> Picture:
@@ -308,12 +308,12 @@ def _pixels(picture: PIL.Image.Image, name: str) -> tuple[NDArray[Any], bytes | 
     """A Pillow image's (H, W) or (H, W, 2 to 4) array, ICC profile and EXIF orientation."""
     picture.load()
     profile, orientation = picture.info.get("icc_profile"), 1
-    with suppress(Exception):  # broken EXIF; and exif_transpose would write all of it again only to turn the pixels
+    with suppress(Exception):  # broken EXIF; exif_transpose would also rewrite all of it
         orientation = picture.getexif().get(ORIENTATION, 1)
     if picture.mode == "CMYK":
         srgb = _convert(picture, io.BytesIO(profile), ImageCms.createProfile("sRGB")) if profile else None
         return np.asarray(srgb or picture.convert("RGB")), None, orientation
-    if picture.mode[0] in "IF":  # I: 16 bits in 32, and what is beyond them is refused with the floats
+    if picture.mode[0] in "IF":  # I: 16 bits in 32; larger values are refused like floats above 1
         array = np.asarray(picture)
         return array / 65535 if picture.mode == "I" else array, profile, orientation
     clear, grey = picture.has_transparency_data, picture.mode in ("1", "L", "LA")
@@ -325,14 +325,14 @@ def _pixels(picture: PIL.Image.Image, name: str) -> tuple[NDArray[Any], bytes | 
 
 
 def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray[Any], bytes | None, int] | None:
-    """What ``_pixels`` gives, for a TIFF of 16 bits and more, where Pillow lacks floats and misreads planes."""
+    """As ``_pixels``, for a TIFF of 16 bits or more: Pillow cannot read floats there, and misreads planes."""
     if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return None
-    import tifffile  # late: few pictures need it
+    import tifffile  # imported late: few pictures need it
 
     page, planar = None, False
     file.seek(0)
-    with suppress(Exception):  # Pillow has the next word
+    with suppress(Exception):  # on failure, fall back to Pillow
         page = tifffile.TiffFile(file).pages.first
         planar = page.planarconfig == 2 and page.samplesperpixel > 1
     if not isinstance(page, tifffile.TiffPage) or page.bitspersample not in (16, 32, 64) or page.photometric > 2:
@@ -345,7 +345,7 @@ def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray
     except Exception:
         if planar:
             raise
-        return None  # most likely a codec that Pillow has; then 8 bits do
+        return None  # most likely a codec that only Pillow has; it reads 8 bits
     array = np.moveaxis(array, 0, -1) if planar else array
     if page.photometric == 0:  # white is zero
         array = np.iinfo(array.dtype).max - array
@@ -354,9 +354,9 @@ def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray
 
 
 def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) -> tuple[Tensor, Tensor | None, Any]:
-    """Image and alpha, upright and in sRGB, and the profile if it was of use."""
+    """Image and alpha, upright and in sRGB, and the profile if it could be used."""
     image, alpha = _from_array(array, name)
-    if profile:  # 8 bits, as Pillow's colour management has no more
+    if profile:  # 8 bits: Pillow's colour management supports no more
         grey, rgb, target = array.ndim == 2 or array.shape[2] < 3, to_pil(image), ImageCms.createProfile("sRGB")
         srgb = _convert(rgb.convert("L"), io.BytesIO(profile), target) if grey else None
         srgb = srgb or _convert(rgb, io.BytesIO(profile), target)
@@ -370,7 +370,7 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
 
 
 def _convert(picture: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Image | None:
-    """The picture in the target profile, None where a profile is broken or of another colour space."""
+    """The picture in the target profile; None if a profile is broken or of another colour space."""
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
         return ImageCms.profileToProfile(picture, source, target, intent, "RGB", flags=flags)
@@ -379,7 +379,7 @@ def _convert(picture: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Im
 
 
 def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
-    """(H, W) or (H, W, 1 to 4) -> image and alpha, None if it is opaque."""
+    """(H, W) or (H, W, 1 to 4) -> image and alpha; alpha is None if opaque."""
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
         raise _error(name, f"has the shape {array.shape}; an array is (H, W) or (H, W, 1 to 4)")

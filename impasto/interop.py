@@ -1,4 +1,4 @@
-"""One-pass networks of and for other software: checkpoints of PyTorch's fast_neural_style in, ONNX out."""
+"""Exchange one-pass networks with other software: PyTorch's fast_neural_style checkpoints in, ONNX out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from impasto.errors import WeightsError
 
 
 def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """networks.JOHNSON's names for its weights, and our range for its 0 to 255.
+    """Rename a checkpoint's weights to those of networks.JOHNSON, and scale them from 0 to 255 to our range.
 
-    Running statistics, which old checkpoints hold and instance normalisation has no use for, are left out.
+    Running statistics in old checkpoints are dropped: instance normalisation does not use them.
     """
     places = {f"{kind}{n}": f"layers.{n - 1}" for n in (1, 2, 3) for kind in ("conv", "in")}
     places |= {f"res{n}.{kind}{m}": f"layers.{n + 2}.{('first', 'second')[m - 1]}"
@@ -30,7 +30,7 @@ def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if place.startswith("res"):
             place = f"{place}.{rest.pop(0)}"
         ours[f"{places[place]}.{'convolution' if rest else 'norm'}.{kind}"] = tensor.float()
-    # 255 x = 127.5 (2 x - 1) + 127.5; the padding reflects, so that the constant is one everywhere.
+    # 255 x = 127.5 (2 x - 1) + 127.5; with reflection padding the constant is the same everywhere.
     kernel = ours["layers.0.convolution.weight"]
     ours["layers.0.convolution.bias"] = ours["layers.0.convolution.bias"] + 127.5 * kernel.sum((1, 2, 3))
     ours["layers.0.convolution.weight"] = 127.5 * kernel
@@ -52,20 +52,20 @@ class _Exported(nn.Module):
 def to_onnx(network: nn.Module, path: Path) -> None:
     """Write a one-pass network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
 
-    Any size from 32 pixels on: smaller pictures, which `onepass.apply` pads, the file does not take. Nor does it
-    lend them grain.
+    The file accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller pictures, and adds no
+    noise ("grain").
 
     Raises:
         WeightsError: the exporter is not installed.
     """
     try:
-        import onnxscript  # noqa: F401 -- what torch.onnx needs
+        import onnxscript  # noqa: F401 -- needed by torch.onnx
     except ImportError:
-        raise WeightsError(f"{path}: the export needs more: pip install 'impasto[export]'") from None
+        raise WeightsError(f"{path}: the export needs onnxscript: pip install 'impasto[export]'") from None
     free = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what torchvision would add
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports what torchvision would add
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of itself
+        warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
             _Exported(network).eval(), (torch.rand(2, 3, 61, 98),), input_names=["image"],
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False,

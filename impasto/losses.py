@@ -1,10 +1,10 @@
 """Content, Gram and total-variation losses: pure functions of tensors.
 
-One Gram matrix serves every recipe: `gram` is the mean over positions, so that it does not depend on the size
-of the picture. What papers and articles call a style loss is then always the same sum of squared differences D, times
-a factor of the layer's channels C and positions M alone. `STYLE_TERMS` holds those factors, `CONTENT_TERMS`
-their like for the content. Where one of them leaves the Gram matrix a plain sum over positions, its factor holds
-the M that is missing; a style of another size than the result is thereby measured as if it were as large.
+One Gram matrix serves every recipe: `gram` is the mean over positions, so it does not depend on the size of the
+picture. The style losses of papers and articles are then the same sum of squared differences D, times a factor that
+depends only on the layer's channels C and positions M. `STYLE_TERMS` holds those factors, `CONTENT_TERMS` those for
+the content. If a source's Gram matrix is a plain sum over positions, its factor includes the missing M; a style of
+another size than the result is then measured as if it had the result's size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Factor = Callable[[int, int], float]
 
 # (C, M) -> factor on the sum of squared differences of the activations
 CONTENT_TERMS: dict[ContentTerm, Factor] = {
-    "half-sum": lambda c, m: 1 / 2,  # Gatys et al. 2016, eq. 1
+    "half-sum": lambda c, m: 1 / 2,  # Gatys2016, eq. 1
     "mean": lambda c, m: 1 / (c * m),  # PyTorchBlog, PyTorchFive, OwlBook
     "quarter-mean": lambda c, m: 1 / (4 * c * m),  # TensorFlowCourse
 }
@@ -36,29 +36,28 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
 }
 
 EPSILON = 1e-5  # added to the variances of normalised activations
-PARTS = 8  # that the positions are divided into for a Gram matrix in bfloat16
+PARTS = 8  # partial sums over the positions, for a Gram matrix in bfloat16
 
 
 def positions(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, M, C), a row for each position; a view of a channels-last tensor, else a copy."""
+    """(B, C, H, W) -> (B, M, C), one row per position; a view of a channels-last tensor, otherwise a copy."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def gram_sum(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """F F^T (Gatys et al. 2016, eq. 3): a sum over positions, so that it adds up over the tiles of a picture.
+    """F F^T (Gatys2016, eq. 3): a sum over positions, which adds up over the tiles of a picture.
 
     Args:
         features: (B, C, H, W).
-        mask: (1, 1, H, W) guidance in [0, 1]: each position counts with its square, as in Gatys et al. 2017,
-            "Controlling perceptual factors in neural style transfer", eq. 5 and 6.
+        mask: (1, 1, H, W) guidance in [0, 1]; each position is weighted by its square (Gatys2017, eq. 5 and 6).
 
     Returns:
-        (B, C, C), float32 where the features are bfloat16.
+        (B, C, C), float32 if the features are bfloat16.
     """
     rows = positions(features if mask is None else features * mask)
     if features.dtype != torch.bfloat16:
         return rows.transpose(1, 2) @ rows
-    # A product of bfloat16 matrices is rounded to bfloat16: sums of parts are rounded less.
+    # A product of bfloat16 matrices is rounded to bfloat16; partial sums, added in float32, lose less.
     batch, count, channels = rows.shape
     even = count // PARTS * PARTS
     parts = rows[:, :even].reshape(batch * PARTS, even // PARTS, channels)
@@ -68,19 +67,19 @@ def gram_sum(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Gram matrix of activations per position, F F^T / M; with a mask, M is the sum of its squares.
+    """Gram matrix per position, F F^T / M; with a mask, M is the sum of its squares.
 
-    Args and result as of `gram_sum`.
+    Arguments and result are those of `gram_sum`.
     """
     count = features.shape[-2] * features.shape[-1] if mask is None else mask.square().sum().clamp_min(1e-6)
     return gram_sum(features, mask) / count
 
 
 def energy(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(B,) the sum of squares of (B, C, H, W), each weighted with the square of ``mask``; float32 where bfloat16 is."""
+    """(B,) sums of squares of (B, C, H, W), weighted by the square of ``mask``; float32 for bfloat16 features."""
     if mask is not None:
         features = features * mask
-    if features.dtype == torch.bfloat16:  # whose squares would be rounded
+    if features.dtype == torch.bfloat16:  # its squares would be rounded
         length: Tensor = torch.linalg.vector_norm(features, dim=(1, 2, 3), dtype=torch.float32)
         return length.square()
     return features.square().sum((1, 2, 3))
@@ -92,7 +91,7 @@ def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) 
 
 
 def normalize(features: Tensor) -> Tensor:
-    """Instance normalisation: each channel of (B, C, H, W) at mean 0 and variance 1 over its positions, or 0."""
+    """Instance normalisation: each channel of (B, C, H, W) to mean 0 and variance 1 over its positions."""
     if features.shape[-2] * features.shape[-1] == 1:
         return torch.zeros_like(features)
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -100,12 +99,12 @@ def normalize(features: Tensor) -> Tensor:
 
 
 def normalized_sums(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What `normalized_error` needs of the features: sums over positions, so that they add up over tiles.
+    """The sums over positions that `normalized_error` needs of the features; they add up over tiles.
 
     Args:
         features: (B, C, H, W).
-        target: the content's features, normalised; the same shape.
-        mask: (1, 1, H, W), 1 where a position counts and 0 elsewhere.
+        target: the content's features, normalised, of the same shape.
+        mask: (1, 1, H, W), 1 where a position counts, 0 elsewhere.
 
     Returns:
         (3, B, C) float32 or float64: the sums of F, of F^2 and of F times the target.
@@ -119,13 +118,13 @@ def normalized_sums(features: Tensor, target: Tensor, mask: Tensor | None = None
 def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
     """Half the mean squared difference of normalised activations; mean over the batch.
 
-    0 is the content's structure, 1 an unrelated one. Contrast and mean of a channel do not count: they belong to the
-    style. The content loss of several feed-forward methods (Park2019).
+    0 means the content's structure, 1 an unrelated one. The mean and contrast of a channel do not count: they belong
+    to the style. Several feed-forward methods use this content loss (Park2019).
 
     Args:
-        sums: (3, B, C) as `normalized_sums` gives them.
+        sums: (3, B, C), from `normalized_sums`.
         whole: (B,) the `energy` of the normalised target.
-        count: positions of the layer.
+        count: the layer's number of positions.
     """
     mean, square, product = sums / count
     variance = (square - mean.square()).clamp_min(0)
@@ -135,13 +134,13 @@ def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
 
 
 def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
-    """Squared error of activations (Gatys et al. 2016, eq. 1), normalised as ``term`` says; mean over the batch.
+    """Squared error of activations (Gatys2016, eq. 1), normalised according to ``term``; mean over the batch.
 
-    ``relative`` divides by the target's own sum of squares: 0 is equal, 1 as far away as a black hole.
+    ``relative`` divides by the target's own sum of squares: 0 is equal, 1 is the error of all-zero features.
 
     Args:
-        error, whole: (B,) as `squared_error` gives it against the target, and the target's `energy`.
-        channels, count: of the layer: its channels, its positions.
+        error, whole: (B,) `squared_error` against the target, and the target's `energy`.
+        channels, count: the layer's numbers of channels and positions.
     """
     if term == "relative":
         return (error / whole.clamp_min(1e-12)).mean()
@@ -158,14 +157,13 @@ def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:
-    """Squared difference of Gram matrices (Gatys et al. 2016, eq. 4), normalised as ``term`` says; mean over the batch.
+    """Squared difference of Gram matrices (Gatys2016, eq. 4), normalised according to ``term``; mean over the batch.
 
-    ``relative`` divides by the target's own sum of squares; ``bounded`` by the sum of both matrices' sums of squares
-    (Cheng2021), so that no layer and no
-    photograph outweighs the others: it lies in [0, 1].
+    ``relative`` divides by the target's own sum of squares. ``bounded`` divides by the sum of both matrices' sums of
+    squares (Cheng2021). It lies in [0, 1], so that no layer and no photograph outweighs the others.
 
     Args:
-        grams: (B, C, C) of the picture, as `gram` gives them.
+        grams: (B, C, C) of the picture, from `gram`.
         target: (1, C, C) of the style.
         positions: H * W of the picture at this layer.
     """
@@ -179,10 +177,10 @@ def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -
 
 
 def lattice(image: Tensor, period: int = 4) -> Tensor:
-    """How much of a regular grid lies over a picture: what upsampling networks paint instead of strokes.
+    """Strength of a regular grid in a picture, which upsampling networks tend to paint instead of strokes.
 
-    Of a window of 8 x 8 cells, each ``period`` pixels wide, the mean cell is taken, and of that the variance. Strokes
-    average out over the cells; a checkerboard, whose phase is the same in all of them, does not.
+    It is the variance of the mean cell of each window of 8 x 8 cells, each ``period`` pixels wide. Strokes average out
+    over the cells; a checkerboard has the same phase in all cells and does not.
 
     (B, C, H, W) -> the mean over windows that overlap by half, over channels and the batch.
     """
@@ -194,7 +192,7 @@ def lattice(image: Tensor, period: int = 4) -> Tensor:
 
 
 def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
-    """The sum of squared differences of each pixel of a tile from its neighbours below and to the right."""
+    """Sum of squared differences between each pixel of a tile and its neighbours below and to the right."""
     down, across = _differences(image, top, left, bottom, right)
     return down.square().sum() + across.square().sum()
 
@@ -202,7 +200,7 @@ def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Te
 def add_variation_gradient(
     gradient: Tensor, image: Tensor, slope: float, top: int, left: int, bottom: int, right: int
 ) -> None:
-    """Add ``slope`` times the derivative of `variation` by the image, in place."""
+    """Add ``slope`` times the gradient of `variation` with respect to the image, in place."""
     down, across = _differences(image, top, left, bottom, right)
     height, width = down.shape[-2], across.shape[-1]
     gradient[..., top + 1 : top + 1 + height, left:right].add_(down, alpha=2 * slope)
@@ -212,16 +210,16 @@ def add_variation_gradient(
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels (Mahendran and Vedaldi 2015, with beta = 2).
+    """Mean squared difference of neighbouring pixels (Mahendran2015, with beta = 2).
 
     Args:
-        image: (B, C, H, W) with any range; a side of one pixel has no neighbours and adds nothing.
+        image: (B, C, H, W) of any range; a side of one pixel has no neighbours and adds nothing.
     """
     return variation(image, 0, 0, image.shape[-2], image.shape[-1]) / image.numel()
 
 
 def _differences(image: Tensor, top: int, left: int, bottom: int, right: int) -> tuple[Tensor, Tensor]:
     below = image[..., top + 1 : bottom + 1, left:right]
-    beside = image[..., top:bottom, left + 1 : right + 1]
+    after = image[..., top:bottom, left + 1 : right + 1]
     down = below - image[..., top : top + below.shape[-2], left:right]
-    return down, beside - image[..., top:bottom, left : left + beside.shape[-1]]
+    return down, after - image[..., top:bottom, left : left + after.shape[-1]]

@@ -1,4 +1,4 @@
-"""What the machine has: a device, memory, and the arithmetic that it is fast in."""
+"""The machine: its device, its memory and its fastest precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from impasto.errors import InputError
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
-# glibc cannot be asked what they were. The variable that sets each, and its usual value once tensors have been freed.
+# glibc cannot report these settings: the variable that sets each, and its usual value once tensors have been freed.
 USUAL = {
     TRIM_THRESHOLD: ("MALLOC_TRIM_THRESHOLD_", 32 << 20),
     MMAP_THRESHOLD: ("MALLOC_MMAP_THRESHOLD_", 32 << 20),
@@ -23,10 +23,10 @@ USUAL = {
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; auto is cuda, else mps, else cpu.
+    """The device of a name; auto is the first available of cuda, mps and cpu.
 
     Raises:
-        InputError: this machine has no such device.
+        InputError: the machine has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -37,7 +37,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
-    """What the encoder computes in: auto is bfloat16 where the hardware has it."""
+    """The encoder's dtype; auto is bfloat16 if the hardware supports it, otherwise float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
@@ -47,7 +47,7 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that are free for us on a device."""
+    """Bytes of free memory on a device, within a container's limit."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
@@ -59,12 +59,12 @@ def free_memory(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
-    """Have glibc keep what is freed: fresh pages are a sixth of an iteration, and half of a large picture's.
+    """Make glibc keep freed memory: allocating new pages takes a sixth of an iteration, half for a large picture.
 
-    It changes the whole process, so the command line and the studio call it once, and no library function does.
+    It changes the whole process, so only the command line and the studio call it, once, and no library function.
 
     Args:
-        sparingly: give blocks above 32 MB back all the same.
+        sparingly: still return blocks above 32 MB to the system.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -83,6 +83,6 @@ def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
 
 
 def give_memory_back() -> None:
-    """Give the system what glibc has kept so far and nothing uses."""
+    """Return unused memory that glibc has kept to the system."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

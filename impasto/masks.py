@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST_SHARE = 1e-3  # of a mask, that a colour must have to be a class of its own
-SAME_COLOUR = 40  # the most, of 255, by which two shades of one class differ in a channel
+LEAST_SHARE = 1e-3  # of a mask, that a colour must cover to be a class
+SAME_COLOUR = 40  # of 255: the largest difference in a channel between two shades of one class
 MOST_CLASSES, MOST_UNSURE = 24, 0.2
 
 
 def at_layer(mask: Tensor, height: int, width: int) -> Tensor:
-    """A mask at a layer's size, each position the mean of the pixels that it covers: edges stay soft.
+    """Resize a mask to a layer: each position is the mean of the pixels that it covers, so edges stay soft.
 
     Args:
         mask: (1, 1, H, W) in [0, 1].
@@ -24,12 +24,12 @@ def at_layer(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def share(mask: Tensor) -> float:
-    """The part of the picture that a mask covers, in [0, 1]."""
+    """The fraction of the picture that a mask covers, in [0, 1]."""
     return float(mask.mean())
 
 
 def classes(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The classes of a mask of flat colours; what lies between two colours at a border goes to the nearer class.
+    """The classes of a mask of flat colours; mixed colours at a border go to the nearer class.
 
     Args:
         mask: (1, 3, H, W) sRGB in [0, 1].
@@ -38,7 +38,7 @@ def classes(mask: Tensor) -> tuple[Tensor, Tensor]:
         labels (H, W), and the colours (K, 3) in [0, 1], the most frequent first.
 
     Raises:
-        ValueError: it has no few flat colours.
+        ValueError: the mask does not consist of a few flat colours.
     """
     pixels = (255 * mask[0].permute(1, 2, 0)).round().to(torch.int64).reshape(-1, 3)
     found, counts = torch.unique(pixels, dim=0, return_counts=True)
@@ -50,15 +50,15 @@ def classes(mask: Tensor) -> tuple[Tensor, Tensor]:
         if all(int((colour - other).abs().max()) > SAME_COLOUR for other in colours):
             colours.append(colour)
     if not colours or len(colours) > MOST_CLASSES:
-        raise ValueError(f"no mask of at most {MOST_CLASSES} flat colours")
+        raise ValueError(f"not a mask of at most {MOST_CLASSES} flat colours")
     palette = torch.stack([colour for colour in colours if _thick(pixels, colour, mask.shape[-2:])] or colours[:1])
     distance = torch.stack([(pixels - colour).abs().amax(1) for colour in palette])  # (K, H*W)
     nearest, labels = distance.min(0)
     unsure = (nearest > SAME_COLOUR).view(mask.shape[-2:]).numpy()
     if unsure.mean() > MOST_UNSURE:
-        raise ValueError(f"no mask of flat colours: {unsure.mean():.0%} of it lies between them")
+        raise ValueError(f"not a mask of flat colours: {unsure.mean():.0%} of it lies between them")
     labels = labels.view(mask.shape[-2:])
-    from scipy.ndimage import distance_transform_edt  # late: it takes a while to load
+    from scipy.ndimage import distance_transform_edt  # imported late: it is slow to load
 
     rows, columns = distance_transform_edt(unsure, return_distances=False, return_indices=True)
     return labels[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()], palette / 255

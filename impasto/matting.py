@@ -1,13 +1,13 @@
 """The matting Laplacian (Levin2008) and the guided filter (He2013).
 
-Both ask the same of every small window: how well is a picture p there an affine function of a guide I, p = a I + b?
-With the regression's a and b of each window k, and |w| windows over each pixel,
+Both fit, in every small window, a picture p as an affine function of a guide I, p = a I + b. With the coefficients a
+and b of each window k, and |w| windows over each pixel,
 
     guided filter   (W p)_i = 1/|w|  sum over k of (a_k I_i + b_k)
     Laplacian       (M p)_i =        sum over k of (p_i - a_k I_i - b_k)
 
-so that M p costs a few box filters, and no matrix is ever made. Where pixels count differently, as those of one region
-do, the regressions are weighted by that, and a window counts by what of it counts.
+so M p takes a few box filters, and no matrix is built. If pixels have weights, for example those of one region, the
+regressions are weighted by them, and a window by the sum of its weights.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Guide:
 
     Args:
         image: the guide, (1, 3, H, W), at least as large as a window.
-        radius: the windows are 2 radius + 1 pixels wide, all inside the picture; Levin2008 takes 1.
-        epsilon: of the regression: what a must explain to be other than 0 (Levin's epsilon over |w|).
-        weight: how much each pixel counts, (1, 1, H, W) in [0, 1]; all the same by default.
+        radius: the windows are 2 radius + 1 pixels wide, all inside the picture; Levin2008 uses 1.
+        epsilon: regularisation, which keeps a small (Levin's epsilon over |w|).
+        weight: of each pixel, (1, 1, H, W) in [0, 1]; default: all pixels count the same.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Guide:
         return self.box(self.weight * x) / self.mass
 
     def spread(self, x: Tensor) -> Tensor:
-        """To each pixel the sum over the windows that hold it: (B, C, h, w) -> (B, C, H, W)."""
+        """Sum, for each pixel, over the windows that contain it: (B, C, h, w) -> (B, C, H, W)."""
         margin = self.side - 1
         return self.side**2 * self.box(F.pad(x, [margin] * 4))
 
@@ -65,7 +65,7 @@ class Guide:
         return a, mean - (a * self.mean).sum(1, keepdim=True)
 
     def fitted(self, p: Tensor) -> Tensor:
-        """The sum over windows of a I + b, without weights a symmetric function of p: (1, C, H, W) -> (1, C, H, W)."""
+        """The sum over windows of a I + b, symmetric in p if there are no weights: (1, C, H, W) -> (1, C, H, W)."""
         a, b = (self.spread(self.mass * x) for x in self.regress(p))
         return ((a * self.image).sum(1, keepdim=True) + b).transpose(0, 1)
 
@@ -74,7 +74,7 @@ class Guide:
         return self.fitted(p) / self.count
 
     def laplacian(self, p: Tensor) -> Tensor:
-        """M p, without weights; the photorealism energy is p . M p, its gradient 2 M p (Luan2017, eq. 2)."""
+        """M p for a guide without weights; the photorealism energy is p . M p, its gradient 2 M p (Luan2017, eq. 2)."""
         return self.count * p - self.fitted(p)
 
     def lift(self, p: Tensor, image: Tensor) -> Tensor:
@@ -82,18 +82,18 @@ class Guide:
 
         Args:
             p: (1, C, H, W), of the guide's size.
-            image: (1, 3, H', W'), which gives the detail.
+            image: (1, 3, H', W'), the source of the detail.
         """
         shape = image.shape[-2:]
         a, b = (self.spread(self.mass * x) / self.count for x in self.regress(p))
         result = F.interpolate(b, shape, mode="bilinear", align_corners=False)
-        for i in range(3):  # not all at once: (C, 3, H', W') is a lot
+        for i in range(3):  # one by one: (C, 3, H', W') would be large
             result += F.interpolate(a[:, i : i + 1], shape, mode="bilinear", align_corners=False) * image[:, i : i + 1]
         return result.transpose(0, 1)
 
 
 def _inverse(m: Tensor) -> Tensor:
-    """Of symmetric (1, 3, 3, h, w), by cofactors."""
+    """The inverses of symmetric matrices, (1, 3, 3, h, w), by cofactors."""
     (a, b, c), (d, e), f = (m[:, 0, 0], m[:, 0, 1], m[:, 0, 2]), (m[:, 1, 1], m[:, 1, 2]), m[:, 2, 2]
     ca, cb, cc = d * f - e * e, c * e - b * f, b * e - c * d
     rows = [ca, cb, cc, cb, a * f - c * c, b * c - a * e, cc, b * c - a * e, a * d - b * b]

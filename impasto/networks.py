@@ -1,4 +1,4 @@
-"""Image transformation networks (Johnson, Alahi and Fei-Fei 2016): the paper's and ours, picture in, picture out."""
+"""Image transformation networks (Johnson2016), the paper's and ours: a picture in, a picture out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Architecture:
     """The shape of a network.
 
     Attributes:
-        widths: channels at full, half, ... resolution on the way down; 0: nothing is done at full resolution.
+        widths: channels at full, half, ... resolution on the way down; 0: no layers at full resolution.
         blocks: residual blocks at the lowest resolution.
         kernel: side of the first and the last kernel.
-        bounded: the last values go through a tanh, scaled by 150 as in OwlBook; False: they are the picture.
-        smooth: bilinear instead of nearest-neighbour upsampling; with a width of 0, a 1-2-1 filter over the result too.
+        bounded: the output goes through a tanh, scaled by 150 as in OwlBook; False: it is the picture as it is.
+        smooth: bilinear instead of nearest-neighbour upsampling; with a width of 0, also a 1-2-1 filter at the end.
     """
 
     widths: tuple[int, ...]
@@ -29,24 +29,24 @@ class Architecture:
     smooth: bool = False
 
 
-# Johnson et al. 2016, supplement, table 1, with instance normalisation (Ulyanov et al. 2016), reflection padding
-# and nearest-neighbour upsampling before a convolution (Odena et al. 2016) as in OwlBook.
+# Johnson2016, supplement, table 1, with instance normalisation (Ulyanov2016), reflection padding and nearest-neighbour
+# upsampling before a convolution (Odena2016) as in OwlBook.
 JOHNSON = Architecture((32, 64, 128))
-# Ours: half the paper's multiplications, with as many of its layers. Bilinear upsampling leaves no checkerboards.
+# Ours: half the paper's multiplications in as many layers. Bilinear upsampling leaves no checkerboards.
 IMPASTO = Architecture((16, 48, 96), kernel=5, smooth=True)
-SPREAD = 1.6  # of four pixels each: the deviation of the Gaussian that makes grain of noise
+SPREAD = 1.6  # standard deviation, in units of four pixels, of the Gaussian that smooths the noise
 
 
 def as_it_is(x: Tensor) -> torch.autocast:
-    """No autocast: it would take what is only moved about to float32 and back, which takes as long as convolving."""
+    """Disable autocast: it would convert tensors that are only moved to float32 and back, as slow as a convolution."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 class Layer(nn.Module):
     """Upsampling, reflection padding, convolution, instance normalisation, rectifier.
 
-    What is upsampled is never written down: the four pixels that come of one have each a kernel of their own, of what
-    upsampling and convolution come to (Shi et al. 2016).
+    The upsampled tensor is never stored: each of the four pixels that one becomes has its own kernel, which combines
+    upsampling and convolution (Shi2016).
     """
 
     spread: Tensor
@@ -61,12 +61,12 @@ class Layer(nn.Module):
             self.register_buffer("spread", _spread(smooth), persistent=False)
 
     def forward(self, x: Tensor, band: int = 0) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), of twice the sides where it upsamples, and of half where it strides.
+        """(B, C, H, W) -> (B, C', H', W'): twice the sides when upsampling, half of them with a stride.
 
         Args:
             x: features.
-            band: rows that are worked at a time, without a derivative, so that nothing but x and the result is large;
-                0: all. The statistics are those of all rows: bands change nothing.
+            band: rows computed at a time, without gradients, so that only x and the result are large; 0: all. The
+                statistics are those of all rows, so the result is the same.
         """
         weight: Tensor
         bias: Tensor
@@ -82,7 +82,7 @@ class Layer(nn.Module):
         return y.relu_() if self.rectify else y
 
     def bands(self, x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
-        """The convolution, that many rows at a time."""
+        """The convolution, ``band`` rows at a time."""
         height = -(-x.shape[-2] // self.convolution.stride[0])
         y = part = self.rows(x, weight, bias, 0, min(height, band))
         if band < height:
@@ -96,7 +96,7 @@ class Layer(nn.Module):
         return y
 
     def rows(self, x: Tensor, weight: Tensor, bias: Tensor, top: int, bottom: int) -> Tensor:
-        """The rows from ``top`` to ``bottom`` of the convolution, from those of x that they see."""
+        """The rows from ``top`` to ``bottom`` of the convolution, from the rows of x that they depend on."""
         stride, height = self.convolution.stride[0], x.shape[-2]
         first, last = top * stride - self.margin, (bottom - 1) * stride + self.margin + 1
         above, below = max(0, -first), max(0, last - height)
@@ -104,7 +104,7 @@ class Layer(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor, above: int, below: int) -> Tensor:
         with as_it_is(x):
-            # Where nearest neighbours are doubled, to repeat them first is to reflect them then.
+            # Replicate padding before nearest-neighbour upsampling equals reflection padding after it.
             x = F.pad(x, [self.margin, self.margin, above, below], "replicate" if self.up else "reflect")
         y = F.conv2d(x, weight, bias, self.convolution.stride)
         with as_it_is(x):
@@ -112,9 +112,9 @@ class Layer(nn.Module):
 
 
 def shuffle(x: Tensor) -> Tensor:
-    """(B, 4 C, H, W), the channels of a position's four pixels one pixel after the other -> (B, C, 2 H, 2 W).
+    """(B, 4 C, H, W) -> (B, C, 2 H, 2 W), where all channels of a position's first pixel precede those of the next.
 
-    Where F.pixel_shuffle has the four of a channel together, and takes four times as long to part them.
+    F.pixel_shuffle expects the four pixels of each channel together, and takes four times as long.
     """
     batch, channels, height, width = x.shape
     pixels = x.view(batch, 2, 2, channels // 4, height, width).permute(0, 4, 1, 5, 2, 3)
@@ -122,23 +122,23 @@ def shuffle(x: Tensor) -> Tensor:
 
 
 def _spread(smooth: bool) -> Tensor:
-    """(3, 2, 3): how much of a pixel and its neighbours is in what a kernel of 3 sees around either of its two."""
+    """(3, 2, 3): weights of a pixel and its neighbours in the three inputs of a kernel at each of its two pixels."""
     doubled = F.interpolate(torch.eye(5)[None], scale_factor=2.0, mode="linear" if smooth else "nearest")
     return doubled[0, 1:4, 3:7].unfold(1, 3, 1)
 
 
 def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
-    """Instance normalisation (Ulyanov et al. 2016) in place, in float32, that many rows at a time.
+    """Instance normalisation (Ulyanov2016) in place, in float32, ``band`` rows at a time.
 
-    Memory is what a large picture waits for: PyTorch's own takes as much again. The kernel of batch normalisation does
-    not mind that it writes where it reads.
+    Memory is the bottleneck for large pictures, and PyTorch's own function allocates a copy. The batch-norm kernel can
+    safely run in place.
     """
     for each in x.unsqueeze(1):
-        if x.device.type == "mps":  # which has no such kernel as the others
+        if x.device.type == "mps":  # it lacks the kernel below
             variance, mean = torch.var_mean(each.to(bias), (0, 2, 3), correction=0)
         else:
             mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
-        unused = mean.new_empty(0), mean.new_empty(0)  # the statistics, which it would only find in training
+        unused = mean.new_empty(0), mean.new_empty(0)  # statistics, computed only in training
         for top in range(0, x.shape[-2], band):
             part = each[..., top : top + band, :]
             torch.native_batch_norm(part, weight, bias, mean, variance, False, 0.0, 1e-5, out=(part, *unused))
@@ -146,7 +146,7 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Two layers around which the input goes (He et al. 2016); no rectifier after the sum (Gross and Wilber 2016)."""
+    """Two layers with a skip connection (He2016); no rectifier after the sum (Gross2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,10 +158,10 @@ class Block(nn.Module):
 
 
 def _smoothing(side: int) -> Tensor:
-    """A 1-2-1 filter, down and across, of the pixels in positions of side x side, as one kernel.
+    """A 1-2-1 filter, down and across, over pixels stored in positions of side x side, as one kernel.
 
-    At full resolution the same takes a tenth of a pass. The pixels come as F.pixel_shuffle takes them, and go as
-    `shuffle` does.
+    The same filter at full resolution takes a tenth of a pass. Input channels are ordered as for F.pixel_shuffle,
+    output channels as for `shuffle`.
     """
     line = torch.tensor([0.25, 0.5, 0.25])
     square = torch.outer(line, line).expand(3, 1, 3, 3)
@@ -173,22 +173,22 @@ def _smoothing(side: int) -> Tensor:
 
 
 def uneven_(x: Tensor, amount: float) -> Tensor:
-    """Add smooth noise to (B, C, H, W) in [-1, 1], in place; the same for all pictures of a size.
+    """Add smooth noise to (B, C, H, W) in [-1, 1], in place; the same noise for all pictures of one size.
 
-    Its deviation is that part of a picture's own: normalised, a faint picture is as strong as any, and so is noise.
+    It is scaled by each picture's contrast, because instance normalisation would amplify it in a faint picture.
     """
     height, width = x.shape[-2:]
     values = _grain(height // 4 + 1, width // 4 + 1).to(x.device)
     noise = F.interpolate(values, scale_factor=4.0, mode="bilinear")[..., :height, :width]
-    deviation = x[..., ::4, ::4].std((1, 2, 3), correction=0, keepdim=True)  # every fourth pixel tells
+    deviation = x[..., ::4, ::4].std((1, 2, 3), correction=0, keepdim=True)  # every fourth pixel is enough
     return x.addcmul_(noise, amount * deviation).clamp_(-1, 1)
 
 
-@lru_cache(maxsize=1)  # the next picture of a film has the same
+@lru_cache(maxsize=1)  # all frames of a film use the same
 def _grain(height: int, width: int) -> Tensor:
-    """(1, 1, H, W) of smooth noise of deviation 1."""
+    """(1, 1, H, W) smooth noise of standard deviation 1."""
     line = torch.arange(-4.0, 5).div(SPREAD).square().div(-2).exp()
-    kernel = torch.outer(line, line) / line.square().sum()  # of unit norm, so that the noise keeps its deviation
+    kernel = torch.outer(line, line) / line.square().sum()  # of unit norm: the noise keeps its deviation
     values = torch.randn((1, 1, height + 8, width + 8), generator=torch.Generator().manual_seed(0))
     return F.conv2d(values, kernel[None, None])
 
@@ -226,23 +226,23 @@ class Network(nn.Module):
         if self.filtered:
             self.register_buffer("smoothing", _smoothing(2), persistent=False)
         if not full:
-            # The four pixels of a position begin alike, or a checkerboard stays (Aitken et al. 2017); and near grey.
+            # The four pixels of a position start alike, which avoids checkerboards (Aitken2017), and near grey.
             weight = last.convolution.weight.data
             weight.copy_(0.3 * weight[::4].repeat_interleave(4, 0))
             nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor, band: int = 0, grain: float = 0.0) -> Tensor:
-        """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, a little beyond [0, 1].
+        """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, which may slightly exceed [0, 1].
 
         Args:
             image: of any size.
-            band: rows of a layer that are worked at a time; 0: all. The result is the same.
-            grain: deviation, as a part of the image's, of the smooth noise that it is lent: of an even area a network
-                makes a regular pattern.
+            band: rows of a layer computed at a time; 0: all. The result is the same.
+            grain: standard deviation of the smooth noise added to the image, relative to the image's own. Without it,
+                even areas get a regular pattern.
         """
         height, width = image.shape[-2:]
-        least = 4 << len(self.architecture.widths)  # every layer needs something to reflect
+        least = 4 << len(self.architecture.widths)  # smallest side: every layer needs pixels to reflect
         x = (2 * image).sub_(1)
         if grain:
             with as_it_is(x):
@@ -254,12 +254,12 @@ class Network(nn.Module):
         shuffled = not self.architecture.widths[0]
         if self.filtered:
             with as_it_is(x):
-                # The pixel beside the border reflects: in a position of four it is the position's own.
+                # Replicating a position reflects its pixels: the one next to the border is in the same position.
                 x = F.pad(x, [1] * 4, "replicate")
             x = F.conv2d(x, self.smoothing)
         x = x.float()
         if shuffled:
             x = shuffle(x) if self.architecture.smooth else F.pixel_shuffle(x, 2)
-        x = x[..., :height, :width]  # an odd side has come out a little longer
+        x = x[..., :height, :width]  # odd sides come out slightly longer
         # 0.5 + 150 / 255 tanh(x), as 1 + tanh(x) = 2 sigmoid(2 x), which PyTorch computes five times as fast.
         return torch.sigmoid(2 * x).mul(300 / 255).add_(0.5 - 150 / 255) if self.architecture.bounded else x

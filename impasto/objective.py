@@ -1,12 +1,12 @@
-"""The loss of a picture and its gradient: alpha content + beta style + smoothness (Gatys et al. 2016, eq. 7).
+"""The loss of a picture and its gradient: alpha content + beta style + smoothness (Gatys2016, eq. 7).
 
-The loss L knows the features F of a layer through sums over positions alone, e = |m (F - P)|^2 for the content P and
-S = (m F)(m F)^T for a style, with m the guidance mask if there is one. Hence
+The loss L depends on the features F of a layer only through sums over positions: e = |m (F - P)|^2 for the content P
+and S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. Hence
 
     dL/dF = m^2 (2 dL/de (F - P) + (dL/dS + dL/dS^T) F),
 
-which needs autograd for L(e, S) on a few small matrices and nowhere else. Since sums add up over tiles, so does all
-of this: first the sums over the tiles, then the gradient tile by tile, at the price of a second pass forward.
+which needs autograd only for L(e, S), on a few small matrices. Sums add up over tiles, so a large picture can be
+computed in tiles: first the sums over all tiles, then the gradient of each tile, at the price of a second forward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_TILE = 128  # pixels: below this, tiles are nearly all halo
 
 @dataclass(frozen=True)
 class Window:
-    """A tile of a picture, in pixels, and the rows and columns of it with its halo."""
+    """A tile of a picture, in pixels; ``outer`` holds the rows and columns of the tile with its halo."""
 
     top: int
     left: int
@@ -43,12 +43,12 @@ class Window:
         return image[..., self.outer[0], self.outer[1]]
 
     def at_layer(self, whole: Tensor, features: Tensor, layer: str) -> Tensor:
-        """Of a tensor of the whole layer's size what belongs to the tile's ``features``, a view."""
+        """The part of a tensor of the whole layer that belongs to the tile's ``features``, a view."""
         top, left = (part.start >> encoder.pools(layer) for part in self.outer)
         return whole[..., top : top + features.shape[-2], left : left + features.shape[-1]]
 
     def inside(self, features: Tensor, layer: str) -> Tensor | None:
-        """(1, 1, h, w): 1 in the tile, 0 in its halo; None where there is no halo."""
+        """(1, 1, h, w): 1 in the tile, 0 in its halo; None if there is no halo."""
         rows, columns = self.outer
         if (self.top, self.bottom, self.left, self.right) == (rows.start, rows.stop, columns.start, columns.stop):
             return None
@@ -57,7 +57,7 @@ class Window:
             (self.top, self.bottom, rows, features.shape[-2]),
             (self.left, self.right, columns, features.shape[-1]),
         ):
-            # The picture's last tile takes what the pools leave of an odd side; the others end on whole strides.
+            # The picture's last tile includes what pooling leaves of an odd side; the others end on whole strides.
             end = (last - part.start) >> encoder.pools(layer) if last < part.stop else length
             ends.append(slice((first - part.start) >> encoder.pools(layer), end))
         mask = features.new_zeros(1, 1, *features.shape[-2:])
@@ -87,10 +87,10 @@ class Objective:
     Attributes:
         recipe: weights and normalisations.
         network: the encoder, called as ``network(image, layers)``.
-        layers: what is asked of it.
-        dtype: what it computes in.
-        frozen: the encoder without autograd; None: autograd does all, in one piece.
-        budget: bytes that a pass may take; 0: as many as it wants.
+        layers: the layers that the loss needs.
+        dtype: of the encoder's computation.
+        frozen: the encoder without autograd; None: autograd computes everything, without tiles.
+        budget: bytes that a pass may take; 0: no limit.
         scales: layer -> factor on its activations (recipe.feature_scale).
         content: layer -> (B, C, h, w) activations to keep, normalised if the content term is.
         regions: the styles.
@@ -113,7 +113,7 @@ class Objective:
 
     @cached_property
     def energies(self) -> dict[str, Tensor]:
-        """layer -> (B,) of the content, which stays as it is."""
+        """layer -> (B,) `losses.energy` of the content, computed once."""
         return {layer: losses.energy(target) for layer, target in self.content.items()}
 
     def __call__(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -154,7 +154,7 @@ class Objective:
         return {name: term.detach() for name, term in terms.items()}, gradient
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """The terms alone, differentiable by autograd: the reference that the passes by hand are held against."""
+        """Only the terms, differentiable by autograd: the reference for the hand-written passes."""
         features = activations(self.network, image, self.layers, self.dtype)
         return self.weigh(self.sums(features, everything(image), image), image)
 
@@ -244,17 +244,17 @@ def build(
 ) -> Objective:
     """The recipe's objective for these pictures, with its targets computed, once.
 
-    Without masks the styles' Gram matrices are blended into one target, which has the gradient of the blended losses;
-    with masks each style has a target of its own in its own region, weighted by the region's share of the picture.
+    Without masks, the styles' Gram matrices are blended into one target, which has the gradient of the blended losses.
+    With masks, each style has its own target in its own region, weighted by the region's share of the picture.
 
     Args:
-        network: the encoder; one that is no `VGG` is left to autograd.
+        network: the encoder; one that is not a `VGG` is left to autograd.
         content: (B, 3, H, W) sRGB in [0, 1].
         styles: (1, 3, H, W) each, of any size.
-        content_masks: none, or for each style (1, 1, H, W).
-        style_masks: none, or for each style, of any size.
-        by_hand: False leaves everything to autograd: the reference.
-        budget: bytes that targets and a pass may take; 0: as many as they want.
+        content_masks: empty, or (1, 1, H, W) for each style.
+        style_masks: empty, or one for each style, of any size.
+        by_hand: False leaves everything to autograd, as a reference.
+        budget: bytes that targets and a pass may take; 0: no limit.
 
     Raises:
         InputError: the budget is too small for any tile.
@@ -306,7 +306,7 @@ def for_content(goal: Objective, content: Tensor) -> Objective:
 
 
 def activations(network: VGG, image: Tensor, layers: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The encoder's features by way of autograd, float32."""
+    """The encoder's features, float32, with autograd."""
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return {layer: x.float() for layer, x in network(image, layers).items()}
@@ -319,10 +319,10 @@ def everything(image: Tensor) -> Window:
 
 
 def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
-    """The tiles, as even as can be, that a picture is cut into so that a pass over each keeps within the budget.
+    """Divide a picture into tiles, as even as possible, so that a pass over each stays within the budget.
 
     Raises:
-        InputError: not even the smallest tile does.
+        InputError: the budget is too small even for the smallest tile.
     """
     height, width = image.shape[-2:]
     pixels = budget / (frozen.bytes_per_pixel * len(image)) if budget else float("inf")
@@ -331,9 +331,7 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     side = int(pixels**0.5) - 2 * frozen.halo
     if side < LEAST_TILE:
         least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
-        raise InputError(
-            f"too little memory for a tile: it takes {least:.2g} GB beyond the picture's own; see `memory`"
-        )
+        raise InputError(f"not enough memory: one tile needs {least:.2g} GB besides the picture; raise `memory`")
     return [
         Window(top, left, bottom, right, (rows, columns))
         for top, bottom, rows in _parts(height, side, frozen)
@@ -342,7 +340,7 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
 
 
 def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, slice]]:
-    """Even parts of a length, each at most ``side``, in whole strides, and with its halo."""
+    """Divide a length into even parts of whole strides, each at most ``side``, and with its halo."""
     count = -(-length // side)
     step = -(-length // (count * frozen.stride)) * frozen.stride
     for first in range(0, length, step):

@@ -1,7 +1,7 @@
-"""One network, one style, one pass (Johnson, Alahi and Fei-Fei 2016, "Perceptual losses for real-time style transfer").
+"""One network, one style, one pass (Johnson2016).
 
-An image transformation network is trained once against the objective of optimisation-based transfer, over a folder of
-photographs; from then on a photograph is repainted in one pass.
+An image transformation network is trained once with the objective of optimisation-based transfer, on a folder of
+photographs. It then repaints a photograph in one pass.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from impasto import (
 from impasto.errors import DivergedError, InputError, RecipeError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network
 
-RAMP_FROM = 0.03  # of the strength, at the first step of a training
-SIZE = 1280  # long edge in pixels at which larger photographs are painted: strokes keep their size in the picture
-BAND = 1 << 20  # pixels of the picture that a layer works at a time, so that what is padded stays small
+RAMP_FROM = 0.03  # fraction of the strength at the first step of a training
+SIZE = 1280  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
+BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network and what it is: architecture, recipe of its training, and card."""
+    """A trained network and its metadata: architecture, training recipe and card."""
 
     network: Network
     metadata: Mapping[str, str]
 
     @property
     def grain(self) -> float:
-        """What photographs are lent before it: as much as in its training. Networks of others: nothing.
+        """Noise level used in training; 0 for third-party models.
 
-        Ours from before there was any in training were looked at with `GRAIN`.
+        Our older models were trained without noise, and use `GRAIN`.
         """
         if "recipe" not in self.metadata:
             return 0.0
@@ -63,7 +63,7 @@ class Model:
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradient by the image has been computed by hand: autograd takes it from there to the weights."""
+    """A loss whose gradient with respect to the image was computed by hand; autograd continues to the weights."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -84,23 +84,23 @@ def train(
     network: Network | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[fitting.TrainingStep]:
-    """Train a network to repaint photographs in one style; yields every step.
+    """Train a network to repaint photographs in one style, yielding every step.
 
-    The objective is that of optimisation-based transfer (`objective.build`), of the network's output kept to [0, 1],
-    with each crop as its own content. All randomness comes from the seed and the step's number. Where torch.distributed
-    is initialised each process takes its part of every batch, which comes to the same as one process with all of it.
+    The objective is that of optimisation-based transfer (`objective.build`), for the network's output clamped to
+    [0, 1], with each crop as its own content. All randomness depends only on the seed and the step's number. If
+    torch.distributed is initialised, each process takes its part of every batch; the result is that of one process.
 
     Args:
         style: (1, 3, H, W) sRGB in [0, 1].
         pool: photographs.
         recipe: what to train and how.
-        network: to be trained, in place; left out: that of `begin`.
-        state: of an earlier step, to go on from.
+        network: trained in place; default: that of `begin`.
+        state: from an earlier step, to resume from.
 
     Raises:
         RecipeError: the batch cannot be divided among the processes.
-        WeightsError: as `begin`.
-        DivergedError: the loss is not finite, also with a sixteenth of the rate.
+        WeightsError: as in `begin`.
+        DivergedError: the loss is not finite, even with a sixteenth of the rate.
     """
     network = (network or begin(recipe)).to(style.device)
     loss = task(network, style, pool, recipe)
@@ -110,10 +110,10 @@ def train(
 
 
 def begin(recipe: recipes.Training) -> Network:
-    """The network that a training begins with: that of ``recipe.start``, or of random weights, by the seed.
+    """The network that a training starts from: ``recipe.start``, or random weights by the seed.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds no such model.
+        WeightsError: the file is missing, damaged, or not such a model.
     """
     torch.manual_seed(recipe.seed)
     return load(recipe.start).network.requires_grad_(True) if recipe.start else Network()
@@ -126,20 +126,20 @@ def task(
     recipe: recipes.Training,
     strength: Callable[[int], float] | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of a step by its index: what ``network`` paints of ``pool``, in ``style`` by ``recipe``; see `train`.
+    """The loss of a step by its index, for ``network`` on crops of ``pool``, by ``style`` and ``recipe``; see `train`.
 
-    ``strength`` gives the strength of each step; by default the recipe's, which rises in the first steps.
+    ``strength`` gives the strength of each step; default: the recipe's, which rises in the first steps.
     """
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     if recipe.batch % world:
         raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
-    eye = encoder.load(recipe.encoder).to(device)
+    vgg = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(eye, recipe.loss_recipe(), blank, [prepare_style(style, recipe)])
+    goal = objective.build(vgg, recipe.loss_recipe(), blank, [prepare_style(style, recipe)])
     half = goal.dtype == torch.bfloat16
-    # In float32 the derivative by the kernels takes twice as long with the channels last.
+    # In float32 the gradient of the kernels takes twice as long in channels-last layout.
     layout = torch.channels_last if half else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
     painter = DistributedDataParallel(network) if several else network
@@ -155,10 +155,10 @@ def task(
         )[rank::world]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
-        gentle = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
-        terms, gradient = objective.for_content(gentle, crops)(painted.clamp(0, 1))  # what will be seen of it
+        current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
+        terms, gradient = objective.for_content(current, crops)(painted.clamp(0, 1))  # as it will be saved
         optimize.inward_(gradient, painted)
-        if several:  # the same numbers everywhere: no process may stop alone
+        if several:  # the same values in all processes, so that none stops alone
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
         first, *others = terms
@@ -170,7 +170,7 @@ def task(
 
 
 def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
-    """The painting, (1, 3, H, W), as a network sees it in its training."""
+    """The painting, (1, 3, H, W), as it is used in training: resized, and descreened by a median of 3 x 3."""
     painting = images.to_size(style, max(1, round(recipe.style_scale * recipe.style_size)))
     if not recipe.descreen:
         return painting
@@ -179,10 +179,10 @@ def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
-    """Write ``model`` to ``path`` as float16 safetensors, with ``metadata`` as its card.
+    """Write ``model`` to ``path`` as float16 safetensors, with ``metadata``.
 
     Raises:
-        DivergedError: its weights are not finite.
+        DivergedError: the weights are not finite.
         OSError: the file cannot be written.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
@@ -195,15 +195,15 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
 
 
 def load(source: str | Path) -> Model:
-    """A style that ships, by its name; a file that `save` wrote; or a checkpoint of PyTorch's fast_neural_style.
+    """Load a bundled style by its name, a file that `save` wrote, or a checkpoint of PyTorch's fast_neural_style.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds no such model.
+        WeightsError: the file is missing, damaged, or not such a model.
     """
     path = bundled.network(str(source)) or Path(source)
     if not path.exists() and not path.suffix:
         names = ", ".join(bundled.STYLES)
-        raise WeightsError(f"{source}: no style of that name ({names}), and no file")
+        raise WeightsError(f"{source}: neither a bundled style ({names}) nor a file")
     state, metadata = weights.load(path)
     try:
         if "architecture" in metadata:
@@ -216,7 +216,7 @@ def load(source: str | Path) -> Model:
         if not 0 <= model.grain <= 1:
             raise ValueError
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-        raise WeightsError(f"{path}: no one-pass model: impasto train makes them") from None
+        raise WeightsError(f"{path}: not a one-pass model; impasto train makes one") from None
     return model
 
 
@@ -235,26 +235,26 @@ def apply(
 ) -> Tensor:
     """Repaint photographs in one pass.
 
-    A photograph longer than `SIZE` is painted at that size, or its strokes would be too fine to see. The result is then
-    brought to the photograph's own size, sharpened where it follows the photograph; see `enlarge`.
+    A photograph longer than `SIZE` is painted at that size: at its own, the strokes would be too fine to see. The
+    result is enlarged to the photograph's size, and sharpened where it follows the photograph; see `enlarge`.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
-        style: a style that ships, a model's file, or a model; several are painted each, and mixed.
-        style_weights: the parts of several styles in the mixture; none: equal parts.
+        style: the name of a bundled style, a model's file, or a model; the results of several are mixed.
+        style_weights: shares of several styles; empty: equal shares.
         strength: 0 is the photograph, 1 the full style.
-        keep_colors: as of optimisation-based transfer.
-        grain: how uneven the photograph is made first, so that even areas are not painted in a regular pattern. None:
-            as in each style's training; not at all for networks of others.
-        size: long edge in pixels of the result, at which it is painted; 0: the photograph's own.
+        keep_colors: as in optimisation-based transfer.
+        grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
+            pattern. None: as in each style's training; 0 for third-party models.
+        size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
-        device: where to compute: auto, cpu, cuda or mps. Left out: where a tensor is, else as auto.
+        device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
 
     Returns:
         (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
-        InputError: strength, weights or grain out of range.
+        InputError: strength, weights, grain or size are out of range.
         ImageError, WeightsError: the image or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
@@ -275,9 +275,9 @@ def apply(
     result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
     for each, part in zip(styles, parts, strict=True):
         model = each if isinstance(each, Model) else load(each)
-        network, lent = model.network.to(photograph.device), model.grain if grain is None else grain
+        network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
         with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=lent)
+            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=noise)
         painted.clamp_(0, 1)
         result = painted if strength * part == 1 else result + painted.mul_(strength * part)
         del painted
@@ -289,13 +289,13 @@ def apply(
 
 
 def enlarge(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
-    """Bring a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
+    """Enlarge a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
 
-    In each window of the small picture the painting is regressed on the photograph. What the regression explains gets
-    the large photograph's detail; the rest, the strokes, is enlarged as it is.
+    In each window of the small picture, the painting is regressed on the photograph. The part that the regression
+    explains gets the large photograph's detail; the rest, the strokes, is only resized.
 
     Args:
-        painted, small: (B, 3, h, w) in [0, 1]: the painting, and the photograph at that size.
+        painted, small: (B, 3, h, w) in [0, 1]: the painting, and the photograph at the same size.
         photograph: (B, 3, H, W) in [0, 1].
 
     Returns:
@@ -318,11 +318,11 @@ def check_mixture(
     grain: float | None = None,
     size: int | None = None,
 ) -> list[float]:
-    """The parts of a mixture of so many ``styles`` by ``style_weights``, which sum to 1; checks the others too.
+    """The shares of ``styles`` styles by ``style_weights``, which sum to 1; also checks the other arguments.
 
     Raises:
-        InputError: they are too many or too few, negative or all nothing; or strength or grain is not in [0, 1],
-            or the size is negative.
+        InputError: there are too many or too few weights, or some are negative or all 0; strength or grain is not in
+            [0, 1]; or the size is negative.
     """
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
@@ -332,5 +332,5 @@ def check_mixture(
         raise InputError(f"`size` must be 0 (the photograph's own) or more, not {size}")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
-        raise InputError(f"`style_weights`: one for each of {styles} styles, none negative, not all 0")
+        raise InputError(f"`style_weights`: give one for each of {styles} styles, none negative, not all 0")
     return [part / sum(parts) for part in parts]

@@ -1,4 +1,4 @@
-"""The engine for pixels: three optimisers, one loop that yields."""
+"""The engine that optimises pixels: three optimisers, one generator of iterations."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from impasto.errors import DivergedError
 Objective = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
 Evaluation = tuple[dict[str, float], Tensor]
 
-HISTORY = 10  # pairs that L-BFGS remembers, at most
-MEMORY = 800_000_000  # bytes that they may take: 2 pairs are left at 16 megapixels, none above 33
-LARGE_RATE = 0.005  # Adam's, in L-BFGS's place there
+HISTORY = 10  # pairs that L-BFGS keeps at most
+MEMORY = 800_000_000  # bytes that they may take: 2 pairs fit at 16 megapixels, none above 33
+LARGE_RATE = 0.005  # of Adam, which replaces L-BFGS there
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration, seen from outside.
+    """One iteration.
 
     Attributes:
         index: iterations done, from 1.
-        loss: of the picture that this iteration started from.
-        terms: the parts that the loss is the sum of.
-        state: gives what `minimize` needs to go on from here; to be called before the next iteration.
-        look: gives the picture itself, which the next iteration changes.
+        loss: of the picture before this iteration.
+        terms: the terms, whose sum is the loss.
+        state: returns what `minimize` needs to resume from here; call it before the next iteration.
+        look: returns the picture itself, which the next iteration changes.
     """
 
     index: int
@@ -42,12 +42,12 @@ class Iteration:
 
     @cached_property
     def image(self) -> Tensor:
-        """(1, 3, H, W), a copy of the picture after this iteration; to be asked for before the next."""
+        """(1, 3, H, W), a copy of the picture after this iteration; read it before the next."""
         return self.look().clone()
 
 
 def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> Objective:
-    """The objective of a differentiable function: picture -> named scalar terms."""
+    """Make an objective of a differentiable function: picture -> named scalar terms."""
 
     def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         leaf = image.detach().clone().requires_grad_()
@@ -60,12 +60,12 @@ def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> Objective:
 
 
 def history(image: Tensor) -> int:
-    """The pairs that L-BFGS remembers for a picture of this size."""
+    """The number of pairs that L-BFGS keeps for a picture of this size."""
     return min(HISTORY, MEMORY // (2 * image.numel() * image.element_size()))
 
 
 def memory(image: Tensor, optimizer: str) -> int:
-    """Bytes that `minimize` takes for itself and the gradient, with a picture of this size."""
+    """Bytes that `minimize` needs for itself and the gradient, for a picture of this size."""
     pairs = history(image) if optimizer == "lbfgs" else 0
     return (4 + 2 * pairs) * image.numel() * image.element_size()
 
@@ -78,7 +78,7 @@ class Adam:
 
     def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
         terms, gradient = evaluate()
-        x.grad = gradient.contiguous()  # the fused step misreads others
+        x.grad = gradient.contiguous()  # the fused step misreads other layouts
         self.inner.step()
         x.grad = None
         return terms
@@ -109,28 +109,28 @@ class NormalizedDescent:
 
 
 def inward_(gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient, changed, with none of the slopes whose descent leads x out of [0, 1]."""
+    """Set gradients that point outside [0, 1] to zero, in place, where x is at the bounds."""
     gradient.masked_fill_((x <= 0).logical_and_(gradient > 0), 0)
     return gradient.masked_fill_((x >= 1).logical_and_(gradient < 0), 0)
 
 
 class LBFGS:
-    """Limited-memory BFGS (Liu1989), with what it remembers in the rows of one matrix.
+    """Limited-memory BFGS (Liu1989), with its history in the rows of one matrix.
 
-    Its two loops run on the inner products of these rows and the gradient (Chen2014), so that each row is read twice in
-    an iteration and not four times. A step is shortened until it meets the Armijo condition (Nocedal2006, eq. 3.4), and
-    a pair without curvature is not kept. The first step is short: ``rate`` hundredths, root mean square over the
-    picture. With ``clip`` a step ends where [0, 1] ends, and gradients that point outside [0, 1] are set to zero.
+    Its two loops run on the inner products of these rows and the gradient (Chen2014), so each row is read twice per
+    iteration instead of four times. A step is shortened until it meets the Armijo condition (Nocedal2006, eq. 3.4),
+    and a pair without curvature is not kept. The first step is short: its root mean square over the picture is 0.01
+    ``rate``. With ``clip``, steps are clipped to [0, 1], and gradients that point outside [0, 1] are set to zero.
     """
 
     ARMIJO, TRIES = 1e-4, 20
 
     def __init__(self, history: int, rate: float, clip: bool, device: torch.device) -> None:
         self.history, self.rate, self.clip, self.device = history, rate, clip, device
-        self.rows = torch.zeros(0)  # (2 history, N): of each pair its step, and the gradient's change under it
-        self.products = torch.zeros(0, 0, dtype=torch.float64)  # (2 history, 2 history), of the rows
-        self.order: list[int] = []  # the rows of the steps, the oldest first
-        self.known: Evaluation | None = None  # of the picture as it is
+        self.rows = torch.zeros(0)  # (2 history, N): for each pair, its step and the gradient's change
+        self.products = torch.zeros(0, 0, dtype=torch.float64)  # (2 history, 2 history) inner products of the rows
+        self.order: list[int] = []  # the rows of the steps, oldest first
+        self.known: Evaluation | None = None  # of the current picture
         self.stuck = False
 
     def step(self, x: Tensor, evaluate: Callable[[], Evaluation]) -> dict[str, float]:
@@ -150,17 +150,17 @@ class LBFGS:
         if length:
             self.known = after
             self._remember(direction.mul_(length), torch.sub(after[1].flatten(), flat, out=flat))
-        else:  # what is remembered may mislead; without it, nothing lies downhill any more
+        else:  # the history may be misleading: drop it; without one, no descent is possible
             self.stuck, self.order = not self.order, []
         return before
 
     def _inside(self, x: Tensor, found: Evaluation) -> Evaluation:
-        """With the slopes alone that do not lead out of [0, 1]; changes the gradient."""
+        """Set gradients that point outside [0, 1] to zero if clipping, in place."""
         terms, gradient = found
         return terms, inward_(gradient, x) if self.clip else gradient
 
     def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
-        """-H g and its slope: Nocedal2006, algorithm 7.4, on coefficients of the rows and the gradient."""
+        """-H g and its slope (Nocedal2006, algorithm 7.4), on coefficients of the rows and the gradient."""
         square = float(gradient @ gradient)
         if not self.order:
             return -gradient, -square
@@ -192,15 +192,15 @@ class LBFGS:
         length: float,
         evaluate: Callable[[], Evaluation],
     ) -> tuple[float, Evaluation]:
-        """Move x along the direction: how far, and the evaluation there; 0 when nothing lower was found."""
+        """Move x along the direction; return the step's length, or 0 if no lower loss was found, and the evaluation."""
         if not slope < 0:
             return 0.0, known
-        loss, there = sum(known[0].values()), 0.0
+        loss, moved = sum(known[0].values()), 0.0
         for _ in range(self.TRIES):
-            x.add_(direction, alpha=length - there)
+            x.add_(direction, alpha=length - moved)
             if self.clip:
-                x.clamp_(0, 1)  # what rounding leaves outside
-            there = length
+                x.clamp_(0, 1)  # rounding may leave it
+            moved = length
             diverged = None
             try:
                 found = evaluate()
@@ -211,9 +211,9 @@ class LBFGS:
             change = sum(found[0].values()) - loss
             if change <= self.ARMIJO * slope * length:
                 return length, self._inside(x, found)
-            # The minimum of the parabola through loss, slope and this value, or thereabouts.
+            # The minimum of the parabola through loss, slope and this value, within bounds.
             length *= min(0.5, max(0.1, -0.5 * slope * length / (change - slope * length)))
-        x.sub_(direction, alpha=there)
+        x.sub_(direction, alpha=moved)
         if diverged:
             raise diverged
         return 0.0, known
@@ -255,20 +255,20 @@ def minimize(
     flat: float = 0.0,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[Iteration]:
-    """Change the picture so that the objective falls; yields every iteration.
+    """Minimise the objective of a picture, yielding every iteration.
 
     Args:
-        image: (1, 3, H, W), left as it is.
+        image: (1, 3, H, W), not changed.
         objective: picture -> named scalar terms, and the gradient of their sum.
-        optimizer: which of the three.
-        steps: iterations in all, those of ``state`` included.
+        optimizer: lbfgs, adam or descent.
+        steps: iterations in all, including those of ``state``.
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.
-        flat: stop when the last ten iterations together brought the loss down by less than this fraction; 0: never.
-        state: what an earlier ``Iteration.state()`` gave; the same run goes on, to the bit.
+        flat: stop when the loss fell by less than this fraction over the last ten iterations; 0: never.
+        state: from an earlier ``Iteration.state()``; the run resumes bit for bit.
 
     Raises:
-        DivergedError: a loss or gradient that is not finite; the picture stays what the last step yielded.
+        DivergedError: a loss or gradient is not finite; the picture stays as the last step yielded it.
     """
     x = (image if state is None else state["image"].to(image.device)).detach().clone()
     del image
@@ -277,7 +277,7 @@ def minimize(
     if optimizer == "descent":
         solver = NormalizedDescent(rate)
     elif optimizer == "adam" or not pairs:
-        # Where nothing can be remembered, Adam's two moments are all that fits.
+        # If no pair fits in memory, Adam's two moments still do.
         solver = Adam(x, rate if optimizer == "adam" else LARGE_RATE)
     else:
         solver = LBFGS(pairs, rate, clip, x.device)

@@ -1,13 +1,13 @@
 """A photograph in another photograph's light (Luan2017).
 
 The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
-Laplacian; and beside them luma's gradients, which stay the photograph's, and the distance from r, the photograph with
-each region simply recoloured: what a light does to a region it does to all of it, or else there are stains.
+Laplacian. Two terms are added. One keeps luma's gradients those of the photograph; the other is the distance from the
+photograph with each region simply recoloured. A light changes all of a region; a change of a part shows as a stain.
 
-What is optimised is not the picture p, whose energy is a stiff thing to bring down, but a small q of which it is the
-fast guided filter, p = W q, the photograph being the guide, in windows that see one region each: p is then locally
-affine in the photograph's colours from the first iteration on, and the energy keeps it so between the windows too.
-That departs from the paper, which optimises p and smooths the result afterwards.
+The energy of the picture p is stiff, so p is not optimised itself. Instead p = W q, the fast guided filter of a small
+picture q with the photograph as guide, in windows of one region each; q is optimised. So p is locally affine in the
+photograph's colours from the first iteration on, and the energy keeps it so between the windows too. This departs from
+the paper, which optimises p and smooths the result afterwards.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from impasto.errors import InputError, RecipeError
 from impasto.matting import Guide
 from impasto.recipes import Photo
 
-COARSE = 128  # pixels of the long edge at which the light is found
-EPSILON = 5e-4  # of the guided filter: fainter contrasts, of about two hundredths, are noise
-FAINT = 1e-3  # variance of colours under which a region is even, and square of a slope under which there is no texture
-PLAIN = 1e-4  # variance of colours nearby at which the photograph is half even
-NEAR = 8  # pixels, at --size, around a pixel that tell whether the photograph is even there
-EVEN = 100.0  # of the distance where the photograph is even, beside elsewhere
-TINT = 3.0  # of the distance in chroma beside the distance: what shows as a stain is colour
-STAIN = 0.1  # distance in chroma at which it counts twice: many pixels may move a little, few much
-UNEVEN = 0.15  # of the distance's slopes beside the distance
-DRAWN = 14  # pixels, at --size, by which a border drawn by hand may miss the photograph's edges
+COARSE = 128  # long edge in pixels at which the light is computed
+EPSILON = 5e-4  # of the guided filter: fainter contrasts, below about 0.02, are noise
+FAINT = 1e-3  # variance of colours below which a region is even, and squared gradient below which it has no texture
+PLAIN = 1e-4  # variance of nearby colours at which the photograph is half even
+NEAR = 8  # pixels, at --size, around a pixel that decide whether the photograph is even there
+EVEN = 100.0  # weight of the distance in even areas, relative to elsewhere
+TINT = 3.0  # weight of the distance in chroma, relative to the distance: stains show as colour
+STAIN = 0.1  # distance in chroma at which it counts twice: many small changes are better than a few large ones
+UNEVEN = 0.15  # weight of the distance's gradients, relative to the distance
+DRAWN = 14  # pixels, at --size, by which a hand-drawn border may miss the photograph's edges
 BORDER = 6  # pixels, at --size, within which a border is as sharp as the photograph
-MASK = 1024  # pixels of a mask's long edge: more than is worked at
-LEAST_REGION = 0.02  # of a photograph; smaller regions have no statistics worth matching
-REACH = 0.35  # how far apart, in colour space, two masks' colours may be and still mean the same class
+MASK = 1024  # largest long edge of a mask in pixels: more than the working size
+LEAST_REGION = 0.02  # of a photograph; the statistics of smaller regions are not worth matching
+REACH = 0.35  # largest distance, in colour space, between two masks' colours of the same class
 PALETTE = torch.tensor(
     [[0, 0, 255], [0, 255, 0], [255, 255, 255], [255, 0, 0], [255, 255, 0], [128, 128, 128], [0, 255, 255],
      [255, 0, 255], [0, 0, 0], [255, 128, 0], [128, 0, 255], [0, 128, 64]]
@@ -47,12 +47,12 @@ PALETTE = torch.tensor(
 
 @dataclass(frozen=True)
 class Regions:
-    """What takes from what.
+    """Matching regions of two photographs.
 
     Attributes:
         content, style: for each region a soft mask over each photograph, (1, 1, H, W) in [0, 1], of any size.
-        colours: (K, 3) in [0, 1], by which a region is shown.
-        notes: what the user should know, a line each.
+        colours: (K, 3) in [0, 1], to display the regions.
+        notes: messages for the user, one line each.
     """
 
     content: Sequence[Tensor]
@@ -61,7 +61,7 @@ class Regions:
     notes: Sequence[str] = ()
 
     def at(self, content: Tensor, style: Tensor) -> Regions:
-        """The same at the sizes of these photographs, and where they are."""
+        """The same regions at the sizes and on the devices of these photographs."""
         sides = [
             [images.resize(mask.to(picture.device), picture.shape[-2], picture.shape[-1]) for mask in side]
             for side, picture in ((self.content, content), (self.style, style))
@@ -75,14 +75,14 @@ class Regions:
 
 
 def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style: Tensor) -> Regions:
-    """The regions of two masks of flat colours; the same colour means the same region.
+    """The regions of two masks of flat colours; equal colours mean the same region.
 
     Args:
         content_mask, style_mask: (1, 3, H, W), of any size.
         content, style: the photographs, (1, 3, H, W).
 
     Raises:
-        ValueError: a mask is none of flat colours, or they have no colour in common.
+        ValueError: a mask does not consist of flat colours, or the two have no colour in common.
     """
     (ours, palette), (theirs, others) = (masks.classes(_reduced(mask)) for mask in (content_mask, style_mask))
     distance = (palette[:, None] - others[None]).abs().amax(2)  # (K, L)
@@ -102,7 +102,7 @@ def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style:
 
 
 def _reduced(mask: Tensor) -> Tensor:
-    """A mask of at most MASK pixels, its colours unmixed."""
+    """Reduce a mask to at most MASK pixels, without mixing its colours."""
     scale = MASK / max(mask.shape[-2:])
     return F.interpolate(mask, scale_factor=scale, mode="nearest-exact") if scale < 1 else mask
 
@@ -110,7 +110,7 @@ def _reduced(mask: Tensor) -> Tensor:
 def _merge(
     labels: Tensor, picture: Tensor, kept: Sequence[int], count: int, palette: Tensor, side: str, notes: list[str]
 ) -> dict[int, int]:
-    """Each class that the other side lacks goes to the one that looks most like it."""
+    """Merge each class that the other side lacks into the one that looks most like it."""
     shape = (int(labels.shape[0]), int(labels.shape[1]))
     small = images.resize(picture, *shape)[0]
     looks = torch.stack([small[:, labels == k].mean(1) for k in range(count)])
@@ -118,31 +118,31 @@ def _merge(
     for k in set(range(count)) - set(kept):
         into[k] = min(kept, key=lambda other: float((looks[k] - looks[other]).square().sum()))
         names = ["#" + "".join(f"{round(255 * float(v)):02x}" for v in palette[each]) for each in (k, into[k])]
-        notes.append(f"the {side} mask's {names[0]} is not in the other mask; it is taken for {names[1]}")
+        notes.append(f"the {side} mask's {names[0]} is not in the other mask; it is treated as {names[1]}")
     return into
 
 
 def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
-    """Regions of both photographs that match, by k-means over what the encoder sees, colour and height.
+    """Find matching regions in both photographs, by k-means over encoder features, colour and height.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
     """
-    from scipy.cluster.vq import kmeans2  # late: it takes a while to load
+    from scipy.cluster.vq import kmeans2  # imported late: it is slow to load
 
-    eye = encoder.load(recipe.encoder).to(content.device)
+    vgg = encoder.load(recipe.encoder).to(content.device)
     small = [images.to_size(picture, 384) for picture in (content, style)]
     described, shapes = [], []
     for picture in small:
         with torch.no_grad():
-            seen = eye(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
-        shapes.append(seen.shape[-2:])
+            features = vgg(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
+        shapes.append(features.shape[-2:])
         colour = F.adaptive_avg_pool2d(picture, shapes[-1])[0].flatten(1).T
-        # Each photograph around its own mean: what is a sky at night is one by day, only of other colours.
+        # Relative to each photograph's own mean, a night sky matches a day sky despite its colours.
         colour = (colour - colour.mean(0)) / (colour.std() + 0.05)
-        seen = seen.flatten(1).T
-        height = torch.linspace(-1, 1, shapes[-1][0], device=seen.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
-        described.append(torch.cat([F.normalize(seen - seen.mean(0)), 0.12 * colour, 1.2 * height], 1))
+        features = features.flatten(1).T
+        height = torch.linspace(-1, 1, shapes[-1][0], device=features.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
+        described.append(torch.cat([F.normalize(features - features.mean(0)), 0.12 * colour, 1.2 * height], 1))
     points = torch.cat(described).double().cpu().numpy()
     centres, labels = kmeans2(points, recipe.regions, minit="++", seed=recipe.seed, iter=30)
     labels = torch.from_numpy(labels).long()
@@ -165,7 +165,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
 
 
 def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
-    """Each region at the mean and covariance of its counterpart's colours: where the optimisation begins.
+    """Give each region the mean and covariance of its counterpart's colours: the optimisation starts from this.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
@@ -175,12 +175,12 @@ def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
     result = torch.zeros_like(content)
     for ours, theirs in zip(regions.content, regions.style, strict=True):
         result += ours / total * color.match_color(content, style, ours, theirs, ridge=FAINT)
-    # Where no region is, the photograph's own colours.
+    # Outside all regions, keep the photograph's own colours.
     return torch.lerp(content, result, total.clamp_max(1))
 
 
 def check_size(content: Tensor, recipe: Photo) -> None:
-    """Whether a photograph, (1, 3, H, W), is as large as a window.
+    """Check that a photograph, (1, 3, H, W), is at least as large as a window.
 
     Raises:
         InputError: the photograph is too narrow.
@@ -190,24 +190,24 @@ def check_size(content: Tensor, recipe: Photo) -> None:
     image = images.to_size(content, edge)
     widest = _widest(image)
     if widest < 1:
-        raise InputError("the photograph is too narrow to tell its light: it needs 3 pixels at `size`, and 1 : 40")
+        raise InputError("the photograph is too narrow: the short side needs 3 pixels, and 1/40 of the long side")
     if widest < _radius(image, recipe):
         fits = widest * recipe.size // edge
         raise RecipeError(f"`radius` {recipe.radius}: the photograph is smaller than its windows; try {fits}")
 
 
 def _radius(image: Tensor, recipe: Photo) -> int:
-    """The radius, which is in pixels at --size, on a smaller picture."""
+    """The radius, given in pixels at --size, scaled to a smaller picture."""
     return max(1, round(recipe.radius * max(image.shape[-2:]) / recipe.size))
 
 
 def _widest(image: Tensor) -> int:
-    """The largest radius of windows that fit."""
+    """The largest radius of a window that fits."""
     return (min(image.shape[-2:]) - 1) // 2
 
 
 def _to_edges(masks: Sequence[Tensor], photograph: Tensor) -> list[Tensor]:
-    """Masks whose borders lie on the photograph's edges: a pixel goes where most of its colour nearby belongs."""
+    """Move the masks' borders to the photograph's edges: a pixel goes where most of its colour nearby belongs."""
     guide = Guide(photograph, radius=min(DRAWN, _widest(photograph)), epsilon=1e-4)
     shares = torch.cat([*masks], 1)
     for _ in range(2):
@@ -217,10 +217,10 @@ def _to_edges(masks: Sequence[Tensor], photograph: Tensor) -> list[Tensor]:
 
 
 class Windows:
-    """The windows in which a picture is affine in the photograph's colours, of one region each.
+    """Windows of one region each, in which a picture is affine in the photograph's colours.
 
     Args:
-        small: the photograph, (1, 3, H, W), at the size that is worked at.
+        small: the photograph, (1, 3, H, W), at the working size.
         regions: of its size.
         recipe: for the radius.
     """
@@ -228,7 +228,7 @@ class Windows:
     def __init__(self, small: Tensor, regions: Regions, recipe: Photo) -> None:
         self.small, self.masks = small, _to_edges(regions.content, small)
         self.border = Guide(small, radius=min(BORDER, _widest(small)), epsilon=1e-4)
-        image = images.to_size(small, min(COARSE, max(small.shape[-2:])))  # what varies slowly is found there
+        image = images.to_size(small, min(COARSE, max(small.shape[-2:])))  # the slow variation
         self.shape = image.shape[-2:]
         self.guides = [
             Guide(image, radius=_radius(image, recipe), epsilon=EPSILON, weight=images.resize(share, *self.shape))
@@ -236,15 +236,15 @@ class Windows:
         ]
 
     def shares(self, photograph: Tensor) -> list[Tensor]:
-        """Each region's part of each pixel, (1, 1, H', W'), for the photograph at any size; together 1."""
+        """Each region's share of each pixel, (1, 1, H', W'), for the photograph at any size; they sum to 1."""
         shares = [self.border.lift(mask, photograph).clamp(1e-4, 1) for mask in self.masks]
         total = sum(shares[1:], shares[0])
         return [share / total for share in shares]
 
     def evenness(self, shares: Sequence[Tensor]) -> Tensor:
-        """How even the photograph is around each pixel, (1, 1, H, W) in [0, 1]: what is added there shows as a stain.
+        """How even the photograph is around each pixel, (1, 1, H, W) in [0, 1]; in even areas, changes show as stains.
 
-        A pixel is as even as the most even of the windows that hold it: beside an edge, halos would show.
+        A pixel is as even as the most even window that contains it; otherwise halos would show next to edges.
         """
         result = torch.zeros_like(self.small[:, :1])
         for share in shares:
@@ -255,7 +255,7 @@ class Windows:
         return result
 
     def lift(self, q: Tensor, photograph: Tensor, shares: Sequence[Tensor]) -> Tensor:
-        """The picture of which q, (1, 3, h, w), is the small one; as large as the photograph."""
+        """The picture of the small q, (1, 3, h, w), at the size of the photograph."""
         result = torch.zeros_like(photograph)
         for guide, share in zip(self.guides, shares, strict=True):
             result = result + share * guide.lift(q, photograph)
@@ -264,13 +264,13 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class PhotoStep:
-    """One iteration, seen from outside.
+    """One iteration.
 
     Attributes:
-        index, total: iterations done, from 1, and to do.
+        index, total: iterations done, from 1, and in all.
         loss, terms: the weighted sum, and content, style, photorealism, detail and evenness.
-        windows, q: what is worked with, and the picture that is optimised.
-        state: gives what `steps` needs to go on from here; to be called before the next iteration.
+        windows, q: the windows, and the small picture that is optimised.
+        state: returns what `steps` needs to resume from here; call it before the next iteration.
     """
 
     index: int
@@ -283,28 +283,28 @@ class PhotoStep:
 
     @property
     def image(self) -> Tensor:
-        """(1, 3, H, W) the result so far, at the size that is worked at, sRGB in [0, 1]."""
+        """(1, 3, H, W) the result so far, at the working size, sRGB in [0, 1]."""
         return self.lift(self.windows.small)
 
     def lift(self, photograph: Tensor) -> Tensor:
-        """The result on a photograph of any size, (1, 3, H, W): all of its detail, in the light that was found."""
+        """The result for the photograph at any size, (1, 3, H, W): all of its detail, in the light found so far."""
         return self.windows.lift(self.q, photograph, self.windows.shares(photograph)).clamp(0, 1)
 
 
 def steps(
     content: Tensor, style: Tensor, regions: Regions, recipe: Photo, *, state: Mapping[str, Any] | None = None
 ) -> Iterator[PhotoStep]:
-    """Give a photograph another one's light; yields every iteration.
+    """Give a photograph another one's light, yielding every iteration.
 
     Args:
-        content, style: (1, 3, H, W) sRGB in [0, 1], on the device that is to work.
-        regions: as `from_masks` or `find` gives them.
+        content, style: (1, 3, H, W) sRGB in [0, 1], on the device to compute on.
+        regions: from `from_masks` or `find`.
         recipe: what to optimise and how.
-        state: what an earlier ``PhotoStep.state()`` gave, to go on from there.
+        state: from an earlier ``PhotoStep.state()``, to resume from.
 
     Raises:
         RecipeError: the photograph is smaller than a window.
-        DivergedError: a loss that is not finite.
+        DivergedError: a loss or gradient is not finite.
     """
     check_size(content, recipe)
     small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
@@ -318,25 +318,25 @@ def steps(
 
 
 def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
-    """The weighted terms, of the picture whose q is given; with the gradient by q.
+    """The weighted terms of the picture W q as a function of q, with their gradient.
 
     Args:
         windows: of the photograph.
         plain: the photograph with each region recoloured, (1, 3, H, W).
-        style: the other photograph, at the size that is worked at.
+        style: the other photograph, at the working size.
         regions: of their sizes.
     """
     content = windows.small
-    eye = encoder.load(recipe.encoder).to(content.device)
+    vgg = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
-        eye, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
+        vgg, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
     shares = windows.shares(content)
     fine = Guide(content.double())  # its windows' variances are near 1e-8
     weight = recipe.photorealism / content[0, 0].numel()
     grey = color.luma(content)
     texture = _steepness(grey)
-    # Each texture counts the same: a bush's leaves as much as the edge of a roof.
+    # All textures count the same: a bush's leaves as much as the edge of a roof.
     nearby = F.avg_pool2d(texture, 2 * NEAR + 1, 1, NEAR, count_include_pad=False)
     alike = 1 / (nearby + FAINT)
     alike = alike / (alike * texture).sum().clamp_min(1e-6)
@@ -350,7 +350,7 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
         tint = (away - color.luma(away)).square().sum(1, keepdim=True)
         distance = away.square().sum(1, keepdim=True) + TINT * (tint + tint.square() / STAIN**2)
         return {
-            # The square: a light as different as day and night may change edges somewhat, and no more.
+            # The square limits how far even a change from day to night may alter edges.
             "detail": recipe.detail * (lost + lost.square()),
             "evenness": recipe.evenness * ((spread * distance).sum() + rough * _steepness(away).sum()),
         }
@@ -373,15 +373,15 @@ def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Region
 
 
 def _steepness(x: Tensor) -> Tensor:
-    """The squared differences from the pixels below and beside: (B, C, H, W) -> (B, C, H - 1, W - 1)."""
+    """Squared differences from the pixels below and to the right: (B, C, H, W) -> (B, C, H - 1, W - 1)."""
     corner = x[..., :-1, :-1]
     return (x[..., 1:, :-1] - corner).square() + (x[..., :-1, 1:] - corner).square()
 
 
 def keep_highlights(photograph: Tensor, result: Tensor, amount: float) -> Tensor:
-    """What is nearly white in the photograph (lamps, snow, the sun) stays as bright as it was.
+    """Keep near-white areas of the photograph (lamps, snow, the sun) as bright as they were.
 
-    (1, 3, H, W) both; ``amount`` 0 leaves the result as it is, 1 restores what is white altogether.
+    (1, 3, H, W) both; an ``amount`` of 0 leaves the result as it is, 1 fully restores what is white.
     """
     bright = ((color.luma(photograph) - 0.85) / 0.15).clamp(0, 1)
     bright = amount * bright.square() * (3 - 2 * bright)  # smoothstep

@@ -1,7 +1,7 @@
 """Recipes: everything that decides a picture, as flat frozen dataclasses, and every published preset.
 
-The table in docs/recipes.md, the command line's flags and help, and the receipts in the outputs are all
-made from this file. Standard library only.
+docs/recipes.md, the command line's flags and help, and the receipts in outputs are all generated from this
+file. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative", "normalized"]
 StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative", "bounded"]
 
-GRAIN = 0.11  # of a photograph's deviation, before one pass: it varies the strokes in skies, and changes no form
+GRAIN = 0.11  # noise, as a fraction of a photograph's contrast: it varies the strokes in skies, and changes no shapes
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -24,41 +24,41 @@ class Transfer:
     size: int = 512
     """Long edge of the result in pixels; 0 keeps the content's own size."""
     steps: int = 240
-    """Iterations in all, shared evenly among the scales."""
+    """Number of iterations, divided evenly among the scales."""
     strength: float = 1.0
-    """How strongly the style is painted: a factor on the style's weight."""
+    """How strongly the style is painted, 0 or more: a factor on the style's weight."""
 
     content_layers: tuple[str, ...] = ("relu4_2",)
-    """Layers whose activations are kept from the content."""
+    """Encoder layers whose activations are kept from the content."""
     content_weight: float = 1.0
     """Weight of the content term (alpha)."""
     content_layer_weights: tuple[float, ...] = ()
-    """A weight for each content layer; none given: 1 each."""
+    """Weight of each content layer; default: 1 each."""
     content_term: ContentTerm = "relative"
-    """Normalisation of the content's squared error: impasto.losses.CONTENT_TERMS."""
+    """Normalisation of the content's squared error; see impasto.losses.CONTENT_TERMS."""
     style_layers: tuple[str, ...] = FIVE
-    """Layers whose Gram matrices are taken from the style."""
+    """Encoder layers whose Gram matrices are matched to the style's."""
     layer_weights: tuple[float, ...] = ()
-    """A weight for each style layer; none given: 1 each."""
+    """Weight of each style layer; default: 1 each."""
     style_weight: float = 20.0
     """Weight of the style term (beta)."""
     style_term: StyleTerm = "relative"
-    """Normalisation of the Gram matrices' squared difference: impasto.losses.STYLE_TERMS."""
+    """Normalisation of the Gram matrices' squared difference; see impasto.losses.STYLE_TERMS."""
     smoothness: float = 3.0
-    """Weight of the total variation."""
+    """Weight of the total variation; higher values give a smoother picture."""
     feature_scale: float = 0.0
-    """Root mean square that each layer's activations are brought to, on the content or else the style: the scale
-    of the network that an article's weights were balanced on. 0: as the encoder gives them."""
+    """Root mean square to which each layer's activations are scaled, measured on the content or else the style; it
+    imitates the network that an article's weights were chosen for. 0: not scaled."""
 
     style_scale: float = 1.0
-    """Size of the strokes: the style's long edge over the result's."""
+    """Size of the strokes: the style's long edge as a multiple of the result's, more than 0."""
     style_weights: tuple[float, ...] = ()
-    """A share for each style; none given: equal shares."""
+    """Share of each style; default: equal shares."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
-    """Keep the content's colours: paint its luma alone, or recolour the style with its histogram first."""
+    """Keep the content's colours. luma: paint only its brightness; histogram: match the style's colours to it first."""
 
     palette: bool = False
-    """Recolour the content with the style's palette (mean and covariance) first: the painting starts from that and
+    """Recolour the content with the style's palette (mean and covariance) first; optimisation starts from that and
     keeps its structure."""
 
     init: str = "content"
@@ -66,7 +66,7 @@ class Transfer:
     noise: float = 0.25
     """Standard deviation of the noise around mid grey when starting from noise, for sRGB in [0, 1]."""
     scales: tuple[float, ...] = ()
-    """Fractions of the size that are painted one after the other, each starting from the one before; none given:
+    """Fractions of the size to paint one after the other, each starting from the last; they end with 1. Default:
     halvings down to about 128 pixels."""
 
     optimizer: Literal["lbfgs", "adam", "descent"] = "lbfgs"
@@ -74,25 +74,25 @@ class Transfer:
     rate: float = 1.0
     """Learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step."""
     flat: float = 0.0
-    """Leave a scale when ten steps together bring the loss down by less than this fraction; 0: never."""
+    """Move to the next scale when the loss fell by less than this fraction over ten steps; 0 disables this."""
     clip: bool = True
-    """Whether to keep the picture in [0, 1] at every step. What lies outside is cut off when it is saved."""
+    """Whether values are kept in [0, 1] at every step; otherwise they are only clipped on saving."""
 
     sweep: tuple[float, ...] = ()
-    """Style weights to paint one after the other, drawn side by side."""
+    """Style weights to paint one after the other, shown side by side."""
     checkpoint_every: int = 0
-    """Save the picture, and a file to resume from, every so many steps; 0: never."""
+    """Steps between two checkpoints, each the picture and a file to resume from; 0: none."""
     figure: bool = False
     """Save content, picture and style side by side at each checkpoint."""
     frame_every: int = 0
-    """Steps between two frames of the video of the optimisation; 0: chosen for ten seconds."""
+    """Steps between two frames of the video of the optimisation; 0: chosen for a video of ten seconds."""
     fps: int = 25
     """Frames per second of that video."""
 
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it."""
+    """Precision of the encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
     seed: int = 0
     """Seed of the noise."""
 
@@ -102,37 +102,37 @@ class Training:
     """Training of a one-pass network."""
 
     steps: int = 2400
-    """Steps of Adam."""
+    """Number of training steps."""
     batch: int = 2
-    """Crops in a step."""
+    """Crops per step."""
     crop: int = 224
-    """Side of a crop in pixels."""
+    """Side of a crop in pixels, 64 or more."""
     rate: float = 1.5e-3
-    """The largest learning rate; it rises in the first steps and falls along a cosine."""
+    """Peak learning rate; it rises in the first steps, then falls along a cosine."""
     strength: float = 1.0
     """How strongly the style is painted: a factor on the style's weight. Bundled styles use 0.2 to 7.5."""
     style_size: int = 512
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = 1.0
-    """Size of the strokes: the style's long edge over that of the photographs."""
+    """Size of the strokes: the style's long edge as a multiple of that of the photographs, more than 0."""
     descreen: bool = False
-    """Take a canvas's weave or a print's screen out of the painting first: the network would paint a mesh."""
+    """Remove a canvas's weave or a print's screen from the painting first; otherwise the network paints a mesh."""
     smoothness: float = 2.0
-    """Weight of the total variation."""
+    """Weight of the total variation; higher values give a smoother picture."""
     lattice: float = 300.0
-    """Weight of the penalty on regular grids, which upsampling networks paint in place of strokes."""
+    """Weight of the penalty on regular grids, which upsampling networks tend to paint instead of strokes."""
     grain: float = GRAIN
-    """How uneven photographs are made before they are painted, then and by `impasto apply`: skies get strokes that
-    differ. A part of a photograph's own deviation; 0: not at all."""
+    """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast, 0 to 1;
+    it varies the strokes in skies. 0: none."""
     ramp: float = 0.1
-    """The part of the steps in which the strength rises, so that the network first learns to keep the photograph."""
+    """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"
-    """The network to begin from, which knows photographs already: a style that ships, or a model's file.
-    Left empty: random weights, which take several times the steps."""
+    """Network to start from, which can already reproduce photographs: a bundled style or a model's file.
+    Empty: random weights, which need several times the steps."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of network and encoder; auto: the fastest, bfloat16 where the processor has it."""
+    """Precision of network and encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
     seed: int = 0
     """Seed of the weights and the crops."""
 
@@ -158,33 +158,33 @@ class Photo:
     """Photorealistic transfer: a photograph in another one's light (Luan et al. 2017)."""
 
     size: int = 512
-    """Long edge at which the light is found, in pixels. The result has the photograph's own size."""
+    """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
     steps: int = 60
     """Iterations of L-BFGS."""
     strength: float = 1.0
-    """How strongly the other photograph's light is taken: a factor on the style's weight."""
+    """How strongly the other photograph's light is applied, 0 or more: a factor on the style's weight."""
     photorealism: float = 1000.0
-    """Weight of the matting Laplacian's energy per pixel: what is not locally affine in the photograph's colours."""
+    """Weight of the matting Laplacian's energy per pixel, which keeps colours locally affine in the photograph's."""
     detail: float = 1.5
-    """Weight of the change of luma's slopes, and of its square: edges and textures stay as distinct as they were."""
+    """Weight of the penalty on changed brightness gradients; keeps edges and texture."""
     evenness: float = 2.0
-    """Weight of the distance from the photograph with each region simply recoloured: against stains."""
+    """Weight of the distance from the photograph with each region simply recoloured; prevents stains."""
     radius: int = 32
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
     keep_highlights: float = 0.0
-    """How much of what is nearly white in the photograph (lamps, snow) stays so: 0 nothing, 1 all."""
+    """How far near-white areas of the photograph (lamps, snow) stay as bright as they were: 0 not at all, 1 fully."""
     regions: int = 6
-    """How many regions are looked for where no masks are given."""
+    """Number of regions to find if no masks are given."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder; auto: the fastest, bfloat16 where the processor has it."""
+    """Precision of the encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
     seed: int = 0
-    """Seed of the regions."""
+    """Seed of the search for regions."""
 
     def loss_recipe(self) -> Transfer:
         """The recipe of the content and style loss."""
-        # The deep layers' style is an arrangement, which light does not change: there it comes out as stains.
+        # In deep layers, style is an arrangement, which light does not change: matching it gives stains.
         return Transfer(
             strength=self.strength, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0, encoder=self.encoder,
             precision=self.precision,
@@ -203,8 +203,8 @@ impasto = Transfer(
     flat=0.02,
 )
 
-# Gatys et al. 2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
-# Its sums presuppose activations in the hundreds, as the original VGG-19 gives on 0-255 input.
+# Gatys2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
+# Its sums assume activations in the hundreds, as of the original VGG-19 on 0-255 input.
 gatys_2016 = Transfer(
     steps=500,
     content_weight=1e-3,
@@ -237,8 +237,8 @@ pytorch_blog = Transfer(
     clip=False,
 )
 
-# KerasDescent. A step of 100 on the 0-255 scale; its first experiment matches block1_conv1 alone, its last
-# block1_conv1 with block4_conv1, which is what is shown here. `impasto study --over descent` draws each layer.
+# KerasDescent. A step of 100 on the 0-255 scale; its first experiment matches only block1_conv1, its last
+# block1_conv1 and block4_conv1, as here. `impasto study --over descent` paints each layer.
 keras_descent = Transfer(
     steps=2000,
     content_layers=(),
@@ -256,7 +256,7 @@ keras_descent = Transfer(
 )
 
 # TensorFlowCourse. "Last output" is the deepest chosen layer. Its code subtracts a tensor from itself in the content
-# term; what its text says is done here. The loop's weights, 20 : 40, are taken (its function's defaults: 10 : 40).
+# term; we follow its text. The weights are those of its loop, 20 : 40 (its function's defaults: 10 : 40).
 # It states neither steps nor layers: ours.
 tensorflow_course = Transfer(
     steps=600,
@@ -340,7 +340,7 @@ ABOUT: dict[str, str] = {
     "impasto": "Our own: unit-free losses, coarse to fine, L-BFGS from the content.",
     "gatys-2016": "Gatys2016, the paper's equations as PyTorchBlog restates them: L-BFGS from noise.",
     "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, 1 : 100, 3,000 steps of Adam from the content.",
-    "keras-descent": "KerasDescent: style only, the gradient over its norm, from the photograph, filmed.",
+    "keras-descent": "KerasDescent: style only, descent along the normalised gradient, with a video.",
     "tensorflow-course": "TensorFlowCourse: Adam 0.03 from noise, clipped to [0, 1] at every step, 20 : 40.",
     "pytorch-five": "PyTorchFive: the same five layers for content and style, three betas side by side.",
     "owl": "OwlBook: 250 steps of Adam, Gram matrices over C H W, 1 : 20, a checkpoint every 50.",

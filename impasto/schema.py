@@ -1,4 +1,4 @@
-"""The fields of recipes: whether they can be followed, how JSON knows them, their help. Standard library only."""
+"""The fields of recipes: validation, JSON and help texts. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from impasto.recipes import Photo, Training, Transfer
 
 Recipe = TypeVar("Recipe", Transfer, Training, Photo)
 
-# Fields and the numbers from which on they make sense; those that are absent may be anything of their type.
+# Fields and their smallest valid values; others may have any value of their type.
 LEAST: dict[type, dict[str, int]] = {
     Transfer: dict.fromkeys(
         ("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat",
@@ -27,16 +27,16 @@ LEAST: dict[type, dict[str, int]] = {
     Photo: dict.fromkeys(("size", "steps", "radius", "regions"), 1)
     | dict.fromkeys(("strength", "photorealism", "detail", "evenness", "keep_highlights"), 0),
 }  # fmt: skip
-POSITIVE = ("noise", "rate", "style_scale", "fps")  # in whichever recipe
+POSITIVE = ("noise", "rate", "style_scale", "fps")  # in any recipe
 PARTS = ("keep_highlights", "grain")  # at most 1
 
 
 def check(recipe: Recipe) -> Recipe:
-    """The recipe itself, if it can be followed.
+    """Return the recipe if it is valid.
 
     Raises:
-        RecipeError: a value of another type, a number out of its range, or weights whose count is not that of their
-            layers.
+        RecipeError: a value has the wrong type or is out of range, or the number of weights differs from that of
+            their layers.
     """
     for name, kind in typing.get_type_hints(type(recipe)).items():
         value = _typed(name, kind, getattr(recipe, name))
@@ -68,16 +68,16 @@ def _check_lists(recipe: Transfer) -> None:
 
 
 def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
-    """The fields, as JSON knows them."""
+    """The fields as JSON values."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return fields
 
 
 def from_json(fields: Mapping[str, Any], kind: type[Recipe]) -> Recipe:
-    """A recipe of a kind from its fields; those that are absent keep their defaults.
+    """A recipe of a kind from its fields; missing fields keep their defaults.
 
     Raises:
-        RecipeError: an unknown field or a value of another type.
+        RecipeError: a field is unknown, or a value is invalid.
     """
     types = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def from_json(fields: Mapping[str, Any], kind: type[Recipe]) -> Recipe:
 
 
 def described(kind: type) -> dict[str, str]:
-    """What the docstring under each field of a dataclass, or of one that it extends, says."""
+    """The docstring under each field of a dataclass, including inherited fields."""
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
         body = ast.parse(inspect.cleandoc(inspect.getsource(each))).body[0].body  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ def described(kind: type) -> dict[str, str]:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as ``kind``: lists become tuples, whole numbers become floats where a float is due."""
+    """``value`` as ``kind``: lists become tuples, and whole numbers floats where a float is expected."""
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
     if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
@@ -114,5 +114,5 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         wanted = f"one of {', '.join(typing.get_args(kind))}"
     else:
-        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a list")
+        wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}.get(kind, "a list")
     raise RecipeError(f"`{name}` must be {wanted}, not {value!r}")

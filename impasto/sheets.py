@@ -22,8 +22,8 @@ def sheet(panels: Sequence[tuple[str, Tensor]], *, columns: int = 0, title: str 
 
     Args:
         panels: (label, (1, 3, H, W) sRGB in [0, 1]); each is fitted to the height of the first.
-        columns: pictures in a row; 0: all in one.
-        title: a line above them.
+        columns: pictures per row; 0: all in one row.
+        title: a line above the pictures.
 
     Returns:
         (1, 3, H', W') sRGB in [0, 1].
@@ -53,7 +53,7 @@ def sheet(panels: Sequence[tuple[str, Tensor]], *, columns: int = 0, title: str 
 
 
 def blocks(picture: Path, *, columns: int) -> str:
-    """A picture for a terminal: half blocks in 24-bit colour, two pixels to a character."""
+    """A picture for a terminal: half blocks in 24-bit colour, two pixels per character."""
     with Image.open(picture) as file:
         rows = 2 * max(1, round(columns * file.height / file.width / 2))
         pixels = np.asarray(file.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""The articles' figures: which panels a study draws."""
+"""The panels of studies, after the articles' figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Panel:
     recipe: Transfer
 
 
-# KerasDescent's layers; its block5_conv4 is beyond the compact encoder, which ends with relu5_1.
+# KerasDescent's layers; its block5_conv4 lies beyond the compact encoder, which ends at relu5_1.
 DESCENT = ("relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4")
 
 
@@ -32,7 +32,7 @@ def panels(
     all five. ``descent``: KerasDescent's films, one layer each. ``strengths``: transfers.
 
     Raises:
-        InputError: no strengths are given where they are needed.
+        InputError: ``strengths`` is studied, and none are given.
     """
     if over == "content":
         base = replace(recipes.reconstruct_content, **settings)

@@ -1,6 +1,6 @@
-"""Optimisation-based transfer (Gatys et al. 2016): reconstruction of content, of style, and of both at once.
+"""Optimisation-based transfer (Gatys2016): reconstruction of content, of style, and of both at once.
 
-The way of a picture: for each scale, coarse to fine, targets once (`objective.build`), then `optimize.minimize`.
+For each scale, coarse to fine, `objective.build` computes the targets once, then `optimize.minimize` iterates.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from impasto import color, encoder, images, machine, objective, optimize, recipe
 from impasto.errors import InputError, RecipeError
 from impasto.recipes import Transfer
 
-LIBRARIES = 330_000_000  # bytes that kernels and small things take, whatever the size
+LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of a transfer, seen from outside.
+    """One iteration of a transfer.
 
     Attributes:
         index: iterations done, from 1.
-        total: iterations to do.
-        scale: fraction of the full size that is being painted.
+        total: iterations in all.
+        scale: the current fraction of the full size.
         loss: the weighted sum of the terms.
         terms: content, style and smoothness, weighted.
         size: height and width of the picture at this scale.
-        state: gives what `steps` needs to go on from here; to be called before the next iteration.
-        look: gives the picture as `image` does, but makes it anew each time.
+        state: returns what `steps` needs to resume from here; call it before the next iteration.
+        look: returns the picture like `image`, but computes it again each time.
     """
 
     index: int
@@ -46,25 +46,25 @@ class Step:
 
     @cached_property
     def image(self) -> Tensor:
-        """(1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size; to be asked for before the next."""
+        """(1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size; read it before the next step."""
         return self.look()
 
 
 def stylize(content: images.Source, style: images.Source | Sequence[images.Source], recipe: Transfer = recipes.impasto,
             **options: Any) -> Tensor:  # fmt: skip
-    """Repaint ``content`` in the manner of ``style``: `steps`, run to its end.
+    """Repaint ``content`` in the manner of ``style``: run `steps` to its end.
 
     Args:
-        content, style, recipe, options: as of `steps`.
+        content, style, recipe, options: those of `steps`.
 
     Returns:
-        (1, 3, H, W) sRGB in [0, 1], of the content's aspect ratio.
+        (1, 3, H, W) sRGB in [0, 1], with the content's aspect ratio.
     """
     last = None
     for last in steps(content, style, recipe, **options):  # noqa: B007
         pass
     if last is None:
-        raise RecipeError("`steps` must be 1 or more, to paint anything")
+        raise RecipeError("`steps` must be 1 or more")
     return last.image
 
 
@@ -85,19 +85,19 @@ def steps(
         content: a path, PIL image, array or tensor.
         style: the same, or a sequence of them.
         recipe: what to optimise and how.
-        content_masks: one for each style: it is painted where its mask is white. None: everywhere.
-        style_masks: one for each style: only what is white there counts as the style.
+        content_masks: one for each style, which is painted where its mask is white; empty: everywhere.
+        style_masks: one for each style, of which only the white area counts; empty: all of it.
         device: auto, cpu, cuda or mps.
-        memory: GB that the whole may take, in tiles if need be; 0: most of what the machine has free.
-        state: what an earlier ``Step.state()`` gave, to go on from there.
+        memory: GB that the run may use, in tiles if needed; 0: most of the free memory.
+        state: from an earlier ``Step.state()``, to resume from.
 
     Yields:
         Every iteration, with the picture so far.
 
     Raises:
-        InputError: the recipe (RecipeError) or the inputs cannot be used, or do not go together.
+        InputError: the recipe (RecipeError) or an input is invalid, or they do not match.
         ImageError, WeightsError: an input or the encoder's file cannot be read.
-        DivergedError: a loss that is not finite.
+        DivergedError: a loss or gradient is not finite.
     """
     schema.check(recipe)
     if not memory >= 0:
@@ -146,7 +146,7 @@ def _steps(
     least = optimize.memory(torch.empty(1, 3, *full, device="meta"), recipe.optimizer)
     if available <= least:
         need = (least + pictures + LIBRARIES) / 1e9
-        raise InputError(f"too little memory: at {full[1]} x {full[0]} it takes more than {need:.1f} GB; see `memory`")
+        raise InputError(f"not enough memory: {full[1]} x {full[0]} needs over {need:.1f} GB; raise `memory`")
     scales = recipe.scales or halvings(max(full))
     for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
         done += count
@@ -176,7 +176,7 @@ def _steps(
             state=state["inner"] if state is not None and resumed > before else None,
         )
         image = state["inner"]["image"] if state is not None and resumed > before else None
-        del small  # a large picture is held but once: by the engine
+        del small  # so that only the engine holds the large picture
         for step in engine:
             image, index = step.look(), before + step.index
 
@@ -193,8 +193,8 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
     """The picture that ``recipe`` starts from, of the size of ``content``; ``styles`` are the paintings.
 
     Raises:
-        InputError: a start from the style where there is none.
-        ImageError: ``init`` is neither a known start nor a picture.
+        InputError: ``init`` is style, and there is none.
+        ImageError: ``init`` is neither a known start nor a readable picture.
     """
     if recipe.init == "content":
         return content
@@ -217,12 +217,12 @@ def recolor(
     Args:
         photograph: (1, 3, H, W) sRGB in [0, 1].
         styles: (1, 3, h, w) each.
-        recipe: gives the styles' shares.
-        where: none, or for each style (1, 1, H', W'): the part of the photograph that it colours.
-        what: none, or for each style (1, 1, h', w'): the part of the style that counts.
+        recipe: for the styles' shares.
+        where: empty, or (1, 1, H', W') for each style: the part of the photograph that it recolours.
+        what: empty, or (1, 1, h', w') for each style: the part of the style that counts.
 
     Returns:
-        (1, 3, H, W) sRGB in [0, 1]; where no style is painted, the photograph.
+        (1, 3, H, W) sRGB in [0, 1]; the photograph where no style is painted.
     """
     shares = recipe.style_weights or (1.0,) * len(styles)
     inside: Sequence[Tensor | None] = [images.resize(mask, *photograph.shape[-2:]) for mask in where]
@@ -240,23 +240,23 @@ def recolor(
 
 
 def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
-    """The recipe at each style weight of its sweep, labelled; itself alone when it has none."""
+    """The recipe at each style weight of its sweep, with labels; only itself if it has none."""
     if not recipe.sweep:
         return [("", recipe)]
     return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]
 
 
 def enlarge(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
-    """A picture painted at one scale, brought to the next, with the detail that the content has there alone.
+    """Enlarge a picture painted at one scale to the next, and add the detail that the content has only there.
 
-    Burt and Adelson's (1983) Laplacian pyramid. Without that detail the next scale would begin by sharpening what the
-    enlargement blurred: a third of its iterations.
+    This is a step of Burt and Adelson's (1983) Laplacian pyramid. Without that detail, the next scale would spend a
+    third of its iterations on sharpening what the enlargement blurred.
 
     Args:
-        image: (1, 3, h, w) as painted.
+        image: (1, 3, h, w) the picture.
         photograph: the content at its own size.
         content: (1, 3, H, W) the content at the next scale.
-        recipe: whether the content counts.
+        recipe: without a content term, no detail is added.
     """
     shape = content.shape[-2], content.shape[-1]
     large = images.resize(image, *shape)
@@ -267,7 +267,7 @@ def enlarge(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer
 
 
 def halvings(longest: int, least: int = 96) -> tuple[float, ...]:
-    """The scales for a picture whose long edge has so many pixels: 1, 1/2, 1/4, ... above ``least``, smallest first."""
+    """Scales for a long edge of ``longest`` pixels: 1, 1/2, 1/4, ... above ``least`` pixels, the smallest first."""
     scales = [1.0]
     while longest * scales[0] / 2 > least:
         scales.insert(0, scales[0] / 2)
@@ -275,7 +275,7 @@ def halvings(longest: int, least: int = 96) -> tuple[float, ...]:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """``total`` iterations in even parts, the last ones the larger: 8 in 3 -> 2, 3, 3."""
+    """Divide ``total`` iterations into even parts, the larger ones last: 8 in 3 -> 2, 3, 3."""
     return [(part + 1) * total // parts - part * total // parts for part in range(parts)]
 
 

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     import av
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv")
-BT709, VIDEO_RANGE = 1, 1  # ITU-T H.273's and FFmpeg's codes: what players presume of what carries no mark
-COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4 holds as it is; other is made AAC
+BT709, VIDEO_RANGE = 1, 1  # codes of ITU-T H.273 and FFmpeg: what players assume for unmarked films
+COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4 can hold; other sound becomes AAC
 
 
 @contextmanager
 def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callable[[Tensor], None]]:
-    """An H.264 film being written to ``path``, of ``fps`` frames a second; gives the function that adds a frame.
+    """Write an H.264 film of ``fps`` frames a second to ``path``; yields the function that adds a frame.
 
-    Frames are (1, 3, H, W) sRGB in [0, 1], of any size: each is brought to ``height`` x ``width``, less one where
-    these are odd, which the format does not allow. The film appears under its name when it is whole; leaving early
-    keeps the frames that there are.
+    Frames are (1, 3, H, W) sRGB in [0, 1], of any size. Each is resized to ``height`` x ``width``, rounded down to
+    even numbers, which the format requires. The film appears under its name when it is complete; leaving early keeps
+    the frames written so far.
 
     Raises:
-        VideoError: PyAV is not installed, the ending is not .mp4, or the folder is missing.
+        VideoError: PyAV is not installed, the suffix is not .mp4, or the folder is missing.
     """
     av = _av(path)
     check_output(path)
@@ -47,70 +47,70 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
 
 
 def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, int]]:
-    """Change a film frame by frame; yields the frames done and those in all, 0 where the file does not say.
+    """Repaint a film frame by frame; yields the frames done and in all, the latter 0 if the file does not state it.
 
-    The times of the frames and the sound are kept; a rotation that the file asks for is carried out. The film appears
-    under its name when it is whole; ceasing to iterate keeps the frames that there are.
+    The times of the frames and the sound are kept; a rotation stored in the file is applied. The film appears under
+    its name when it is complete; stopping the iteration keeps the frames written so far.
 
     Args:
-        source: a film of any kind that FFmpeg reads.
+        source: a film in any format that FFmpeg reads.
         out: .mp4.
         paint: (1, 3, H, W) sRGB in [0, 1] -> the same.
 
     Raises:
-        VideoError: PyAV is not installed, the source is missing, damaged or no film, or there can be no ``out``.
+        VideoError: PyAV is not installed, the source is missing, damaged or not a film, or ``out`` cannot be written.
     """
     av = _av(source)
     check_output(out)
     if not source.is_file():
-        raise VideoError(f"{source}: there is no such file")
+        raise VideoError(f"{source}: does not exist; check the path")
     done = 0
     with images.atomic(out) as part:
         try:
             with av.open(str(source)) as film, av.open(str(part), "w", format="mp4") as container:
                 if not film.streams.video:
-                    raise VideoError(f"{source}: holds no film; a picture has another ending")
-                seen, heard = film.streams.video[0], next(iter(film.streams.audio), None)
-                seen.thread_type = "AUTO"
+                    raise VideoError(f"{source}: contains no film; if it is a picture, correct its suffix")
+                video, audio = film.streams.video[0], next(iter(film.streams.audio), None)
+                video.thread_type = "AUTO"
                 stream = sound = None
-                if heard is not None and heard.codec_context.name in COPIED:
-                    sound = container.add_stream_from_template(heard)
-                elif heard is not None:
-                    sound = container.add_stream("aac", rate=heard.codec_context.sample_rate)
-                waiting = []  # sound, until the first frame has told the film's size
+                if audio is not None and audio.codec_context.name in COPIED:
+                    sound = container.add_stream_from_template(audio)
+                elif audio is not None:
+                    sound = container.add_stream("aac", rate=audio.codec_context.sample_rate)
+                waiting = []  # sound, until the first frame gives the film's size
                 try:
-                    for packet in film.demux([each for each in (seen, heard) if each is not None]):
-                        if packet.stream is heard:
+                    for packet in film.demux([each for each in (video, audio) if each is not None]):
+                        if packet.stream is audio:
                             waiting.append(packet)
-                        for frame in packet.decode() if packet.stream is seen else ():
+                        for frame in packet.decode() if packet.stream is video else ():
                             image = paint(_image(frame))
                             if stream is None:
-                                rate = seen.average_rate or Fraction(25)
-                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, seen.time_base)
+                                rate = video.average_rate or Fraction(25)
+                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, video.time_base)
                             painted = _frame(av, stream, image)
                             painted.pts, painted.time_base = frame.pts, frame.time_base
                             container.mux(stream.encode(painted))
                             done += 1
-                            yield done, seen.frames
+                            yield done, video.frames
                         while stream is not None and waiting:
                             _pass_on(waiting.pop(0), sound, container)
                 except GeneratorExit:
                     if stream is None:
                         raise
                 if stream is None:
-                    raise VideoError(f"{source}: holds no frame that can be read")
-                for each in (stream, sound if heard is not None and heard.codec_context.name not in COPIED else None):
+                    raise VideoError(f"{source}: contains no readable frame")
+                for each in (stream, sound if audio is not None and audio.codec_context.name not in COPIED else None):
                     if each is not None:
                         container.mux(each.encode())
         except (av.FFmpegError, OverflowError) as error:
-            where = f"damaged after {done} frames" if done else "no film, or damaged"
+            where = f"damaged after {done} frames" if done else "not a film, or damaged"
             raise VideoError(f"{source}: {where} ({error})") from None
 
 
 def check_output(path: Path) -> None:
-    """Raise VideoError where no film can go."""
+    """Raise VideoError if no film can be written there."""
     if path.suffix.lower() != ".mp4":
-        raise VideoError(f"{path}: films are written as .mp4")
+        raise VideoError(f"{path}: films are written as .mp4; choose such a name")
     if not path.parent.is_dir():
         raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
 
@@ -150,7 +150,7 @@ def _image(frame: av.VideoFrame) -> Tensor:
 
 
 def _pass_on(packet: Any, sound: Any, container: av.container.OutputContainer) -> None:
-    """Sound from film to film: as it is where MP4 holds it, otherwise encoded anew."""
+    """Copy sound from film to film: unchanged if MP4 can hold it, otherwise encoded again."""
     if packet.stream.codec_context.name in COPIED:
         if packet.dts is not None:  # the last, empty one has none
             packet.stream = sound

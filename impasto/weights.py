@@ -1,4 +1,4 @@
-"""Pretrained weights: one table of files, where they lie, how they are fetched, and how they are read safely."""
+"""Pretrained weights: a table of files, where they are stored, how they are downloaded and read safely."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODELS = Path(__file__).parent / "models"  # the embedded files
+MODELS = Path(__file__).parent / "models"  # the bundled files
 CHUNK = 1 << 18  # bytes between two yields
 TIMEOUT = 30.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One pretrained file; an embedded one has no `url`, and its `sha256` of "" or `size` of 0 is not checked."""
+    """One pretrained file. A bundled one has no `url`; a `sha256` of "" or `size` of 0 is not checked."""
 
     name: str
     file: str
@@ -67,7 +67,7 @@ WEIGHTS: dict[str, Weights] = {
 
 
 def cache() -> Path:
-    """The folder of downloaded weights: $IMPASTO_CACHE, else `impasto` in the user's cache; it is not created here."""
+    """The folder of downloaded weights: $IMPASTO_CACHE, or `impasto` in the user's cache; it is not created here."""
     try:
         if chosen := os.environ.get("IMPASTO_CACHE"):
             return Path(chosen).expanduser().absolute()
@@ -78,44 +78,44 @@ def cache() -> Path:
         else:
             xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
             base = xdg if xdg.is_absolute() else Path.home() / ".cache"  # XDG: a relative path is ignored
-    except RuntimeError as error:  # a user without a home
+    except RuntimeError as error:  # the user has no home folder
         raise WeightsError(f"no cache folder for weights ({error}); set IMPASTO_CACHE to a folder") from error
     return base / "impasto"
 
 
 def find(name: str) -> Path | None:
-    """The file of these weights, embedded, downloaded or placed in `cache()` by hand, or None where there is none.
+    """The file of these weights, bundled, downloaded or placed in `cache()` by hand; None if there is none.
 
-    Raises WeightsError for an unknown name and for a file that is not the one in the table.
+    Raises WeightsError for an unknown name, and for a file that differs from the table.
     """
     weights = _entry(name)
     file = (cache() if weights.url else MODELS) / weights.file
     try:
         if not file.is_file():
             return None
-        # Hashed each time: 570 MB take about a second, and a note of a good check could outlive the file it was about.
+        # Hashed each time: 570 MB take about a second, and a stored check could outlive the file.
         if weights.size and (size := file.stat().st_size) != weights.size:
             raise _wrong(file, f"it has {size} bytes, not {weights.size}")
         if weights.sha256 and (found := sha256(file)) != weights.sha256:
             raise _wrong(file, f"its sha256 is {found}, not {weights.sha256}")
     except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({_brief(error)}); mend its permissions or delete it") from error
+        raise WeightsError(f"{file}: cannot be read ({_brief(error)}); fix its permissions or delete it") from error
     return file
 
 
 def download(name: str) -> Iterator[tuple[int, int]]:
-    """Fetch a file into `cache()`, yielding (bytes done, bytes in all); what was cut off or abandoned is resumed.
+    """Download a file to `cache()`, yielding (bytes done, bytes in all); an interrupted download is resumed.
 
-    Raises WeightsError, whose line says how to place the file by hand; a file that is already there stays as it was.
+    Raises WeightsError, whose message says how to place the file by hand; an existing file is left as it was.
     """
     weights = _entry(name)
     if weights.url is None:
-        raise WeightsError(f"{MODELS / weights.file}: embedded, so not downloaded; if it is missing, reinstall impasto")
+        raise WeightsError(f"{MODELS / weights.file}: bundled, so not downloaded; if it is missing, reinstall impasto")
     target = cache() / weights.file
     part = target.with_name(weights.file + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab") as out:  # append only: what is on the disk is always a true beginning
+        with open(part, "ab") as out:  # append only: the file is always a valid prefix
             _lock(out, part)
             if part.stat().st_size > weights.size:
                 out.truncate(0)
@@ -124,15 +124,15 @@ def download(name: str) -> Iterator[tuple[int, int]]:
             found = sha256(part)
         if found != weights.sha256:
             part.unlink(missing_ok=True)
-            raise _failed(weights, f"the file sent has another sha256, {found}, and was removed")
+            raise _failed(weights, f"the downloaded file has another sha256, {found}, and was removed")
         os.replace(part, target)
-    except OSError as error:  # of the disk: _fetch turns the network's into WeightsError
-        remedy = "make room or set IMPASTO_CACHE to another folder, and try again: it resumes what it has"
+    except OSError as error:  # of the disk: _fetch turns network errors into WeightsError
+        remedy = "free disk space or set IMPASTO_CACHE to another folder, then try again to resume"
         raise WeightsError(f"{part}: cannot be written ({_brief(error)}); {remedy}") from error
 
 
 def path(name: str) -> Path:
-    """The file of these weights, downloaded first where need be; raises WeightsError as `find` and `download` do."""
+    """The file of these weights, downloaded first if needed; raises WeightsError as `find` and `download` do."""
     if (file := find(name)) is None:
         for _ in download(name):
             pass
@@ -141,9 +141,9 @@ def path(name: str) -> Path:
 
 
 def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict and the metadata of a .safetensors, .pth or .pt file, on the CPU; no code in it is ever run.
+    """The state dict and the metadata of a .safetensors, .pth or .pt file, on the CPU; code in the file is never run.
 
-    A nested {"state_dict": ...} is unwrapped; floats below 32 bits come out as float32. Metadata is empty for a pickle.
+    A nested {"state_dict": ...} is unwrapped; floats below 32 bits become float32. The metadata of a pickle is empty.
     Raises WeightsError for a file that is missing, unreadable, not a dict of tensors, or holds NaN or infinity.
     """
     import torch
@@ -159,34 +159,34 @@ def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if (suffix := file.suffix.lower()) == ".safetensors":
             with safe_open(file, framework="pt", device="cpu") as opened:
                 metadata = dict(opened.metadata() or {})
-                state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 -- it is no dict
+                state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 -- not a dict
         elif suffix in (".pth", ".pt"):
             state = torch.load(file, map_location="cpu", weights_only=True)
         else:
-            raise WeightsError(f"{file}: not a kind of file that is read; give a .safetensors, .pth or .pt file")
+            raise WeightsError(f"{file}: unsupported file type; use a .safetensors, .pth or .pt file")
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not (isinstance(state, dict) and state and all(isinstance(each, torch.Tensor) for each in state.values())):
-            raise WeightsError(f"{file}: not a dict of tensors; save the state_dict alone, best as .safetensors")
+            raise WeightsError(f"{file}: not a dict of tensors; save only the state_dict, preferably as .safetensors")
         tensors: dict[str, Tensor] = {}
         for key, value in state.items():
             tensor = value.detach()
             if tensor.is_floating_point():
                 tensor = tensor.float() if tensor.element_size() < 4 else tensor
-                # the extremes tell: NaN and infinity pass into them, and no copy is made
+                # NaN and infinity show in the extremes, without a copy
                 if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
-                    raise WeightsError(f"{file}: tensor {key} holds NaN or infinity; fetch or train it again")
+                    raise WeightsError(f"{file}: tensor {key} holds NaN or infinity; download or train it again")
             tensors[str(key)] = tensor
     except WeightsError:
         raise
-    except Exception as error:  # damage shows as any of a dozen types
-        remedy = "fetch it again, or save plain tensors as .safetensors"
-        raise WeightsError(f"{file}: damaged, or more than plain tensors ({_brief(error)}); {remedy}") from error
+    except Exception as error:  # damaged files raise a dozen types
+        remedy = "download it again, or save plain tensors as .safetensors"
+        raise WeightsError(f"{file}: damaged, or not only plain tensors ({_brief(error)}); {remedy}") from error
     return tensors, metadata
 
 
 def _fetch(weights: Weights, url: str, out: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Append to `out` what it lacks."""
+    """Download the missing bytes, and append them to `out`."""
     done, size = os.fstat(out.fileno()).st_size, weights.size
     if done == size:
         yield done, size
@@ -203,8 +203,8 @@ def _fetch(weights: Weights, url: str, out: IO[bytes]) -> Iterator[tuple[int, in
         sent = re.match(r"bytes (\d+)-\d+/(.+)", response.headers.get("Content-Range", ""))
         if response.status == 206 and sent:
             begin, total = int(sent[1]), sent[2]
-        if total not in (None, "*", str(size)) or begin not in (0, done):  # a login page, say: keep what we have
-            raise _failed(weights, f"the server offers byte {begin} on of {total}, not {done} of {size}")
+        if total not in (None, "*", str(size)) or begin not in (0, done):  # a login page, for example: keep the part
+            raise _failed(weights, f"the server sends {total} bytes from {begin}, not {size} from {done}")
         if begin != done:  # the server ignores Range: start over
             out.truncate(0)
             done = 0
@@ -222,7 +222,7 @@ def _fetch(weights: Weights, url: str, out: IO[bytes]) -> Iterator[tuple[int, in
 
 
 def _lock(out: IO[bytes], part: Path) -> None:
-    """Two writers would spoil one file; on Windows the sha256 finds out."""
+    """Lock against concurrent downloads; on Windows, rely on the checksum."""
     if sys.platform != "win32":
         with suppress(OSError):  # a file system without locks
             try:
@@ -233,7 +233,7 @@ def _lock(out: IO[bytes], part: Path) -> None:
 
 def _entry(name: str) -> Weights:
     if name not in WEIGHTS:
-        raise WeightsError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS)}")
+        raise WeightsError(f"unknown weights {name!r}; use one of {', '.join(WEIGHTS)}")
     return WEIGHTS[name]
 
 
@@ -249,9 +249,9 @@ def _brief(error: BaseException) -> str:
 
 
 def _wrong(file: Path, why: str) -> WeightsError:
-    return WeightsError(f"{file}: not the file that is expected, {why}; delete it and try again")
+    return WeightsError(f"{file}: not the expected file: {why}; delete it and try again")
 
 
 def _failed(weights: Weights, why: str) -> WeightsError:
-    by_hand = f"fetch {weights.url} (sha256 {weights.sha256}) and put it at {cache() / weights.file}"
-    return WeightsError(f"{weights.file}: download failed ({why}); try again, which resumes a kept part, or {by_hand}")
+    by_hand = f"download {weights.url} (sha256 {weights.sha256}) and save it as {cache() / weights.file}"
+    return WeightsError(f"{weights.file}: download failed ({why}); try again to resume, or {by_hand}")

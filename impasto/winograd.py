@@ -4,8 +4,8 @@ Lavin2016, F(4x4, 3x3): for a kernel g, the convolution's 4x4 outputs on a 6x6 t
 
     A^T [(G g G^T) * (B^T d B)] A,
 
-where * multiplies place by place. Summed over the channels, that is a matrix product for each of the 36 places. A tile
-is taken for a polynomial; G and A evaluate it at six points, and B is the way back.
+where * multiplies elementwise. Summed over the channels, this is a matrix product for each of the 36 elements. A tile
+is treated as a polynomial; G and A evaluate it at six points, and B is the inverse.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch.nn import functional as F
 
 
 def _powers(count: int) -> Tensor:
-    """(6, count): of 0, 2/3, -2/3, 3/2, -3/2 and infinity. With +-1 and +-2 there would be twice as much rounding."""
+    """(6, count): powers of 0, 2/3, -2/3, 3/2, -3/2 and infinity. +-1 and +-2 would double the rounding error."""
     points = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64).view(5, 1)
     return torch.cat([points ** torch.arange(count), torch.eye(count)[-1:]])
 
 
 A, B, G = _powers(4).float(), _powers(6).inverse().float(), _powers(3).float()
 
-TILES = 256  # that are worked at a time: enough for the matrix products, few enough for the cache
-# inputs * outputs / (inputs + outputs), below which the transforms take what the products save
+TILES = 256  # processed at a time: enough for fast matrix products, few enough for the cache
+# inputs * outputs / (inputs + outputs), below which the transforms cost what the products save
 LEAST = {torch.float32: 60, torch.bfloat16: 120}
 
 
 class Convolution:
-    """A 3x3 convolution whose weights stay as they are.
+    """A 3x3 convolution with fixed weights.
 
     Args:
         weight: (O, I, 3, 3).
-        bias: (O,), or none.
-        minimal: by minimal filtering where that is faster: on a processor, with channels enough, and not in bfloat16
-            with AMX.
+        bias: (O,), or None.
+        minimal: use minimal filtering where it is faster: on a CPU, with enough channels, and not in bfloat16 with
+            AMX.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, minimal: bool = True) -> None:
@@ -46,21 +46,21 @@ class Convolution:
         self.transformed = transform(weight) if minimal and pays else None
 
     def __call__(self, x: Tensor, padding: int) -> Tensor:
-        """(B, I, H, W) -> (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last; zeros beyond the border."""
+        """(B, I, H, W) -> (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last; zero padding."""
         if self.transformed is None:
             return F.conv2d(x, self.weight, self.bias, padding=padding)
         return convolve(x, self.transformed, self.bias, padding)
 
 
 def transform(weight: Tensor) -> Tensor:
-    """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each place of a tile: G g G^T."""
+    """Kernels (O, I, 3, 3) -> (36, I, O), a matrix for each element of a tile: G g G^T."""
     outputs, inputs = weight.shape[:2]
     kernels = torch.kron(G, G) @ weight.permute(2, 3, 1, 0).reshape(9, -1).float()
     return kernels.view(36, inputs, outputs).to(weight.dtype)
 
 
 def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """The convolution of (B, I, H, W) with kernels as `transform` gives them; of the same type.
+    """The convolution of (B, I, H, W) with kernels from `transform`, of the same dtype.
 
     Returns:
         (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last.
@@ -88,9 +88,9 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> T
 
 
 def _both_sides(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """M^T d M of all d, whose places are the leading dimensions of ``tiles``: 6 x 6, or 36."""
+    """M^T d M for all tiles d, whose elements are the leading dimensions of ``tiles``: 6 x 6, or 36."""
     inner, outer = matrix.shape
-    if tiles.dtype == torch.bfloat16:  # at once, so that it is rounded once
+    if tiles.dtype == torch.bfloat16:  # in one product, to round only once
         return torch.kron(matrix, matrix).T.to(tiles.dtype).contiguous() @ tiles.reshape(inner**2, -1)
     rows = matrix.T @ tiles.reshape(inner, -1)
     return torch.matmul(matrix.T, rows.view(outer, inner, -1))

@@ -1,4 +1,4 @@
-"""What ships: pictures and networks."""
+"""Bundled files: pictures and networks."""
 
 from pathlib import Path
 

@@ -219,7 +219,7 @@ def test_help_breaks_lines_where_they_are_full(capsys: Capture, monkeypatch: pyt
         cli.main(["train", "--help"])
     said = capsys.readouterr().out
     assert "Broken ones are skipped" in said  # of the command's own
-    assert "skies get strokes that differ." in said  # of the recipe's
+    assert "it varies the strokes in skies." in said  # of the recipe's
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["study", "--help"], ["list", "styles"]])

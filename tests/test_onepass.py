@@ -258,7 +258,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metadata", [{}, {"architecture": "[]"}, {"architecture": '{"widths": [9], "blocks": 1}'}])
 def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors", metadata)
-    with pytest.raises(WeightsError, match="no one-pass model"):
+    with pytest.raises(WeightsError, match="not a one-pass model"):
         onepass.load(tmp_path / "other.safetensors")
 
 
@@ -351,13 +351,13 @@ def test_mixtures_without_sense(model: Model, weights: list[float], strength: fl
 )
 def test_models_with_a_recipe_that_is_none(recipe: str, tmp_path: Path) -> None:
     onepass.save(tmp_path / "model.safetensors", Network(SMALL), {"recipe": recipe})
-    with pytest.raises(WeightsError, match=r"model\.safetensors: no one-pass model"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: not a one-pass model"):
         onepass.load(tmp_path / "model.safetensors")
 
 
 def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
     torch.save({"conv1.conv2d.weight": torch.zeros(32, 3, 9, 9)}, tmp_path / "half.pth")
-    with pytest.raises(WeightsError, match="no one-pass model"):
+    with pytest.raises(WeightsError, match="not a one-pass model"):
         onepass.load(tmp_path / "half.pth")
 
 

@@ -108,7 +108,7 @@ def test_enlarging_keeps_what_was_painted_and_the_detail_of_the_content(recipe: 
 
 
 def test_too_little_memory(recipe: Transfer) -> None:
-    with pytest.raises(InputError, match="too little memory"):
+    with pytest.raises(InputError, match="not enough memory"):
         transfer.stylize(CONTENT, STYLE, replace(recipe, size=440, scales=(1.0,)), memory=0.03)
     with pytest.raises(InputError, match="`memory` must be"):
         transfer.stylize(CONTENT, STYLE, recipe, memory=-1)

@@ -126,7 +126,7 @@ def test_a_picture_is_no_film_and_a_truncated_film_is_said(tmp_path: Path) -> No
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match="holds no film"):
+    with pytest.raises(VideoError, match="contains no film"):
         list(video.repaint(sound, out, lambda image: image))
     with pytest.raises(VideoError, match=r"\.mp4"):
         list(video.repaint(source, tmp_path / "out.avi", lambda image: image))

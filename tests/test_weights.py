@@ -204,7 +204,7 @@ def test_a_broken_download_is_resumed(
     monkeypatch.setattr(weights, "TIMEOUT", 0.1)
     with pytest.raises(WeightsError) as error:
         weights.path("tiny")
-    one_line(error, "tiny.pth", reason, server.url, hashlib.sha256(GOOD).hexdigest(), file, "resumes")
+    one_line(error, "tiny.pth", reason, server.url, hashlib.sha256(GOOD).hexdigest(), file, "resume")
     kept = part_of(file).read_bytes()
     assert kept and kept == GOOD[: len(kept)] and not file.exists()
     server.release.set()
@@ -302,7 +302,7 @@ def test_a_full_disk(server: Server, file: Path) -> None:
     part_of(file).symlink_to("/dev/full")
     with pytest.raises(WeightsError) as error:
         weights.path("tiny")
-    one_line(error, part_of(file), "No space left", "make room")
+    one_line(error, part_of(file), "No space left", "free disk space")
     assert not file.exists()
 
 
@@ -374,7 +374,7 @@ def test_load_refuses_damage(suffix: str, tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(WeightsError) as error:
             weights.load(file)
-        one_line(error, file, "damaged", "fetch it again")
+        one_line(error, file, "damaged", "download it again")
 
 
 class Bomb:
@@ -408,7 +408,7 @@ def test_load_wants_a_dict_of_tensors(content: Any, tmp_path: Path) -> None:
 def test_load_wants_a_file_of_its_kinds(tmp_path: Path) -> None:
     (tmp_path / "folder.pth").mkdir()
     put(tmp_path / "net.onnx", b"onnx")
-    for name, reason in (("folder.pth", "a folder"), ("nowhere.pth", "missing"), ("net.onnx", "not a kind")):
+    for name, reason in (("folder.pth", "a folder"), ("nowhere.pth", "missing"), ("net.onnx", "unsupported")):
         with pytest.raises(WeightsError) as error:
             weights.load(tmp_path / name)
         one_line(error, tmp_path / name, reason, ".safetensors")

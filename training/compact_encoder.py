@@ -3,17 +3,17 @@
     python training/compact_encoder.py train --assets DIR --out WORK --compile
     python training/compact_encoder.py export --assets DIR --out WORK
 
-`train` writes WORK/checkpoint.pt, and goes on from it when it is there. `export` calibrates the channels and writes
-WORK/compact.safetensors with the table of the model card beside it.
+`train` writes WORK/checkpoint.pt, and resumes from it if it exists. `export` calibrates the channels, writes
+WORK/compact.safetensors and prints the table of the model card.
 
 Targets are the real VGG-19's relu1_1, relu2_1, relu3_1 and a pruned VGG-19's relu4_1, relu4_2, relu5_1 (Wang2020). The
-pruned teacher is narrow, and hardly more than half of its channels ever fire. The student's first channels of each
-layer descend to those from random weights, every layer from what the teacher's one before it shows: where a rectified
-channel fires it is linear in what it sees, so that this is convex. The other channels of the shallow layers learn what
-the VGG-19 has beyond; its features are read from all channels through a 1x1 head that is thrown away afterwards.
+pruned teacher is narrow, and only about half of its channels ever fire. The first channels of each student layer are
+fitted to those, from random weights, with the teacher's previous layer as input: where a rectified channel fires, it is
+linear in its input, so this is convex. The other channels of the shallow layers learn what the VGG-19 has in addition;
+its features are read from all channels through a 1x1 head, which is dropped afterwards.
 
-The pruned teacher reflects the picture at its border, the VGG-19 sees zeros there. The student does as the VGG-19 as
-far as relu3_1, where it learns to make up for it, and as the pruned one beyond, where nothing is left to learn.
+The pruned teacher has reflection padding, the VGG-19 zero padding. The student pads like the VGG-19 up to relu3_1,
+where it learns to compensate, and like the pruned teacher in deeper layers, where nothing is left to learn.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from impasto.encoder import IMAGENET
 
 HELD_OUT = 75
 CROPS = ((128, 8), (192, 4))  # (side, batch) in turn
-STAGES = ((7_000, 2.5e-3), (11_000, 2e-3), (6_000, 1e-3))  # (steps, rate); in the last, half are from the easels
+STAGES = ((7_000, 2.5e-3), (11_000, 2e-3), (6_000, 1e-3))  # (steps, rate); half of the last are on the easels
 IMPORTANCE = {"relu1_1": 1.0, "relu2_1": 1.5, "relu3_1": 2.5}
 
 
 def split(assets: Path) -> tuple[list[Path], list[Path]]:
-    """Every picture of the photographs and paintings: those to train on and the 75 held out."""
+    """All photographs and paintings: those to train on, and the 75 held out."""
     paths = datasets.pictures(assets / "photos") + datasets.pictures(assets / "paintings")
     held_out = [paths[index * len(paths) // HELD_OUT] for index in range(HELD_OUT)]
     return [path for path in paths if path not in set(held_out)], held_out
 
 
 def held_out_pictures(paths: list[Path], size: int = 224) -> Tensor:
-    """(75, 3, size, size): each picture's short side brought to ``size``, its middle kept."""
+    """(75, 3, size, size): each picture with its short side resized to ``size``, cropped to its centre."""
     pool = datasets.load(paths)
     rows = []
     for canvas, (height, width) in zip(pool.canvas, pool.sizes.tolist(), strict=True):
@@ -63,7 +63,7 @@ def held_out_pictures(paths: list[Path], size: int = 224) -> Tensor:
 
 
 def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Colour, contrast and noise: optimisation shows an encoder pictures that no camera would."""
+    """Vary colour and contrast, and add noise: optimisation makes pictures that no camera takes."""
     batch = len(crops)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -93,7 +93,7 @@ def covariance(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def statistics(teachers: Teachers, pool: datasets.Pool, device: str) -> tuple[Moments, Moments]:
-    """Mean and deviation of the channels of the targets, and of all the pruned teacher's layers, over 640 crops.
+    """Mean and deviation of the channels of the targets and of all layers of the pruned teacher, over 640 crops.
 
     A channel that never fires has the mean 0; its deviation is set to the largest, which silences it.
     """
@@ -151,12 +151,12 @@ def train(args: argparse.Namespace) -> None:
             terms = {"own": 2 * (features["relu3_1"][:, : len(fires)].float() - whole).square().mean()}
             for layer, x in features.items():
                 target, (mean, spread) = targets[layer], stats[layer]
-                if layer == "relu1_1":  # a quarter of its positions says as much, at a quarter of the cost
+                if layer == "relu1_1":  # a quarter of the positions is enough, at a quarter of the cost
                     x, target = x[:, :, ::2, ::2], target[:, :, ::2, ::2]
                 wanted = (target.float() - mean) / spread
                 found = student.heads[layer](x).float()
                 error = (found - wanted).square().mean((1, 2, 3))
-                # Noise excites the shallow layers tenfold: such crops shall not outweigh the clean ones.
+                # Noise excites the shallow layers tenfold; such crops must not outweigh the clean ones.
                 terms[layer] = IMPORTANCE[layer] * (error / wanted.square().mean((1, 2, 3)).clamp_min(1)).mean()
                 if layer in ("relu2_1", "relu3_1"):
                     pair = covariance(found), covariance(wanted)
@@ -166,7 +166,7 @@ def train(args: argparse.Namespace) -> None:
         return terms
 
     def features(image: Tensor) -> dict[str, Tensor]:
-        """As the encoder will be used."""
+        """The features as the encoder will be used."""
         with amp(device):
             raw, units = student.encoder(image, LAYERS), student.units(stats)
             return {layer: x.float() * units[layer].view(1, -1, 1, 1) for layer, x in raw.items()}
@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="holds photos/, paintings/ and teachers/")
     parser.add_argument("--out", type=Path, required=True, help="the folder for checkpoints and the result")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=0, help="stop after so long, with a checkpoint to go on from")
+    parser.add_argument("--seconds", type=float, default=0, help="stop after this time, with a checkpoint; 0: never")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step: twice as fast on a CPU")
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""Transfers through the compact encoder beside transfers through its teachers, on twelve held-out pairs.
+"""Compare transfers through the compact encoder with transfers through its teachers, on twelve held-out pairs.
 
     python training/compare_encoders.py --assets DIR --out WORK [--encoder FILE]
 
-Each pair is painted twice from the content, at 384 px with 200 iterations of L-BFGS and the same unit-free weights,
-through the teachers in float32 and through compact as it is used, and both results are measured by the teachers.
-Printed is how much of the style loss that the teachers' own transfer removes the compact one removes too, and the two
-content losses; WORK/triples_*.png show content, style, through the teachers, through compact. Results are kept in WORK,
-so that a run that is cut off goes on.
+Each pair is painted twice from the content, at 384 px with 200 iterations of L-BFGS and the same unit-free weights:
+through the teachers in float32, and through compact as it is used. The teachers measure both results. The script prints
+the style loss removed through compact as a fraction of that removed through the teachers, and both content losses.
+WORK/triples_*.png show content, style, through the teachers, through compact. Results are kept in WORK, so that an
+interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="holds contents/, styles/ and teachers/")
     parser.add_argument("--out", type=Path, required=True, help="the folder for results and sheets")
     parser.add_argument("--encoder", default="compact")
-    parser.add_argument("--only", choices=["teachers"], help="paint the teachers' half alone")
+    parser.add_argument("--only", choices=["teachers"], help="paint only the teachers' half")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     teachers = Teachers(args.assets / "teachers").eval().to(memory_format=torch.channels_last)

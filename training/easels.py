@@ -1,4 +1,4 @@
-"""Pictures under the brush, for an encoder to learn from: what an optimiser finds is not what a camera finds."""
+"""Half-painted pictures for an encoder to learn from: an optimiser makes pictures that a camera does not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STYLE = recipes.impasto.style_layers
 
 
 class Easels:
-    """Pictures under the brush: crops that the student's own default objective repaints, a step of Adam at each visit.
+    """Crops that are repainted with the default objective of the student itself, one step of Adam per visit.
 
-    Eight pictures stand on each of ``count`` easels; after ``visits`` visits they make room for new ones.
+    Each of ``count`` easels holds eight pictures; after ``visits`` visits, new ones replace them.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Easels:
         self.turn = 0
 
     def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
-        """The default recipe's objective, each picture by itself, summed."""
+        """The default recipe's objective, summed over the pictures."""
         features = self.features(image)
         error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
         for layer, target in zip(STYLE, grams, strict=True):
@@ -48,7 +48,7 @@ class Easels:
         """The next easel's pictures, (8, 3, 128, 128), one step further."""
         place, visit = self.turn % len(self.easels), self.turn // len(self.easels)
         self.turn += 1
-        # The easels take turns in making room, too.
+        # The easels get new pictures in turn, not all at once.
         if (easel := self.easels[place]) is None or (
             visit + place * self.visits // len(self.easels)
         ) % self.visits == 0:

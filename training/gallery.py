@@ -1,4 +1,4 @@
-"""Paint docs/gallery.md: each bundled style on the bundled photographs.
+"""Write docs/gallery.md: each bundled style on the bundled photographs.
 
 python training/gallery.py
 """
@@ -16,7 +16,7 @@ HEIGHT = 220
 
 
 def row(paintings: list[torch.Tensor]) -> torch.Tensor:
-    """Pictures side by side, brought to one height."""
+    """Pictures side by side, resized to the same height."""
     return torch.cat([images.resize(x, HEIGHT, round(x.shape[-1] * HEIGHT / x.shape[-2])) for x in paintings], -1)
 
 

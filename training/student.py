@@ -1,4 +1,4 @@
-"""The student of `compact_encoder.py`: its shape, how it begins, what it keeps, what is left of it in the end."""
+"""The student of `compact_encoder.py`: its shape, initialisation, fixed channels and final calibration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WIDTHS = {
     **{"1_1": 32, "1_2": 32, "2_1": 64, "2_2": 64, "3_1": 160, "3_2": 48, "3_3": 48, "3_4": 48},
     **{"4_1": 80, "4_2": 80, "4_3": 64, "4_4": 128, "5_1": 112},
 }
-REFLECT, EXACT = "3_2", "5_1"  # of `VGG`; the teacher's kernels cancel a lot, and bfloat16 does not bear it
+REFLECT, EXACT = "3_2", "5_1"  # of `VGG`; large terms cancel in the teacher's kernels, too large for bfloat16
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # layer -> mean and deviation of a teacher's channels, (1, C, 1, 1) each
 
 
 class Own(nn.Module):
-    """The head of a layer whose first channels are those of the teacher's that fire, in units of their deviation.
+    """The head of a layer whose first channels are the teacher's channels that fire, in units of their deviation.
 
     Args:
         mean, deviation: (1, C, 1, 1) of the teacher's channels.
@@ -43,8 +43,8 @@ class Student(nn.Module):
     """The encoder, and a head on each layer that has a teacher.
 
     Args:
-        stats: of the targets, as `statistics` gives them.
-        own: of all of the pruned teacher's layers.
+        stats: moments of the targets, from `statistics`.
+        own: moments of all of the pruned teacher's layers.
     """
 
     def __init__(self, stats: Moments, own: Moments) -> None:
@@ -63,11 +63,11 @@ class Student(nn.Module):
         return {layer: self.heads[layer](x) for layer, x in self.encoder(image, layers).items()}
 
     def units(self, stats: Moments) -> dict[str, Tensor]:
-        """layer -> (C,) factors that bring the encoder's channels to the teachers' units.
+        """layer -> (C,) factors that convert the encoder's channels to the teachers' units.
 
-        Where the channels are the teacher's, its deviations. In the VGG-19's layers the norm of a channel's column in
-        the head, in the teacher's own units, so that distances between Gram matrices weigh channels as its own do;
-        in the mean over the channels 1.
+        Where the channels are the teacher's, they are its deviations. In the VGG-19's layers, they are the norm of a
+        channel's column in the head, in the teacher's own units, so that distances between Gram matrices weigh
+        channels as its own do; their geometric mean is 1.
         """
         factors = {}
         for layer, head in self.heads.items():
@@ -78,17 +78,17 @@ class Student(nn.Module):
             else:
                 norm = (head.weight[:, :, 0, 0] * deviation[:, None]).norm(dim=0)
                 norm = norm.clamp_min(1e-3 * norm.max())
-                factors[layer] = norm / norm.log().mean().exp()  # in float16 the next layer would vanish without
+                factors[layer] = norm / norm.log().mean().exp()  # otherwise the next layer vanishes in float16
         return factors
 
 
 def settle(patches: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """Weights whose rectified products with the patches are as wanted, by L-BFGS from those given.
+    """Fit weights by L-BFGS, from those given, so that their rectified products with the patches are as wanted.
 
-    Where the teacher fires the product shall equal it, elsewhere it shall not be above zero: a convex loss, whitened.
+    The product should equal the teacher where it fires, and not exceed zero elsewhere: a convex loss, whitened.
 
     Args:
-        patches: (N, F). wanted: (N, C), at least 0. weights: (C, F) to begin with. All float64.
+        patches: (N, F). wanted: (N, C), at least 0. weights: (C, F) to start from. All float64.
     """
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     spread = (values.clamp_min(0) + 1e-7 * values.mean()).sqrt()
@@ -112,7 +112,7 @@ def settle(patches: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
 def observe(
     encoder: VGG, teachers: Teachers, own: Moments, batch: Tensor, generator: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """place -> 2,500 patches of what the layer sees, (N, 9 C_in + 1), and what of the teacher's fires there, (N, C)."""
+    """place -> 2,500 patches of the layer's input, (N, 9 C_in + 1), and the teacher's channels that fire, (N, C)."""
     seen = {}
     before = (batch - encoder.mean) / encoder.std
     for layer, features in teachers.pruned(batch).items():
@@ -120,7 +120,7 @@ def observe(
         features = (features / deviation)[:, mean.flatten() > 0]
         if layer.endswith("_1") and layer != "relu1_1":
             before = F.max_pool2d(before, 2)
-        # Inside, for the teacher reflects at the border, where the student's shallow layers see zeros.
+        # Not at the border, where the teacher has reflection padding and the student's shallow layers zeros.
         patches = F.unfold(before, 3, padding=0).transpose(1, 2).flatten(0, 1)
         wanted = features[..., 1:-1, 1:-1].flatten(2).transpose(1, 2).flatten(0, 1)
         some = torch.randperm(len(patches), generator=generator, device=batch.device)[:2500]
@@ -131,9 +131,9 @@ def observe(
 
 @torch.no_grad()
 def begin(student: Student, teachers: Teachers, own: Moments, pool: datasets.Pool) -> None:
-    """Random weights: those of the teacher's channels descend to them, the others get zero mean and unit variance.
+    """Start from random weights; fit the teacher's channels, and give the others zero mean and unit variance.
 
-    The latter as Mishkin and Matas, "All you need is a good init", 2016.
+    The latter follows Mishkin and Matas, "All you need is a good init", 2016.
     """
     generator = torch.Generator(pool.canvas.device).manual_seed(2)
     batches = [datasets.random_crops(pool, 16, 192, generator) for _ in range(12)]
@@ -150,7 +150,7 @@ def begin(student: Student, teachers: Teachers, own: Moments, pool: datasets.Poo
             weights = settle(patches, wanted, weights)
         convolution.weight[:count, :inputs] = weights[:, :-1].view(count, inputs, 3, 3)
         convolution.bias[:count] = weights[:, -1]
-        if place in student.encoder.reflecting:  # nothing is left to learn there: the rest is silent
+        if place in student.encoder.reflecting:  # nothing is left to learn there: zero the rest
             convolution.weight[count:] = 0
             continue
         if place.endswith("_1") and place != "1_1":
@@ -162,7 +162,7 @@ def begin(student: Student, teachers: Teachers, own: Moments, pool: datasets.Poo
 
 
 def hold(student: Student) -> None:
-    """Keep the teacher's own channels as they are, but for what the others add to them."""
+    """Freeze the teacher's own channels, except for the weights by which other channels add to them."""
 
     def without(rows: int, columns: int, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
@@ -179,7 +179,7 @@ def hold(student: Student) -> None:
 
 @torch.no_grad()
 def calibrate(student: Student, stats: Moments) -> VGG:
-    """The encoder alone, its channels in the teachers' units: a layer is scaled, the next divides by as much."""
+    """The encoder with its channels in the teachers' units: a layer is scaled, and the next divides by the scale."""
     units, scale = student.units(stats), None
     for place in PLACES:
         convolution = getattr(student.encoder, f"conv{place}")

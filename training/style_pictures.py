@@ -1,4 +1,4 @@
-"""Make the style pictures that ship: style reconstructions of the paintings that the one-pass networks know.
+"""Make the bundled style pictures: style reconstructions of the paintings that the one-pass networks are trained on.
 
 python training/style_pictures.py --assets DIR [--out impasto/models] [NAME ...]
 """
@@ -20,7 +20,7 @@ RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="all, if none is named")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="default: all")
     parser.add_argument("--out", type=Path, default=Path("impasto/models"))
     args = parser.parse_args()
     for name in args.names or PAINTINGS:

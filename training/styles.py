@@ -2,13 +2,13 @@
 
     python training/styles.py --assets DIR [--group first|second] [--out impasto/models/styles] [--steps N]
 
-The networks of a group share their convolutions, except the last; each style has instance normalisations of its own
-(Dumoulin2017). What one painting teaches helps the others, so that six styles take hardly longer than one. Each is
-then written as a network of its own.
+The networks of a group share their convolutions, except the last; each style has its own instance normalisations
+(Dumoulin2017). The paintings help each other, so six styles take little longer than one. Each is then written as its
+own network.
 
-How strongly a style must be weighed differs a lot between paintings. Here each style's strength is therefore adapted
-while it is trained, until the content term reaches `PAINTINGS`' target: the largest strength at which the photograph
-keeps that much of its structure. An interrupted training continues from its checkpoint.
+The best strength differs a lot between paintings. Each style's strength is therefore adapted during training, until
+the content term reaches its target in `PAINTINGS`: the largest strength at which the photograph keeps that much of its
+structure. An interrupted training resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STRENGTHS = (0.5, 7.5)
 
 @dataclass(frozen=True)
 class Painting:
-    """A painting, how large it is learnt, and where its content term shall end."""
+    """A painting, the size at which it is learnt, and the target of its content term."""
 
     file: str
     size: int
@@ -135,11 +135,11 @@ def main() -> None:
 
     def write(step: fitting.TrainingStep) -> None:
         for name, network in zip(group, averaged.module, strict=True):
-            told = replace(recipes[name], strength=balances[name].strength(0))
+            final = replace(recipes[name], strength=balances[name].strength(0))
             card = {
                 "impasto": impasto.__version__,
                 "style": json.dumps({"name": group[name].file, "sha256": paintings[name].sha256}),
-                "recipe": json.dumps(schema.to_json(told)),
+                "recipe": json.dumps(schema.to_json(final)),
                 "photographs": str(len(pool)),
                 "steps": f"{step.index}, of {len(group)} styles together",
             }

@@ -1,4 +1,4 @@
-"""The compact encoder's teachers: VGG-19 as far as relu3_1, and a pruned VGG-19 from relu4_1 to relu5_1."""
+"""The compact encoder's teachers: VGG-19 up to relu3_1, and a pruned VGG-19 from relu4_1 to relu5_1."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pruned(nn.Module):
 
 
 class Teachers(nn.Module):
-    """Both teachers: sRGB in [0, 1] -> the six target layers, raw; called as an encoder is."""
+    """Both teachers: sRGB in [0, 1] -> the six target layers, raw; called like an encoder."""
 
     places = PLACES
 
