@@ -218,7 +218,7 @@ def test_help_breaks_lines_where_they_are_full(capsys: Capture, monkeypatch: pyt
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     said = capsys.readouterr().out
-    assert "Broken ones are skipped" in said  # of the command's own
+    assert "Unreadable ones are skipped" in said  # of the command's own
     assert "skies get strokes that differ." in said  # of the recipe's
 
 

@@ -37,7 +37,7 @@ def test_a_receipt_leads_back_to_its_inputs(inputs: run_transfer.Inputs, tiny: s
 def test_another_encoder_is_noticed(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
-    with pytest.raises(InputError, match="another file"):
+    with pytest.raises(InputError, match="is not the file"):
         run_transfer.from_receipt(receipt, [photo.parent])
 
 

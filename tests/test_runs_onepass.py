@@ -61,7 +61,7 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
 def test_a_folder_of_too_many(train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("impasto.runs.onepass.PHOTOGRAPHS", 2)
     assert train() == 0
-    assert "of 3 pictures one in 2 is used" in capsys.readouterr().err
+    assert "3 pictures found; one in 2 is used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: P
     one_line(capsys, "mine.resume", "other settings", only=True)
     (tmp_path / "mine.resume").write_bytes(b"half a chec")
     assert train("--resume") == 1
-    one_line(capsys, "mine.resume", "begin anew", only=True)
+    one_line(capsys, "mine.resume", "start again", only=True)
 
 
 def test_a_film(model: Path, tmp_path: Path, capsys: Capture) -> None:
