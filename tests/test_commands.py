@@ -1,4 +1,4 @@
-"""What the commands are made of; what they do is in test_cli.py and test_onepass.py."""
+"""Descriptions, defaults and help of the commands; test_cli.py and test_runs_*.py run them."""
 
 import pytest
 
