@@ -64,7 +64,7 @@ def wait_for(there: Callable[[], object], what: str, seconds: float = 60) -> Non
     """Wait until ``there`` returns something true, or fail."""
     end = time.monotonic() + seconds
     while not there():
-        assert time.monotonic() < end, f"{what}: not after {seconds} seconds"
+        assert time.monotonic() < end, f"{what}: still waiting after {seconds} seconds"
         time.sleep(0.005)
 
 

@@ -202,7 +202,7 @@ def test_list_shows_the_styles_in_a_terminal(monkeypatch: pytest.MonkeyPatch, ca
     assert said.count("▀") > 12 * 32 * 8 and "Hokusai" in said
 
 
-def test_help_teaches(capsys: Capture) -> None:
+def test_help(capsys: Capture) -> None:
     assert cli.main(["--help"]) == 0
     assert "transfer" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
@@ -464,8 +464,8 @@ def test_animations_give_their_first_frame_with_a_note(
     assert "first of 3 frames" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
-def test_a_full_disk_loses_nothing(
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_keeps_earlier_files(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.png").write_bytes(b"what was there")
@@ -478,7 +478,7 @@ def test_a_full_disk_loses_nothing(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root can write anywhere")
 def test_an_unwritable_folder(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)

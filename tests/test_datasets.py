@@ -119,7 +119,7 @@ def test_load_takes_every_mode(tmp_path: Path, mode: str) -> None:
     assert pool.sizes.tolist() == [[10, 20]]
 
 
-def test_a_pool_moves() -> None:
+def test_a_pool_moves_to_a_device() -> None:
     pool = constant(9, [(4, 4)], 8)
     assert torch.equal(pool.to("cpu").canvas, pool.canvas)
     assert pool.to("meta").sizes.device.type == "meta"

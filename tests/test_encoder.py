@@ -258,7 +258,7 @@ def test_a_file_declares_width_border_and_precision_of_each_convolution() -> Non
     assert [convolutions[place][0].weight.dtype for place in places] == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
-def test_a_gap_ends_the_encoder() -> None:
+def test_an_encoder_ends_at_a_missing_layer() -> None:
     state = own_state(VGG(WIDTHS))
     del state["conv3_2.weight"]
     assert encoder.from_state(state, {}, Path("gap.pth")).places[-1] == "3_1"

@@ -234,14 +234,14 @@ def test_style_follows_the_formula_of_its_source(term: str, formula: Formula, si
 
 
 @pytest.mark.parametrize(("term", "formula"), [("mean", keras_style), ("owl", owl_style)])
-def test_a_style_of_another_size_where_the_source_normalises(term: str, formula: Formula) -> None:
+def test_a_style_of_another_size_in_normalised_terms(term: str, formula: Formula) -> None:
     ours, theirs = activations(1, 6, 4, 5, seed=1), activations(1, 6, 7, 9, seed=2)
     loss = losses.style_loss(losses.gram(ours), losses.gram(theirs), 20, term)
     assert float(loss) == pytest.approx(float(formula(ours, theirs)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("term", "formula"), [("gatys", equation_style), ("blog", blog_style), ("five", five_style)])
-def test_a_style_of_another_size_counts_as_if_it_were_as_large(term: str, formula: Formula) -> None:
+def test_a_style_is_weighted_as_if_it_had_the_picture_s_size(term: str, formula: Formula) -> None:
     ours, small = activations(1, 6, 4, 6, seed=1), activations(1, 6, 4, 3, seed=2)
     loss = losses.style_loss(losses.gram(ours), losses.gram(small), 24, term)
     twice = torch.cat([small, small], dim=3)  # as large as ours, with the same Gram matrix per position

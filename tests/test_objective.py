@@ -188,7 +188,7 @@ def test_too_small_a_budget() -> None:
 
 
 def test_the_halo_is_the_receptive_field() -> None:
-    """Pixels outside the halo have no effect, and a halo smaller by one stride would be too small."""
+    """Pixels outside the halo have no effect, and a halo 32 pixels smaller would be too small."""
     vgg = network()
     frozen = encoder.Frozen(vgg, ("relu5_1",))
     image = picture(16, 352, 1)
@@ -205,7 +205,7 @@ def test_the_halo_is_the_receptive_field() -> None:
 
 @pytest.mark.parametrize("network", ["compact", "vgg19"])
 @pytest.mark.parametrize("what", ["photograph", "noise", "painted"])
-def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
+def test_bfloat16_gradients_point_the_same_way(network: str, what: str) -> None:
     content, style = (
         images.to_size(images.to_tensor(bundled.locate(name)), 160) for name in ("rocket", "starry-night")
     )
@@ -228,7 +228,7 @@ def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
     assert torch.cosine_similarity(slope.flatten(), reference.flatten(), dim=0) > 0.999
 
 
-def test_minimal_filtering_points_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minimal_filtering_gradients_point_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     torch.manual_seed(0)
     vgg = encoder.VGG().requires_grad_(False)

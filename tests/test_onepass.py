@@ -64,7 +64,7 @@ def test_a_smooth_network_paints_no_checkerboard() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 0.5))
 
 
-def test_ours_is_under_two_megabytes() -> None:
+def test_our_network_is_under_two_megabytes() -> None:
     assert 2 * sum(parameter.numel() for parameter in Network(IMPASTO).parameters()) < 2_000_000
 
 

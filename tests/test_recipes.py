@@ -98,7 +98,7 @@ TABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, row in TABLE.items() for field in row])
-def test_the_design_s_table(name: str, field: str) -> None:
+def test_values_of_the_sources(name: str, field: str) -> None:
     assert getattr(TRANSFERS[name], field) == TABLE[name][field]
 
 

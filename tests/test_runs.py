@@ -20,7 +20,7 @@ def inputs(photo: Path, painting: Path) -> run_transfer.Inputs:
     return run_transfer.read_inputs(str(photo), [str(painting)])
 
 
-def test_a_receipt_names_no_folder(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
+def test_receipts_contain_no_folders(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny, init="noise"), inputs)
     assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
     assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})

@@ -140,7 +140,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["-o", "model.png"], "model.png"),
     ],
 )
-def test_bad_training(train: Callable[..., int], flags: list[str], named: str, capsys: Capture) -> None:
+def test_bad_train_arguments(train: Callable[..., int], flags: list[str], named: str, capsys: Capture) -> None:
     assert train(*flags) == 1
     one_line(capsys, named, only=True)
 
@@ -153,7 +153,9 @@ def test_bad_training(train: Callable[..., int], flags: list[str], named: str, c
         (["-o", "nowhere/out.png"], "nowhere"),
     ],
 )
-def test_bad_applying(model: Path, folder: Path, flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:
+def test_bad_apply_arguments(
+    model: Path, folder: Path, flags: list[str], named: str, tmp_path: Path, capsys: Capture
+) -> None:
     command = ["apply", str(folder / "a.png"), "--style", str(model), "-o", str(tmp_path / "out.png"), *flags]
     assert cli.main(command) == 1
     one_line(capsys, named, only=True)

@@ -132,7 +132,7 @@ def test_every_number_has_its_range(kind: type) -> None:
 @pytest.mark.parametrize(
     "recipe", [Training(crop=32), Training(rate=0.0), Photo(regions=0), Photo(keep_highlights=1.5)]
 )
-def test_the_other_recipes(recipe: Training | Photo) -> None:
+def test_invalid_training_and_photo_recipes(recipe: Training | Photo) -> None:
     with pytest.raises(RecipeError, match="must"):
         check(recipe)
     assert from_json(to_json(type(recipe)()), type(recipe)) == type(recipe)()

@@ -347,7 +347,7 @@ def test_the_longest_idle_sessions_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [Transfer(), Photo(), recipes.owl])
-def test_a_form_gives_its_recipe_back(recipe: Any) -> None:
+def test_a_form_returns_its_recipe(recipe: Any) -> None:
     names = [field.name for field in fields(recipe)]
     with gr.Blocks():
         inputs = forms.form(recipe, names)

@@ -232,7 +232,7 @@ def test_keyboard_only(page: Page, files: dict[str, Path]) -> None:
     page.wait_for_selector(DONE)
 
 
-def test_a_phone_scrolls_in_one_direction_only(page: Page, files: dict[str, Path]) -> None:
+def test_the_page_does_not_scroll_sideways_on_a_phone(page: Page, files: dict[str, Path]) -> None:
     page.set_viewport_size(PHONE)
     choose(page, files["photo"])
     page.click("#styles button >> nth=2")

@@ -225,7 +225,7 @@ def test_seeds(recipe: Transfer) -> None:
     assert not torch.allclose(one, transfer.stylize(CONTENT, STYLE, replace(noisy, seed=1)), atol=1e-2)
 
 
-def test_the_caller_s_randomness_is_left_alone(recipe: Transfer) -> None:
+def test_the_global_random_state_is_unchanged(recipe: Transfer) -> None:
     state = torch.get_rng_state()
     transfer.stylize(CONTENT, STYLE, replace(recipe, init="noise"))
     assert torch.equal(state, torch.get_rng_state())
@@ -486,7 +486,7 @@ def louder(factor: float) -> encoder.VGG:
     return tiny
 
 
-def test_the_louder_encoder_is_louder() -> None:
+def test_louder_scales_the_activations() -> None:
     quiet, loud = network()(CONTENT, encoder.LAYERS), louder(7.0)(CONTENT, encoder.LAYERS)
     for layer in encoder.LAYERS:
         torch.testing.assert_close(loud[layer], 7 * quiet[layer], rtol=1e-4, atol=1e-5)

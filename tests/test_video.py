@@ -24,7 +24,7 @@ def test_frames_are_brought_to_one_even_size_and_keep_their_colour(tmp_path: Pat
     assert np.abs(film[2].mean((0, 1)) - [204, 51, 25.5]).max() < 6
 
 
-def test_a_film_cut_short_by_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_while_writing_keeps_the_old_video(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"what was there")
 

@@ -306,7 +306,7 @@ def test_a_full_disk(server: Server, file: Path) -> None:
     assert not file.exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
 def test_two_downloads_do_not_mix(server: Server, file: Path) -> None:
     first = weights.download("tiny")
     next(first)

@@ -66,10 +66,10 @@ class ApplyCommand:
     """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
-    Default: as in the style's training."""
+    If omitted: as in the style's training."""
     size: int | None = None
-    """Long edge of the result in pixels; 0: the photograph's. Default: the photograph's, but larger ones are painted at
-    1280 pixels and enlarged, so that strokes stay visible."""
+    """Long edge of the result in pixels; 0: the photograph's. If omitted: also the photograph's, but larger ones are
+    painted at 1280 pixels and enlarged, so that strokes stay visible."""
     resume: bool = False
     """Skip pictures of a folder that are already done."""
     device: Device = "auto"

@@ -33,7 +33,7 @@ class PhotoCommand:
     save_masks: bool = False
     """Save the regions as OUT-content-mask.png and OUT-style-mask.png, to view or edit them."""
     resume: Path | None = None
-    """Continue from the OUT.resume of an interrupted run."""
+    """Continue from the OUT.resume of an interrupted run; repeat the same command with this option."""
     device: Device = "auto"
     quiet: Quiet = False
 

@@ -19,11 +19,11 @@ class StudioCommand:
     port: int = 7860
     """The port to listen on; 0: any free port."""
     auth: str = ""
-    """The user name for logging in; the password is read from IMPASTO_PASSWORD, or asked for. Default: no login."""
+    """The user name for logging in; the password is read from IMPASTO_PASSWORD, or asked for. Empty: no login."""
     max_upload: float = 25.0
     """The largest upload that is accepted, in MB."""
     max_jobs: int = 1
-    """How many optimisations run at once; the others wait."""
+    """How many optimisations run at once, 1 or more; the others wait."""
     open: bool = False
     """Also open the page in the browser."""
 
