@@ -102,13 +102,13 @@ def test_match_luma() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_shape_type_and_range(function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
     images = torch.cat([picture(0), picture(1)]).to(dtype)
-    others = torch.rand(2, 3, 12, 15, generator=torch.Generator().manual_seed(2)).round().to(dtype)  # to the corners
+    others = torch.rand(2, 3, 12, 15, generator=torch.Generator().manual_seed(2)).round().to(dtype)  # all values 0 or 1
     result = function(images, others)
     assert result.shape == images.shape
     assert result.dtype == dtype
     assert result.min() >= 0
     assert result.max() <= 1
-    for i in range(2):  # each picture of the batch alone
+    for i in range(2):  # each picture of the batch separately
         tolerance = {"atol": 1e-2, "rtol": 0.0} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 0.0}
         torch.testing.assert_close(function(images[i : i + 1], others[i : i + 1]), result[i : i + 1], **tolerance)
 

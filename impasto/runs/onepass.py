@@ -236,6 +236,6 @@ def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]
         if out.resolve() in path.resolve().parents:
             continue  # results of an earlier run
         to = out / path.relative_to(folder)
-        to = to if to.suffix.lower() in images.FORMATS else to.with_name(f"{to.name}.png")  # no name clash with a.gif
+        to = to if to.suffix.lower() in images.FORMATS else to.with_name(f"{to.name}.png")  # keeps a.bmp, a.gif apart
         if not (resume and to.exists()):
             yield path, to

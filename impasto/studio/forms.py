@@ -44,7 +44,7 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         try:
             return [inner(word) for word in str(value or "").replace(",", " ").split()]
         except ValueError:
-            raise RecipeError(f"`{name}`: must be numbers separated by spaces, not {value!r}") from None
+            raise RecipeError(f"`{name}` must be numbers separated by spaces, not {value!r}") from None
     if value is None:
         raise RecipeError(f"`{name}`: a value is needed")
     return int(value) if kind is int else value

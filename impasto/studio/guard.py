@@ -124,7 +124,7 @@ class Guard:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, session: Session, length: int) -> None:
         """Let Gradio store the files, inspect them, and only then send its answer."""
-        if length > self.most_bytes + 10_000:  # plus the form around the file
+        if length > self.most_bytes + 10_000:  # 10 kB for the form around the file
             await _refusal(413, f"the file is larger than {self.most_bytes / 1e6:.0f} MB")(scope, receive, send)
             return
         start: Message = {}
