@@ -1,7 +1,7 @@
-"""The baseline: the plain loop that PyTorchBlog describes, in eager float32, with VGG-19 of random weights.
+"""The baseline: the loop that PyTorchBlog describes, in eager float32, with a VGG-19 of random weights.
 
-As there, the whole network runs twice in each iteration, once for the content's layer and once for the style's,
-and Adam moves the pixels. Written from the description, for timing only.
+As in the article, the whole network runs twice in each iteration, once for the content layer and once for the style
+layers, and Adam updates the pixels. Written from the description, for timing only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CONTENT, STYLE = 21, (0, 5, 10, 19, 28)  # torchvision's numbers of conv4_2 and conv1_1, 2_1, 3_1, 4_1, 5_1
+CONTENT, STYLE = 21, (0, 5, 10, 19, 28)  # torchvision's indices of conv4_2 and conv1_1, 2_1, 3_1, 4_1, 5_1
 
 
 def vgg19() -> nn.Sequential:
-    """VGG-19's features in torchvision's layout, random."""
+    """VGG-19's features in torchvision's layout, with random weights."""
     layers: list[nn.Module] = []
     channels = 3
     for width, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
@@ -42,7 +42,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 def iteration(content: Tensor, style: Tensor) -> Callable[[], float]:
-    """The loop's body, ready to be timed."""
+    """Prepare the targets; returns one iteration of the loop, to be timed."""
     network = vgg19()
     kept = features(network, content, (CONTENT,))
     targets = {index: gram(x) for index, x in features(network, style, STYLE).items()}

@@ -1,8 +1,8 @@
-"""Peak memory and time of one job in a process of its own, as JSON: called by run.py.
+"""Print the peak memory and time of one job as JSON; run.py calls this in a separate process.
 
     python benchmarks/memory.py ours SIZE MEMORY_GB STEPS | baseline SIZE
 
-The memory is what the job adds to an interpreter that has imported everything.
+The memory is the increase over an interpreter that has imported everything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
         )
         iteration(content, style)()
     seconds = time.perf_counter() - start
-    # Not ru_maxrss: a child inherits its parent's.
+    # Not ru_maxrss, which a child process inherits from its parent.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     peak = 1024 * int(line.split()[1])
     print(json.dumps({"gb": (peak - own) / 1e9, "seconds": seconds, "threads": torch.get_num_threads()}))

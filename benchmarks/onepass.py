@@ -1,10 +1,9 @@
-"""One-pass networks, measured; writes benchmarks/onepass.md.
+"""Measure one-pass networks; writes benchmarks/onepass.md.
 
     python benchmarks/onepass.py [--assets DIR [--train] [--alike STEPS]]
 
-Without --assets, which holds styles/, contents/ and photos/, the comparison with optimisation is left out. With --train
-a style that does not ship is trained, as a user would. With --alike the paper's network and ours are trained on one
-style, with the same crops, and compared.
+The comparison with optimisation needs --assets, a folder with styles/, contents/ and photos/. --train also trains a new
+style, as a user would. --alike trains the paper's network and ours on one style with the same crops, and compares them.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ ROW = ("style", "photograph", "one pass", "iterations", "each, in the mean")
 
 
 def iterations(pairs: list[tuple[torch.Tensor, objective.Objective]], wanted: list[float]) -> tuple[list[int], int]:
-    """L-BFGS iterations from each photograph until its objective is at ``wanted``; MOST if it takes more.
+    """L-BFGS iterations from each photograph until its objective reaches ``wanted``; MOST if it takes more.
 
-    And until the mean of all is at the mean of those: figure 5 of Johnson2016.
+    Also the iterations until the mean objective reaches the mean of ``wanted``, as in figure 5 of Johnson2016.
     """
     runs = [optimize.minimize(*pair, optimizer="lbfgs", steps=MOST, rate=1.0, clip=True) for pair in pairs]
-    curves: list[list[float]] = []  # an iteration's losses, of the pictures that it starts from
+    curves: list[list[float]] = []  # the losses of all photographs before each iteration
     for steps in zip(*runs, strict=True):
         curves.append([step.loss for step in steps])
         if all(loss <= goal for loss, goal in zip(curves[-1], wanted, strict=True)):
@@ -56,7 +55,7 @@ def first(curve: Iterable[float], goal: float) -> int:
 def unseen(
     assets: Path, painting: torch.Tensor, recipe: recipes.Training
 ) -> Iterator[tuple[torch.Tensor, objective.Objective]]:
-    """Photographs that no network has seen, each with the objective that one is trained for."""
+    """Photographs outside the training set, each with the training objective."""
     style = onepass.prepare_style(painting, recipe)
     for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
         photograph = images.to_size(images.to_tensor(path), SIZE)
@@ -68,7 +67,7 @@ def value(goal: objective.Objective, picture: torch.Tensor) -> float:
 
 
 def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, ...]]:
-    """For each style, means over photographs that the network never saw; the objective is that of its training."""
+    """For each style, the means over photographs outside its training set, with its training objective."""
     for name in track(names, "one pass against L-BFGS", console=STDERR):
         model = onepass.load(name)
         recipe = recipes.Training(**json.loads(model.metadata["recipe"]))
@@ -81,7 +80,7 @@ def against_optimisation(assets: Path, names: list[str]) -> Iterator[tuple[str, 
 
 
 def train(assets: Path) -> list[str]:
-    """`impasto train` of a new style with its defaults: minutes of the whole process, and what its network is worth."""
+    """`impasto train` of a new style with its defaults: minutes of the whole process, and the network's quality."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / Path(NEW).with_suffix(".safetensors")
         command = ["train", str(assets / "styles" / NEW), "--photos", str(assets / "photos"), "-o", str(out)]
@@ -91,7 +90,7 @@ def train(assets: Path) -> list[str]:
 
 
 def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
-    """The objective of the paper's network and of ours after the same training, on photographs that neither saw."""
+    """The objective of the paper's network and of ours after the same training, on photographs outside it."""
     painting = images.to_tensor(assets / "styles" / STYLE)
     pool = datasets.load(datasets.pictures(assets / "photos"), side=640, short=448)
     recipe = recipes.Training(steps=steps, start="")
@@ -113,7 +112,7 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
 
 
 def speeds() -> list[tuple[str, ...]]:
-    """One pass at 1920 x 1080: the paper's network and ours, in turn."""
+    """Seconds of one pass at 1920 x 1080 of the paper's network and of ours, in turn."""
     image = images.resize(images.to_tensor(bundled.locate("rocket")), 1080, 1920)
     networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(IMPASTO).eval(), {})}
     contenders: dict[tuple[str, str], Callable[[], object]] = {
@@ -135,7 +134,7 @@ def speeds() -> list[tuple[str, ...]]:
 
 
 def peak() -> float:
-    """GB that a process takes for a picture of 7680 x 4320, from the start, reading and writing included."""
+    """Peak GB of a whole process that repaints a picture of 7680 x 4320, including reading and writing."""
     with TemporaryDirectory() as folder:
         photo, out = Path(folder) / "photo.png", Path(folder) / "out.jpg"
         images.write(photo, images.resize(images.to_tensor(bundled.locate("rocket")), 4320, 7680))
@@ -149,7 +148,7 @@ def peak() -> float:
 
 
 def frames_per_second() -> float:
-    """Of a film of 640 x 360, without reading and writing it."""
+    """Frames per second of a video of 640 x 360, without reading and writing it."""
     frame = images.resize(images.to_tensor(bundled.locate("rocket")), 360, 640)
     model = onepass.load("udnie")
     return 1 / median(seconds(lambda: onepass.apply(frame, model)) for _ in range(20))
@@ -177,7 +176,7 @@ def main() -> None:
     rows = [
         ("`impasto apply` of 640 x 427 pixels, whole process", f"{median(process(small, 5)):.1f} s", "3 s"),
         ("peak memory at 7680 x 4320, whole process", f"{peak():.2f} GB", "3 GB"),
-        ("frames of 640 x 360", f"{frames_per_second():.1f} a second", ""),
+        ("frames of 640 x 360", f"{frames_per_second():.1f} per second", ""),
     ]
     lines += table(("what", "measured", "goal"), rows)
     with machine.reused_memory():

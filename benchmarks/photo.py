@@ -1,10 +1,10 @@
-"""Photorealistic transfer compared with the published results of Luan2017; writes benchmarks/photo.md.
+"""Compare photorealistic transfer with the published results of Luan2017; writes benchmarks/photo.md.
 
     python benchmarks/photo.py --assets DIR [--sheets DIR] [--only NAME ...]
 
-For each pair: the photorealism energy of the result (matting Laplacian of the content, mean over the channels), the
-style loss within the masks as the real VGG-19 sees it (relu1_1, relu2_1, relu3_1), and the structural similarity of the
-gradients of luma with the content's. --sheets draws content, style, ours, the published result, and ours without masks.
+For each pair it measures the photorealism energy of the result (matting Laplacian of the content, mean over the
+channels), the style loss within the masks with the original VGG-19 (relu1_1, relu2_1, relu3_1), and the structural
+similarity of the luma gradients with the content's. --sheets draws content, style and all results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def energy(result: Tensor, guide: Guide) -> float:
 
 
 def structure(result: Tensor, content: Tensor) -> float:
-    """SSIM of the sizes of luma's gradients."""
+    """SSIM of the magnitudes of the luma gradients."""
     sizes = []
     for picture in (result, content):
         down, across = torch.gradient(color.luma(picture)[0, 0])

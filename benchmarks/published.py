@@ -1,15 +1,15 @@
-"""Compare our pictures with the published ones, by encoders that nothing here is trained on at run time.
+"""Compare our pictures with the published ones, measured with the teachers of the compact encoder.
 
     python benchmarks/published.py --assets DIR --ours FOLDER [--kind one_pass|optimised]
 
-FOLDER holds our pictures under the published ones' names (`chicago_wave.png`, ...). Two numbers for each picture, lower
-is better:
+FOLDER holds our pictures, named like the published ones (`chicago_wave.png`, ...). It prints two numbers for each
+picture; lower is better:
 
 - style left: the squared distance between the picture's Gram matrices and the painting's, divided by the photograph's;
-  a mean over layers. 1 is the photograph as it was, 0 has the painting's statistics.
-- content distance: 1 - cosine of instance-normalised features of picture and photograph; a mean over layers.
+  mean over layers. 1 is the unchanged photograph, 0 has the painting's statistics.
+- content distance: 1 - cosine similarity of instance-normalised features of picture and photograph; mean over layers.
 
-The encoders are the true VGG-19 as far as relu3_4 and a pruned one for relu4_1, relu4_2 and relu5_1.
+The encoders are the original VGG-19 up to relu3_4, and a pruned one for relu4_1, relu4_2 and relu5_1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZE = 512  # long edge at which pictures are compared
 
 
 class Judge:
-    """The teachers, and what they say of a picture."""
+    """Measures pictures with the two encoders."""
 
     def __init__(self, folder: Path) -> None:
         self.vgg = encoder.load(str(folder / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))

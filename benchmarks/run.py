@@ -1,8 +1,8 @@
-"""Measure speed and memory: ours and the baseline in turn in one run, as ratios, beside the hardware.
+"""Measure speed and memory of ours and of the baseline, in turn in one run; reports ratios and the hardware.
 
     python benchmarks/run.py [--quick]
 
-Writes benchmarks/results.md and benchmarks/results.json; under 15 minutes, with --quick under 2.
+Writes benchmarks/results.md and benchmarks/results.json. Takes under 15 minutes, with --quick under 2.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def vgg19() -> encoder.VGG:
 
 
 def ours(network: encoder.VGG, size: int, precision: Any) -> Callable[[], object]:
-    """One iteration of ours: loss and gradient of the default recipe."""
+    """One iteration of our implementation: loss and gradient of the default recipe."""
     content, style = pair(size)
     goal = objective.build(network, replace(recipes.impasto, precision=precision), content, [style])
     return lambda: goal(content)
@@ -74,7 +74,7 @@ def seconds(body: Callable[[], object]) -> float:
 
 
 def iterations(rounds: int) -> dict[str, list[float]]:
-    """Seconds of an iteration at 512 x 512, every contender once in each round."""
+    """Seconds per iteration at 512 x 512; each round runs every implementation once."""
     vgg, compact = vgg19(), encoder.load("compact")
     contenders: dict[str, Callable[[], object]] = {
         BASELINE: iteration(*pair(SIZE)),
@@ -86,9 +86,9 @@ def iterations(rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in track(range(rounds + 1), "iterations", console=STDERR):
         for name, body in contenders.items():
-            # Each with the allocator that it would run with: the loop that the baseline follows knows no other.
+            # Each with the allocator that it normally uses; for the baseline that is the default one.
             with contextlib.nullcontext() if name == BASELINE else machine.reused_memory():
-                for _ in range(1 if name == BASELINE else 2):  # the second still grows the memory that they find again
+                for _ in range(1 if name == BASELINE else 2):  # the second still adds to the reused memory
                     body()
                 taken = seconds(body)
             if turn:  # the first is a warm-up
@@ -97,7 +97,7 @@ def iterations(rounds: int) -> dict[str, list[float]]:
 
 
 def scaling(sizes: Sequence[int], rounds: int) -> dict[int, float]:
-    """Seconds of an iteration through compact for each megapixel, at each side of a square."""
+    """Seconds per iteration and megapixel with the compact encoder, for squares of each side."""
     compact = encoder.load("compact")
     bodies = {size: ours(compact, size, "auto") for size in sizes}
     times: dict[int, list[float]] = {size: [] for size in sizes}
@@ -108,7 +108,7 @@ def scaling(sizes: Sequence[int], rounds: int) -> dict[int, float]:
 
 
 def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
-    """Seconds of the pytorch-blog preset's Adam, and of our schedule until it has the same loss."""
+    """Seconds of the pytorch-blog preset with Adam, and of our schedule until it reaches the same loss."""
     content, style = (images.to_size(images.to_tensor(bundled.locate(n)), size) for n in ("rocket", "starry-night"))
 
     def run(recipe: Transfer, target: float) -> tuple[float, float, int]:
@@ -127,10 +127,10 @@ def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
 
 
 def where_time_goes(network: encoder.VGG, rounds: int = 5) -> dict[str, float]:
-    """Share of an iteration's time in each group of operations."""
+    """The share of an iteration's time spent in each group of operations."""
     body = ours(network, SIZE, "auto")
     body()
-    minimal = record_function("convolution")(winograd.convolve)  # whatever it is made of
+    minimal = record_function("convolution")(winograd.convolve)  # counts its parts as one operation
     with patch.object(winograd, "convolve", minimal), profile(activities=[ProfilerActivity.CPU]) as prof:
         for _ in range(rounds):
             body()
@@ -147,7 +147,7 @@ def where_time_goes(network: encoder.VGG, rounds: int = 5) -> dict[str, float]:
 
 
 def convolution_rates(network: encoder.VGG) -> list[Row]:
-    """Each kind of convolution, as an iteration does it, beside a matrix product of the same shape, in TFLOP/s."""
+    """TFLOP/s of each kind of convolution in an iteration, and of a matrix product of the same shape."""
     dtype = machine.precision("auto", torch.device("cpu"))
     rows, seen = [], set()
     for place in ("1_2", "2_1", "2_2", "3_1", "3_2", "4_1", "4_2", "5_1"):
@@ -169,7 +169,7 @@ def convolution_rates(network: encoder.VGG) -> list[Row]:
 
 
 def process(arguments: list[str], runs: int) -> list[float]:
-    """Seconds of whole processes of ours."""
+    """Seconds of whole `impasto` processes."""
     taken = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "impasto", *arguments]
@@ -184,7 +184,7 @@ def process(arguments: list[str], runs: int) -> list[float]:
 
 
 def memory(*arguments: object) -> dict[str, float]:
-    """What memory.py measures, in a process of its own."""
+    """Run memory.py in a separate process and return what it measures."""
     STDERR.print("memory:", *arguments)
     command = [sys.executable, str(HERE / "memory.py"), *map(str, arguments)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -208,7 +208,7 @@ def table(head: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def report(record: Mapping[str, Any]) -> str:
-    """results.md."""
+    """The text of results.md."""
     middle = {name: median(values) for name, values in record["iterations"].items()}
     base = middle[BASELINE]
     goals = {"ours, VGG-19, float32": "1.5 x", "ours, VGG-19, auto precision": "6 x"}

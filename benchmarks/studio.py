@@ -1,8 +1,8 @@
-"""Waiting times in the studio, alone and with twenty clients at once; writes benchmarks/studio.md.
+"""Measure waiting times in the studio, with one client and with twenty; writes benchmarks/studio.md.
 
     python benchmarks/studio.py [--runs N]
 
-Needs playwright and Chromium. Every number is the median over the runs, each with a studio of its own.
+Needs playwright and Chromium. Every number is the median over the runs; each run starts a new studio.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 API = "/gradio_api"
 
 
-def seconds_until(page: Page, selector: str, begun: float) -> float:
+def seconds_until(page: Page, selector: str, started: float) -> float:
     page.wait_for_selector(selector, timeout=120_000)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def one_client(address: str, photo: bytes) -> int:
-    """The worst status code that a client sees while it has a photograph repainted."""
+    """Have a photograph repainted; returns the highest status code of all responses."""
     with httpx.Client(base_url=address, timeout=300) as client:
         codes = [client.get("/").status_code]
         sent = client.post(f"{API}/upload", files={"files": ("photo.jpg", photo)})
@@ -55,8 +55,8 @@ def once(photo: Path) -> dict[str, float]:
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.goto("data:text/html,a browser that is open already")
-        begun = time.perf_counter()
+        page.goto("data:text/html,a browser that is already open")
+        started = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "impasto", "studio", "--port", "0"], stdout=subprocess.PIPE, text=True
         )
@@ -64,24 +64,24 @@ def once(photo: Path) -> dict[str, float]:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
             page.goto(address)
-            found["page ready in an open browser, after the command"] = seconds_until(page, "#styles button", begun)
-            begun = time.perf_counter()
+            found["page ready in an open browser, after the command"] = seconds_until(page, "#styles button", started)
+            started = time.perf_counter()
             page.set_input_files("#photo input[type=file]", str(photo))
             page.wait_for_selector('#photo img[src*="/file="]')
-            found["a 12-megapixel JPEG uploaded and shown"] = time.perf_counter() - begun
-            begun = time.perf_counter()
+            found["a 12-megapixel JPEG uploaded and shown"] = time.perf_counter() - started
+            started = time.perf_counter()
             page.click("#styles button >> nth=1")
-            found["its first one-pass picture, after the click"] = seconds_until(page, "#repaint-pair img", begun)
+            found["its first one-pass picture, after the click"] = seconds_until(page, "#repaint-pair img", started)
             page.click(f"#styles button >> nth={list(bundled.STYLES).index('starry-night')}")
             page.wait_for_timeout(4000)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             page.click("#paint")
-            found["first live picture of an optimisation"] = seconds_until(page, "#repaint-live img", begun)
+            found["first live picture of an optimisation"] = seconds_until(page, "#repaint-live img", started)
             page.wait_for_timeout(8000)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             page.click("#repaint-stop")
-            seconds_until(page, '#repaint-status [data-state="stopped"]', begun)
-            found["the picture, after Stop"] = seconds_until(page, "#repaint-pair img", begun)
+            seconds_until(page, '#repaint-status [data-state="stopped"]', started)
+            found["the picture, after Stop"] = seconds_until(page, "#repaint-pair img", started)
             browser.close()
             small = images.to_size(images.to_tensor(photo), 1024)
             with tempfile.TemporaryDirectory() as folder:
@@ -90,11 +90,11 @@ def once(photo: Path) -> dict[str, float]:
             one_client(address, data)
             time.sleep(3)
             memory = psutil.Process(process.pid).memory_info().rss
-            begun = time.perf_counter()
+            started = time.perf_counter()
             with ThreadPoolExecutor(20) as pool:
                 worst = max(pool.map(lambda _: one_client(address, data), range(20)))
             assert worst == 200, worst
-            found["20 clients at once, a 1024-pixel picture each"] = time.perf_counter() - begun
+            found["20 clients at once, a 1024-pixel picture each"] = time.perf_counter() - started
             time.sleep(5)
             found["memory after them, over before"] = psutil.Process(process.pid).memory_info().rss / memory
         finally:

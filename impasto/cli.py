@@ -22,19 +22,19 @@ from impasto.commands import DEFAULTS
 from impasto.errors import ImpastoError, UsageError, spell
 
 ABOUT = {
-    "transfer": "repaint a photograph in the manner of a painting, by optimisation",
-    "reconstruct": "show what an encoder's layers represent of a picture: its content or its style",
-    "train": "train a network that repaints photographs in one style, in one pass",
-    "apply": "repaint a picture, a film or a folder in one pass",
+    "transfer": "repaint a photograph in the style of a painting, by optimisation",
+    "reconstruct": "show what an encoder's layers represent: a picture's content, or its style",
+    "train": "train a network that repaints photographs in one style in one pass",
+    "apply": "repaint a picture, a video or a folder in one pass",
     "photo": "give a photograph the light of another one, without a painted look",
-    "studio": "serve a web page for all of this, on this machine",
+    "studio": "open a web page on this machine that does all of this",
     "export": "write a one-pass network as ONNX",
-    "study": "paint a labelled sheet of layers or strengths",
+    "study": "draw a labelled sheet that compares layers or strengths",
     "replay": "repeat a result from the receipt stored in it",
-    "list": "list the recipes, styles, contents and weights",
+    "list": "list the recipes, styles, contents or weights",
 }
 
-LIGHT = ("list", "studio")  # started without torch
+LIGHT = ("list", "studio")  # run without torch
 
 EXAMPLES = """\
   impasto transfer rocket starry-night -o rocket.png
@@ -47,7 +47,7 @@ EXAMPLES = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 on success, 1 on failure, 2 on a usage error, 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return guarded(lambda: print(usage(), flush=True)) or (0 if arguments else 2)
@@ -65,14 +65,14 @@ def execute(name: str, arguments: list[str]) -> None:
         command.run()
         return
     if "torch" not in sys.modules:
-        # The garbage collector would scan torch's objects again and again: a sixth of a short command's time.
+        # Garbage collection during the import would take a sixth of a short command's time.
         gc.disable()
         import_module("torch")
         gc.freeze()
         gc.enable()
     from impasto import machine, video
 
-    # `apply` may get a huge picture; the frames of a film are small.
+    # Pictures given to `apply` may be huge; video frames are not.
     huge = name == "apply" and not command.input.lower().endswith(video.SUFFIXES)
     with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
@@ -81,7 +81,7 @@ def execute(name: str, arguments: list[str]) -> None:
 def usage() -> str:
     lines = [f"impasto {__version__}: repaints photographs.", "", "usage: impasto COMMAND ...", ""]
     lines += [f"  {name:<12} {about}" for name, about in ABOUT.items()]
-    lines += ["", "examples:", EXAMPLES.rstrip(), "", "impasto COMMAND --help explains each command."]
+    lines += ["", "examples:", EXAMPLES.rstrip(), "", "See impasto COMMAND --help for the options of a command."]
     return "\n".join(lines)
 
 
@@ -91,10 +91,10 @@ def fail(message: str, code: int = 1) -> int:
 
 
 def guarded(run: Any) -> int:
-    """Run, reporting an error in one line; IMPASTO_DEBUG=1 shows the whole traceback."""
+    """Run, and report expected errors in one line; IMPASTO_DEBUG=1 shows the traceback."""
     try:
         run()
-    except BrokenPipeError:  # the reader closed the pipe; stop Python from flushing stdout again at exit
+    except BrokenPipeError:  # the reader closed the pipe; stop Python flushing stdout again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("IMPASTO_DEBUG") and not isinstance(error, UsageError):
@@ -112,7 +112,7 @@ def guarded(run: Any) -> int:
 
 
 def parse(name: str, arguments: list[str]) -> Any:
-    """The command that the arguments describe; with --recipe or --resume, the defaults are that recipe's."""
+    """Parse the arguments of a command; --recipe and --resume set the defaults of its recipe."""
     default = DEFAULTS[name](arguments)
     teach(type(default))
 
@@ -131,7 +131,7 @@ def parse(name: str, arguments: list[str]) -> Any:
 
 
 def teach(kind: type) -> None:
-    """Give each field its docstring as help, in one paragraph: tyro would keep the source's line breaks."""
+    """Set each field's help to its docstring in one paragraph; tyro would keep the line breaks of the source."""
     texts, kinds = schema.described(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in texts:
@@ -142,7 +142,7 @@ def teach(kind: type) -> None:
 
 
 def flags(kind: type) -> Iterator[tuple[str, str]]:
-    """The flags of a command, and the type of each."""
+    """The flags of a command, each with the type of its value."""
     for name, inner in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             yield from flags(inner)
@@ -151,7 +151,7 @@ def flags(kind: type) -> Iterator[tuple[str, str]]:
 
 
 def reason(event: Any, kind: type) -> str:
-    """Why tyro refuses the arguments of a command, in one line; its events may change with a new version."""
+    """Why tyro rejects the arguments, in one line; its events are private and may change with its version."""
 
     def spelt(argument: Any) -> str:
         return str(argument.get_invocation_text()[1].as_str_no_ansi())

@@ -1,4 +1,4 @@
-"""Small pictures and a tiny encoder: no test needs the network, or anything from outside the checkout."""
+"""Shared helpers and fixtures. No test needs the network or files outside the checkout."""
 
 import json
 import time
@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a VGG of a few channels, random: all that the machinery around an encoder needs."""
+    """The path of a random VGG with few channels, enough for tests that need any encoder."""
     torch.manual_seed(0)
     places = CONVOLUTIONS[: CONVOLUTIONS.index("5_1") + 1]
     network = VGG((4, 4, 6, 6, 6), places=places)
@@ -38,7 +38,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def randomise(network: VGG, seed: int = 0) -> VGG:
-    """He-initialised, so that activations neither vanish nor explode, with biases that matter."""
+    """He initialisation, so that activations neither vanish nor explode, with biases that are not 0."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim == 4 else 0.1
@@ -54,22 +54,22 @@ def save_picture(path: Path, width: int = 48, height: int = 32, *, seed: int = 0
 
 
 def opened(path: Path) -> Image.Image:
-    """A picture read whole, its file closed."""
+    """Read a whole picture and close its file."""
     with Image.open(path) as file:
         file.load()
         return file.copy()
 
 
 def wait_for(there: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Ask again and again until it is so, or fail."""
+    """Wait until ``there`` returns something true, or fail."""
     end = time.monotonic() + seconds
     while not there():
-        assert time.monotonic() < end, f"{what}: not after {seconds} seconds"
+        assert time.monotonic() < end, f"{what}: still waiting after {seconds} seconds"
         time.sleep(0.005)
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *named: str, only: bool = False) -> None:
-    """What was said on the standard error has one line of complaint, and no traceback; ``only``: nothing else."""
+    """Check that stderr has one error line with ``named`` and no traceback; with ``only``, nothing else."""
     said = capsys.readouterr().err.splitlines()
     lines = [line for line in said if line.startswith("impasto: ")]
     assert len(lines) == 1, said
@@ -87,7 +87,7 @@ def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, 
 
 
 def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
-    """A film of one second in ``count`` frames, red on the left and blue on the right, with a tone."""
+    """A video of one second and ``count`` frames, red on the left and blue on the right, with a tone."""
     import av
 
     with av.open(str(path), "w") as container:

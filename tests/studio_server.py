@@ -1,4 +1,4 @@
-"""A studio of its own, as a user starts it."""
+"""Starts the studio in a separate process, as a user does."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def serving(*flags: str, **environment: str) -> Iterator[str]:
-    """Its address."""
+    """Run a studio; yields its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "impasto", "studio", "--port", "0", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,

@@ -1,4 +1,4 @@
-"""Bundled files: pictures and networks."""
+"""The bundled pictures and networks."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SHIPPED = bundled.STYLES | bundled.CONTENTS
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_it_is_there_and_opens(name: str) -> None:
+def test_bundled_pictures_open(name: str) -> None:
     path = bundled.locate(name)
     assert path.is_file(), f"{path} is missing"
     with Image.open(path) as picture:
@@ -21,23 +21,23 @@ def test_it_is_there_and_opens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_it_says_what_it_is(name: str) -> None:
+def test_bundled_pictures_are_described(name: str) -> None:
     shipped = SHIPPED[name]
     assert all((shipped.title, shipped.author, shipped.year, shipped.rights))
     assert Path(shipped.file).stem == name
     assert name == name.lower()
 
 
-def test_names_are_not_shared() -> None:
+def test_styles_and_contents_have_different_names() -> None:
     assert len(SHIPPED) == len(bundled.STYLES) + len(bundled.CONTENTS)
 
 
-def test_a_path_is_itself() -> None:
+def test_locate_returns_other_paths_unchanged() -> None:
     assert bundled.locate("holiday/beach.jpg") == Path("holiday/beach.jpg")
     assert bundled.locate("no-such-name") == Path("no-such-name")
 
 
-def test_what_lies_there_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_current_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert bundled.locate("coffee").name == "coffee.png"
     Path("coffee").touch()
@@ -47,7 +47,7 @@ def test_what_lies_there_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", bundled.STYLES)
 def test_networks(name: str) -> None:
-    """Each is small, is read, paints something, shows itself, and speaks of no machine."""
+    """Each is small, loads, changes a photograph, has a thumbnail, and contains no paths."""
     path = bundled.network(name)
     assert path is not None and path.stat().st_size <= 1_000_000
     model = onepass.load(name)
@@ -63,13 +63,13 @@ def test_networks(name: str) -> None:
         assert max(picture.size) == 256
 
 
-def test_the_six_of_owl_book_are_there() -> None:
+def test_the_six_styles_of_owl_book_are_bundled() -> None:
     six = {"udnie", "the-great-wave", "rain-princess", "la-muse", "the-scream", "the-shipwreck-of-the-minotaur"}
     assert six <= set(bundled.STYLES) and len(bundled.STYLES) >= 12
 
 
-def test_what_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_without_a_bundled_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bundled.network("cubism") is None and bundled.thumbnail("cubism") is None
     monkeypatch.chdir(tmp_path)
     Path("udnie").touch()
-    assert bundled.network("udnie") is None  # what lies there goes first
+    assert bundled.network("udnie") is None  # the file in the current folder takes precedence

@@ -1,4 +1,4 @@
-"""The command line: what it gives, and what it says to bad input. One line, exit code 1 or 2, nothing lost."""
+"""The command line: results, and errors. Bad input gives one line and exit code 1 or 2, and loses no data."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def run(photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: Capture) -> Callable[..., int]:
-    """Runs a transfer of small pictures; what is given goes last, and so wins."""
+    """Runs a transfer of small pictures; the given arguments override the defaults."""
 
     def run(*arguments: str | Path, content: object = photo, styles: tuple[object, ...] = (painting,)) -> int:
         inputs = [str(content), *map(str, styles)]
@@ -39,7 +39,7 @@ def run(photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: Capture)
     return run
 
 
-# What it gives
+# Results
 
 
 def test_transfer_writes_a_picture_of_the_contents_shape(
@@ -50,13 +50,13 @@ def test_transfer_writes_a_picture_of_the_contents_shape(
     assert opened(tmp_path / "out.png").size == (32, 21)
 
 
-def test_quiet_prints_the_path_alone(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+def test_quiet_prints_only_the_path(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     assert run("--quiet") == 0
     said = capsys.readouterr()
     assert (said.out, said.err) == (f"{tmp_path / 'out.png'}\n", "")
 
 
-def test_flags_go_in_any_order_and_keep_the_preset(run: Callable[..., int], tmp_path: Path) -> None:
+def test_flags_in_any_order_keep_the_preset(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--rate", "0.05", "--recipe", "owl", "--checkpoint-every", "1") == 0
     recipe = schema.from_json(images.read_receipt(tmp_path / "out.png")["recipe"], recipes.Transfer)
     assert (recipe.style_term, recipe.rate, recipe.steps) == ("owl", 0.05, 2)
@@ -78,7 +78,7 @@ def test_every_preset_paints(name: str, run: Callable[..., int], tmp_path: Path)
         assert opened(tmp_path / "out.png").width > 3 * 32
 
 
-def test_a_recipe_is_followed_from_a_picture_and_from_json(run: Callable[..., int], tmp_path: Path) -> None:
+def test_recipes_from_a_picture_and_from_json(run: Callable[..., int], tmp_path: Path) -> None:
     import json
 
     assert run("--strength", "0.25", "--seed", "7") == 0
@@ -90,7 +90,7 @@ def test_a_recipe_is_followed_from_a_picture_and_from_json(run: Callable[..., in
     assert images.read_receipt(tmp_path / "out.png")["recipe"]["strength"] == 0.5
 
 
-def test_the_film_has_its_frames(run: Callable[..., int], tmp_path: Path) -> None:
+def test_the_video_has_all_frames(run: Callable[..., int], tmp_path: Path) -> None:
     import av
 
     assert run("--video", tmp_path / "film.mp4", "--steps", "6", "--frame-every", "2", "--fps", "5") == 0
@@ -115,7 +115,7 @@ def test_transparency_and_profile_are_kept(run: Callable[..., int], tmp_path: Pa
     assert np.array_equal(np.asarray(result)[..., 3], np.asarray(picture)[..., 3])
 
 
-def test_masks_keep_a_style_in_its_place(run: Callable[..., int], photo: Path, tmp_path: Path) -> None:
+def test_masks_limit_a_style_to_their_area(run: Callable[..., int], photo: Path, tmp_path: Path) -> None:
     mask = np.zeros((32, 48), np.uint8)
     mask[:, :12] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -139,7 +139,7 @@ def test_masks_keep_a_style_in_its_place(run: Callable[..., int], photo: Path, t
     assert change[16:].max() == 0  # beyond the receptive field of relu1_1 and the mask's soft edge
 
 
-def test_replay_repeats_to_the_bit(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+def test_replay_is_exact_to_the_bit(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     assert run("--init", "noise", "--seed", "5") == 0
     again = tmp_path / "elsewhere" / "again.png"
     again.parent.mkdir()
@@ -148,8 +148,8 @@ def test_replay_repeats_to_the_bit(run: Callable[..., int], tmp_path: Path, caps
     assert np.array_equal(pixels(again), pixels(again.parent / "out.png"))
 
 
-def test_replay_of_what_began_with_another_picture(run: Callable[..., int], tmp_path: Path) -> None:
-    """The receipt names that picture, too, by its name and sha256 and never by its path."""
+def test_replay_with_an_initial_picture(run: Callable[..., int], tmp_path: Path) -> None:
+    """The receipt also has the name and sha256 of the initial picture, but not its path."""
     start = save_picture(tmp_path / "start.png", seed=8)
     assert run("--init", start) == 0
     receipt = images.read_receipt(tmp_path / "out.png")
@@ -159,7 +159,7 @@ def test_replay_of_what_began_with_another_picture(run: Callable[..., int], tmp_
     assert np.array_equal(pixels(again), pixels(tmp_path / "out.png"))
 
 
-def test_replay_misses_a_changed_input(run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_replay_reports_a_changed_input(run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run() == 0
     save_picture(photo, seed=9)
     capsys.readouterr()
@@ -202,7 +202,7 @@ def test_list_shows_the_styles_in_a_terminal(monkeypatch: pytest.MonkeyPatch, ca
     assert said.count("▀") > 12 * 32 * 8 and "Hokusai" in said
 
 
-def test_help_teaches(capsys: Capture) -> None:
+def test_help(capsys: Capture) -> None:
     assert cli.main(["--help"]) == 0
     assert "transfer" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
@@ -213,17 +213,17 @@ def test_help_teaches(capsys: Capture) -> None:
     assert "How strongly the style is painted" in text
 
 
-def test_help_breaks_lines_where_they_are_full(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fills_the_lines(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     said = capsys.readouterr().out
-    assert "Broken ones are skipped" in said  # of the command's own
-    assert "it varies the strokes in skies." in said  # of the recipe's
+    assert "Unreadable ones are skipped" in said  # an option of the command
+    assert "it varies the strokes in skies." in said  # a field of the recipe
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["study", "--help"], ["list", "styles"]])
-def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
+def test_a_closed_pipe_is_no_error(arguments: list[str]) -> None:
     command = [sys.executable, "-u", "-m", "impasto", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -257,7 +257,7 @@ def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny
     assert not (tmp_path / "cut.resume").exists()
 
 
-def test_interrupt_keeps_what_there_is(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
+def test_interrupt_keeps_the_picture_so_far(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     process = start(["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96",
                      "--steps", "100000", "--checkpoint-every", "2"])  # fmt: skip
@@ -389,12 +389,12 @@ def test_bad_flags(case: str, run: Callable[..., int], photo: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "flags", [["--stepz", "3"], ["--steps", "many"], ["--keep-colors", "sepia"], ["--device", "abacus"]]
 )
-def test_flags_that_are_not_understood(flags: list[str], run: Callable[..., int], capsys: Capture) -> None:
+def test_unparsable_flags(flags: list[str], run: Callable[..., int], capsys: Capture) -> None:
     assert run(*flags) == 2
     one_line(capsys, f"{flags[0]}")
 
 
-def test_a_misspelt_flag_is_told_what_it_may_have_been(run: Callable[..., int], capsys: Capture) -> None:
+def test_a_misspelt_flag_gets_a_suggestion(run: Callable[..., int], capsys: Capture) -> None:
     assert run("--strenght", "2") == 2
     one_line(capsys, "Unrecognized options: --strenght, 2 Perhaps you meant: --strength FLOAT; see impasto transfer")
 
@@ -464,8 +464,8 @@ def test_animations_give_their_first_frame_with_a_note(
     assert "first of 3 frames" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
-def test_a_full_disk_loses_nothing(
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_keeps_earlier_files(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.png").write_bytes(b"what was there")
@@ -478,7 +478,7 @@ def test_a_full_disk_loses_nothing(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root can write anywhere")
 def test_an_unwritable_folder(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
@@ -505,7 +505,7 @@ def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path
     one_line(capsys, "content")
 
 
-def test_torch_is_imported_without_the_collector_and_by_those_alone_that_need_it() -> None:
+def test_torch_is_imported_only_when_needed_and_without_garbage_collection() -> None:
     code = """
 import gc, sys
 from impasto.cli import main

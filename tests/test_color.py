@@ -1,4 +1,4 @@
-"""Keep the content's colours: values worked by hand, and the degenerate pictures."""
+"""Keeping the content's colours: values computed by hand, and degenerate pictures."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_match_color_matches_mean_and_covariance() -> None:
 
 
 def test_match_color_uses_the_symmetric_root() -> None:
-    # Uncorrelated channels: each is scaled by itself. Here 0.5 +- 0.1 becomes 0.4 +- 0.2 in every channel.
+    # Uncorrelated channels are scaled separately. Here 0.5 +- 0.1 becomes 0.4 +- 0.2 in every channel.
     signs = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], dtype=torch.float64).reshape(1, 3, 2, 2)
     matched = color.match_color(0.5 + 0.1 * signs, 0.4 + 0.2 * signs)
     torch.testing.assert_close(matched, 0.4 + 0.2 * signs)
-    # Any other root of a covariance turns the colours; the symmetric one keeps the map symmetric (here from I).
+    # Any other root of a covariance rotates the colours; with the symmetric one the map (here from I) is symmetric.
     image, reference = 0.5 + 0.1 * signs, picture(1, 40, 40)
     matched = color.match_color(image, reference)
     centred = (matched - matched.mean((2, 3), keepdim=True)).flatten(2)[0]
@@ -102,13 +102,13 @@ def test_match_luma() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_shape_type_and_range(function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
     images = torch.cat([picture(0), picture(1)]).to(dtype)
-    others = torch.rand(2, 3, 12, 15, generator=torch.Generator().manual_seed(2)).round().to(dtype)  # to the corners
+    others = torch.rand(2, 3, 12, 15, generator=torch.Generator().manual_seed(2)).round().to(dtype)  # all values 0 or 1
     result = function(images, others)
     assert result.shape == images.shape
     assert result.dtype == dtype
     assert result.min() >= 0
     assert result.max() <= 1
-    for i in range(2):  # each picture of a batch by itself
+    for i in range(2):  # each picture of the batch separately
         tolerance = {"atol": 1e-2, "rtol": 0.0} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 0.0}
         torch.testing.assert_close(function(images[i : i + 1], others[i : i + 1]), result[i : i + 1], **tolerance)
 
@@ -143,7 +143,7 @@ def test_luma_transfer_has_a_gradient() -> None:
 
 
 def test_transport_color_by_hand() -> None:
-    """Of a grey ramp of deviation s onto one of deviation t: the mean moves, differences are scaled by t / s."""
+    """From a grey ramp of deviation s to one of t: the mean moves, differences are scaled by t / s."""
     ramp = torch.linspace(0.2, 0.4, 9, dtype=torch.float64).expand(1, 3, 1, 9)
     found = color.transport_color(ramp, 0.3 + 0.5 * ramp)
     torch.testing.assert_close(found, 0.3 + 0.5 * ramp, rtol=0, atol=1e-3)

@@ -1,4 +1,4 @@
-"""What the commands are made of; what they do is in test_cli.py and test_onepass.py."""
+"""Descriptions, defaults and help of the commands; test_cli.py and test_runs_*.py run them."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_peek(arguments: list[str], expected: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", commands.DEFAULTS)
-def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([name, "--help"])
     assert end.value.code == 0

@@ -12,7 +12,7 @@ from impasto.datasets import Pool
 
 
 def paint(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
-    """Red counts the columns, green the rows."""
+    """A picture whose red is the column and whose green is the row."""
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([columns, rows, np.full_like(rows, 7)], axis=-1).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def test_pictures_are_found_at_every_depth_and_sorted(tmp_path: Path) -> None:
     assert datasets.pictures(str(tmp_path)) == found
 
 
-def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_picture_is_searched(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").mkdir()
     (tmp_path / "holiday.jpg" / "beach.jpg").touch()
     assert datasets.pictures(tmp_path) == [tmp_path / "holiday.jpg" / "beach.jpg"]
@@ -60,26 +60,26 @@ def test_load_skips_and_lists_broken_files(tmp_path: Path) -> None:
     assert pool.sizes.tolist() == [[10, 20], [14, 12]]
 
 
-def test_load_of_nothing() -> None:
+def test_load_without_files() -> None:
     pool = datasets.load([], side=32)
     assert len(pool) == 0
     assert pool.canvas.shape == (0, 3, 32, 32)
     assert pool.sizes.shape == (0, 2)
 
 
-def test_load_turns_pictures_upright_and_tells_how_many(tmp_path: Path) -> None:
+def test_load_applies_the_exif_orientation_and_reports_progress(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned to the right
+    exif[0x0112] = 6  # rotate clockwise
     Image.open(paint(tmp_path / "a.png", 60, 20)).save(tmp_path / "a.jpg", exif=exif, quality=100)
     told: list[int] = []
     paths = [tmp_path / "a.jpg", tmp_path / "missing.png", tmp_path / "a.png"]
     pool = datasets.load(paths, side=64, short=32, report=told.append)
     assert pool.sizes.tolist() == [[60, 20], [20, 60]] and told == [1, 2, 3]
-    assert pool.canvas[0, 1, 30, 0] > pool.canvas[0, 1, 30, 19] + 10  # the lowest row has come to the left
+    assert pool.canvas[0, 1, 30, 0] > pool.canvas[0, 1, 30, 19] + 10  # the lowest row is now on the left
 
 
 def test_load_of_large_jpegs(tmp_path: Path) -> None:
-    """They are decoded smaller, and come out as if they had not been."""
+    """Decoding at a smaller size gives the same result as decoding at full size."""
     large = paint(tmp_path / "large.png", 255, 170)
     Image.open(large).save(tmp_path / "large.jpg", quality=100)
     pool = datasets.load([large, tmp_path / "large.jpg"], side=64, short=32)
@@ -87,7 +87,7 @@ def test_load_of_large_jpegs(tmp_path: Path) -> None:
     assert (pool.canvas[0].float() - pool.canvas[1].float()).abs().max() < 8
 
 
-def test_load_never_enlarges_and_lays_top_left(tmp_path: Path) -> None:
+def test_load_never_enlarges_and_places_pictures_top_left(tmp_path: Path) -> None:
     pool = datasets.load([paint(tmp_path / "a.png", 20, 10)], side=32, short=16)
     assert pool.canvas.shape == (1, 3, 32, 32)
     assert pool.canvas.dtype == torch.uint8
@@ -107,7 +107,7 @@ def test_load_reduces_to_the_short_side(tmp_path: Path) -> None:
 def test_load_cuts_evenly_to_the_canvas(tmp_path: Path) -> None:
     pool = datasets.load([paint(tmp_path / "a.png", 100, 40)], side=32, short=64)
     assert pool.sizes.tolist() == [[32, 32]]
-    assert pool.canvas[0, 0, 0].tolist() == list(range(34, 66))  # (100 - 32) / 2 = 34 off each end
+    assert pool.canvas[0, 0, 0].tolist() == list(range(34, 66))  # (100 - 32) / 2 = 34 cut from each end
     assert pool.canvas[0, 1, :, 0].tolist() == list(range(4, 36))
 
 
@@ -119,7 +119,7 @@ def test_load_takes_every_mode(tmp_path: Path, mode: str) -> None:
     assert pool.sizes.tolist() == [[10, 20]]
 
 
-def test_a_pool_moves() -> None:
+def test_a_pool_moves_to_a_device() -> None:
     pool = constant(9, [(4, 4)], 8)
     assert torch.equal(pool.to("cpu").canvas, pool.canvas)
     assert pool.to("meta").sizes.device.type == "meta"
@@ -135,7 +135,7 @@ def test_crops_shapes_and_range() -> None:
     assert 0.8 < float(crops.max()) <= 1
 
 
-def test_crops_depend_on_the_generator_alone() -> None:
+def test_crops_depend_only_on_the_generator() -> None:
     pool = Pool(
         torch.randint(0, 256, (3, 3, 40, 40), generator=generator(0), dtype=torch.uint8), torch.full((3, 2), 40)
     )
@@ -158,7 +158,7 @@ def test_crops_of_a_constant_picture_have_no_borders(sizes: list[tuple[int, int]
     torch.testing.assert_close(crops, torch.full_like(crops, 0.8), rtol=0, atol=1e-4)
 
 
-def test_crops_lie_at_many_places_zooms_and_both_ways() -> None:
+def test_crops_vary_in_place_zoom_and_mirroring() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 64, 64).contiguous()  # the value is the column
     crops = datasets.random_crops(Pool(ramp, torch.tensor([[64, 64]])), 64, 16, generator(4), zoom=(0.5, 2.0))
     slopes = 255 * (crops[:, 0, 8, 12] - crops[:, 0, 8, 4]) / 8  # columns of the picture per pixel: 1 / zoom

@@ -1,4 +1,4 @@
-"""VGG against NumPy and SciPy, and every layout of weights that it reads."""
+"""VGG compared with NumPy and SciPy, and all layouts of weights files."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def own_state(network: VGG) -> dict[str, Tensor]:
-    """Under our own (and Caffe's) names, conv1_1.weight."""
+    """The weights under our (and Caffe's) names, conv1_1.weight."""
     return {key: value.clone() for key, value in network.state_dict().items()}
 
 
 def torchvision_state(network: VGG) -> dict[str, Tensor]:
-    """Under torchvision's names, by counting through its list of modules."""
+    """The weights under torchvision's names, which count the modules."""
     state: dict[str, Tensor] = {}
     index = 0
     places = iter(network.places)
@@ -86,7 +86,7 @@ def test_shapes_of_every_layer() -> None:
     ("size", "deepest"), [((1, 1), (1, 1)), ((1, 40), (1, 2)), ((40, 1), (2, 1)), ((3, 17), (1, 1)), ((33, 3), (2, 1))]
 )
 def test_small_pictures(size: tuple[int, int], deepest: tuple[int, int]) -> None:
-    """Sizes are rounded down, but never under 1: 40 -> 20 -> 10 -> 5 -> 2."""
+    """Sizes are rounded down, but are at least 1: 40 -> 20 -> 10 -> 5 -> 2."""
     for reflect in ("", "1_1"):
         found = randomise(VGG(WIDTHS, reflect=reflect))(picture(*size), ["relu5_1"])["relu5_1"]
         assert found.shape == (1, 6, *deepest)
@@ -94,7 +94,7 @@ def test_small_pictures(size: tuple[int, int], deepest: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("layer", ["relu1_1", "relu2_1", "relu4_2", "relu5_4"])
-def test_it_stops_at_the_deepest_layer(layer: str) -> None:
+def test_forward_stops_at_the_deepest_layer(layer: str) -> None:
     network = randomise(VGG(WIDTHS))
     ran = []
     for name, module in network.named_children():
@@ -103,13 +103,13 @@ def test_it_stops_at_the_deepest_layer(layer: str) -> None:
     assert ran == [f"conv{place}" for place in CONVOLUTIONS[: LAYERS.index(layer) + 1]]
 
 
-def test_layers_come_sorted_and_once() -> None:
+def test_layers_are_returned_sorted_and_once() -> None:
     found = randomise(VGG(WIDTHS))(picture(16, 16), ["relu3_1", "relu1_2", "relu3_1"])
     assert list(found) == ["relu1_2", "relu3_1"]
 
 
 def test_activations_are_not_changed_by_deeper_layers() -> None:
-    """The trap of torchvision's in-place ReLUs."""
+    """In-place ReLUs, as in torchvision, would change them."""
     network = randomise(VGG(WIDTHS))
     alone = network(picture(16, 16), ["relu2_1"])["relu2_1"]
     assert torch.equal(alone, network(picture(16, 16), ["relu2_1", "relu2_2", "relu3_1"])["relu2_1"])
@@ -133,7 +133,7 @@ def test_no_layer() -> None:
         VGG(WIDTHS)(picture(8, 8), [])
 
 
-def test_layers_beyond_a_partial_encoder() -> None:
+def test_layers_missing_in_a_partial_encoder() -> None:
     network = VGG(WIDTHS, places=CONVOLUTIONS[:5])
     assert network(picture(8, 8), ["relu3_1"])["relu3_1"].shape == (1, 6, 2, 2)
     with pytest.raises(InputError, match=r"ends at relu3_1 and has no relu3_2"):
@@ -145,7 +145,7 @@ def test_layers_beyond_a_partial_encoder() -> None:
 
 def test_own_file(tmp_path: Path) -> None:
     network = randomise(VGG(WIDTHS, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)))
-    file = tmp_path / "caffe.safetensors"  # the file's own mean and std go before its name
+    file = tmp_path / "caffe.safetensors"  # mean and std in the file take precedence over its name
     metadata = {"mean": json.dumps([0.1, 0.2, 0.3]), "std": json.dumps([1.0, 2.0, 3.0])}
     save_file(own_state(network), file, metadata)
     loaded = encoder.load(str(file))
@@ -156,7 +156,7 @@ def test_own_file(tmp_path: Path) -> None:
         torch.testing.assert_close(x, expected[layer], rtol=1e-4, atol=1e-5)
 
 
-def test_the_torchvision_numbers_are_counted_right() -> None:
+def test_torchvision_indices() -> None:
     # features.0, 5, 10, 19, 28 are PyTorchBlog's and PyTorchFive's; 21 is PyTorchBlog's conv4_2.
     numbers = {place: encoder.TORCHVISION[place] for place in ("1_1", "2_1", "3_1", "4_1", "5_1", "4_2")}
     assert [name.removeprefix("features.") for name in numbers.values()] == ["0", "5", "10", "19", "28", "21"]
@@ -174,14 +174,14 @@ def test_torchvision_layout() -> None:
 
 
 def caffe_features(bgr: VGG, image: Tensor, layer: str) -> Tensor:
-    """What Caffe does, written out: BGR, 0 to 255, minus 103.939, 116.779, 123.68; kernels as they lie in the file."""
+    """Caffe's computation: BGR, 0 to 255, minus 103.939, 116.779, 123.68; kernels as in the file."""
     plain = VGG(WIDTHS, mean=(0, 0, 0), std=(1, 1, 1))
     plain.load_state_dict(bgr.state_dict())
     return plain(255 * image.flip(1) - torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), [layer])[layer]
 
 
 def small_kernels(network: VGG) -> VGG:
-    network.conv1_1.weight.data /= 50  # for values of some hundred
+    network.conv1_1.weight.data /= 50  # for values of some hundreds
     return network
 
 
@@ -198,7 +198,7 @@ def test_caffe_layout(layer: str) -> None:
     ):
         loaded = encoder.from_state(state, metadata, Path(name))
         torch.testing.assert_close(loaded(image, [layer])[layer], expected, rtol=1e-3, atol=1e-4)
-    # Without any of these signs the same numbers are torchvision's, and give something else.
+    # Without these signs the same weights are read as torchvision's, and give other features.
     other = encoder.from_state(torchvision_state(bgr), {}, Path("vgg19.pth"))(image, [layer])[layer]
     assert not torch.allclose(other, expected, rtol=1e-1, atol=1e-2)
 
@@ -246,7 +246,7 @@ def test_partial_files(layout: object) -> None:
         loaded(picture(16, 16), ["relu4_2"])
 
 
-def test_a_file_tells_each_convolution_s_width_border_and_precision() -> None:
+def test_a_file_declares_width_border_and_precision_of_each_convolution() -> None:
     places = CONVOLUTIONS[:4]
     whole = randomise(VGG({"1_1": 4, "1_2": 5, "2_1": 6, "2_2": 3}, places=places, reflect="2_1", exact="1_2"))
     metadata = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]", "reflect": "2_1", "exact": "1_2"}
@@ -258,7 +258,7 @@ def test_a_file_tells_each_convolution_s_width_border_and_precision() -> None:
     assert [convolutions[place][0].weight.dtype for place in places] == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
-def test_a_gap_ends_the_encoder() -> None:
+def test_an_encoder_ends_at_a_missing_layer() -> None:
     state = own_state(VGG(WIDTHS))
     del state["conv3_2.weight"]
     assert encoder.from_state(state, {}, Path("gap.pth")).places[-1] == "3_1"
@@ -282,12 +282,12 @@ def test_wrong_shapes(key: str, value: Tensor | None) -> None:
         encoder.from_state(state, {}, Path("broken.pth"))
 
 
-def test_no_vgg() -> None:
+def test_a_file_without_a_vgg() -> None:
     with pytest.raises(WeightsError, match=r"resnet\.pth: no VGG"):
         encoder.from_state({"layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}, {}, Path("resnet.pth"))
 
 
-def test_a_missing_file_and_a_name() -> None:
+def test_a_missing_file() -> None:
     with pytest.raises(WeightsError, match=r"nowhere\.safetensors"):
         encoder.load("nowhere.safetensors")
     assert encoder.file("some/where.pth") == Path("some/where.pth")

@@ -1,4 +1,4 @@
-"""One tree of errors, and how their messages are spelt at the edges."""
+"""The tree of errors, and how the command line and the studio spell parameters."""
 
 import pytest
 
@@ -8,7 +8,7 @@ TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and iss
 
 
 @pytest.mark.parametrize("kind", TREE)
-def test_one_tree(kind: type[errors.ImpastoError]) -> None:
+def test_all_errors_share_one_base_class(kind: type[errors.ImpastoError]) -> None:
     assert issubclass(kind, errors.ImpastoError)
     assert kind.exit_code == {errors.UsageError: 2, errors.Stopped: 130}.get(kind, 1)
 

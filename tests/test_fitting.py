@@ -1,4 +1,4 @@
-"""The engine for networks, on a small regression."""
+"""The training loop, on a small regression."""
 
 import io
 import math
@@ -54,7 +54,7 @@ def test_the_loss_falls() -> None:
     assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
 
 
-def test_what_a_step_tells() -> None:
+def test_values_of_a_step() -> None:
     network = model()
     before = [float(term.detach()) for term in objective(network)(0).values()]
     steps = list(fit(network))
@@ -67,7 +67,7 @@ def test_what_a_step_tells() -> None:
 
 
 def test_the_first_step_by_hand() -> None:
-    """Adam's first step is the rate, against the sign of the gradient; AdamW shrinks by rate * decay besides."""
+    """Adam's first step is the rate against the gradient's sign; AdamW also shrinks weights by rate * decay."""
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(2.0)
     next(fitting.fit(network, lambda _: {"w": network.weight.sum()}, steps=1, rate=0.1, weight_decay=0.5))
@@ -96,7 +96,7 @@ def test_resume_is_exact_to_the_bit(at: int) -> None:
     torch.save(step.state(), file)
     file.seek(0)
     second = model()
-    nn.init.zeros_(second[0].weight)  # the state sets it right
+    nn.init.zeros_(second[0].weight)  # the state restores it
     rest = list(fit(second, weight_decay=0.1, state=torch.load(file, weights_only=True)))
     assert [step.index for step in rest] == list(range(at + 1, 13))
     assert [step.rate for step in rest] == rates[at:]
@@ -106,7 +106,7 @@ def test_resume_is_exact_to_the_bit(at: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number(bad: float) -> None:
+def test_a_loss_that_is_not_finite(bad: float) -> None:
     network = model()
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (bad if index == 4 else 1.0)}  # noqa: E731
@@ -119,16 +119,16 @@ def test_a_loss_that_is_no_number(bad: float) -> None:
         assert torch.equal(before, after)  # the last good network is kept
 
 
-def test_a_check_now_and_then_finds_it_too() -> None:
+def test_occasional_checks_find_a_loss_that_is_not_finite() -> None:
     network = model()
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 3 else 1.0)}  # noqa: E731
-    with pytest.raises(FloatingPointError, match="step 5 of 20"):  # looked at: steps 1, 5, 9, ...
+    with pytest.raises(FloatingPointError, match="step 5 of 20"):  # checked at steps 1, 5, 9, ...
         list(fitting.fit(network, spoilt, steps=20, rate=0.01, check_every=4))
 
 
-def test_the_last_step_is_always_looked_at() -> None:
-    """Nobody should be handed a network of NaN by a training that says that it went well."""
+def test_the_loss_of_the_last_step_is_always_checked() -> None:
+    """A training that ends without an error must not return a network of NaN."""
     network = model()
     terms = objective(network)
     spoilt = lambda index: {"square": terms(index)["square"] * (float("nan") if index >= 5 else 1.0)}  # noqa: E731
@@ -138,14 +138,14 @@ def test_the_last_step_is_always_looked_at() -> None:
 
 @pytest.mark.parametrize("retries", [0, 2])
 def test_weights_that_are_not_finite(retries: int) -> None:
-    """A gradient of NaN spoils the weights at step 3; they go back to the last whose loss was looked at, of step 1."""
+    """A NaN gradient corrupts the weights at step 3; they are reset to those of the last check, at step 1."""
     network = model()
     terms = objective(network)
     tried: list[int] = []
 
     def spoilt(index: int) -> dict[str, Tensor]:
         tried.append(index)
-        bad = sum(parameter.sum() for parameter in network.parameters()).sub(1).mul(0).sqrt()  # 0, of slope NaN
+        bad = sum(parameter.sum() for parameter in network.parameters()).sub(1).mul(0).sqrt()  # value 0, gradient NaN
         return {"square": terms(index)["square"] + (bad if index == 2 else 0.0)}
 
     seen = []
@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite(retries: int) -> None:
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), model().parameters(), strict=True))
 
 
-def test_the_last_weights_are_looked_at() -> None:
+def test_the_last_weights_are_checked() -> None:
     """The last step's loss is finite, its gradient is not."""
     network = model()
     terms = objective(network)

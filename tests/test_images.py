@@ -1,4 +1,4 @@
-"""Files to tensors and back: every kind of picture that a user may bring, and every way in which it may be broken."""
+"""Files to tensors and back: all kinds of pictures, and all ways in which they may be broken."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def smooth(height: int = 16, width: int = 24) -> torch.Tensor:
 
 
 def profile(space: bytes = b"RGB ", kind: bytes = b"mntr", connection: bytes = b"XYZ ", **tags: bytes) -> bytes:
-    """An ICC profile of the given tags, in the order given."""
+    """An ICC profile with the given tags, in the given order."""
     text = b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, 2, 28) + b"\0x"
     tags = {"desc": text + b"\0\0", "cprt": text + b"\0\0", "wtpt": xyz(0.9642, 1, 0.8249), **tags}
     offset, table, data = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
@@ -60,7 +60,7 @@ def xyz(*values: float) -> bytes:
 
 
 def linear_rgb(*, swapped: bool = False) -> bytes:
-    """Linear light on sRGB's primaries, or on these with red and green exchanged."""
+    """Linear light with sRGB's primaries, optionally with red and green swapped."""
     red, green, blue = xyz(0.4361, 0.2225, 0.0139), xyz(0.3851, 0.7169, 0.0971), xyz(0.1431, 0.0606, 0.7141)
     red, green = (green, red) if swapped else (red, green)
     curve = b"curv" + bytes(8)
@@ -72,7 +72,7 @@ def linear_grey() -> bytes:
 
 
 def black_only() -> bytes:
-    """A CMYK profile that sees the black ink alone: L* = 100 (1 - K)."""
+    """A CMYK profile that uses only the black ink: L* = 100 (1 - K)."""
     matrix = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
     corners = b"".join(bytes([0 if i % 2 else 255, 128, 128]) for i in range(16))  # K varies fastest
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + bytes(range(256)) * 4 + corners + bytes(range(256)) * 3
@@ -108,7 +108,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
         3: upright[::-1, ::-1],
         4: upright[::-1],
         5: upright.T,
-        6: np.rot90(upright, 1),  # the viewer turns it by 90 degrees clockwise
+        6: np.rot90(upright, 1),  # the viewer rotates it by 90 degrees clockwise
         7: upright[::-1, ::-1].T,
         8: np.rot90(upright, -1),
     }[orientation]
@@ -173,7 +173,7 @@ def test_cmyk(tmp_path: Path) -> None:
     ink.save(tmp_path / "profile.jpg", quality=100, icc_profile=black_only())
     picture = read(tmp_path / "profile.jpg")
     np.testing.assert_allclose(numbers(picture.image)[0, 0], 118, atol=3)
-    assert picture.profile is None  # nothing that an RGB result can be converted back to
+    assert picture.profile is None  # an RGB result cannot be converted back to it
 
 
 def test_grey_and_one_bit(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_alpha(tmp_path: Path) -> None:
     assert read(saved(tmp_path / "opaque.png", np.concatenate([PIXELS, alpha], 2))).alpha is None
     alpha[2, 3] = 0
     picture = read(saved(tmp_path / "hole.png", np.concatenate([PIXELS, alpha], 2)))
-    np.testing.assert_allclose(numbers(picture.image), PIXELS, atol=1e-4)  # under the hole too
+    np.testing.assert_allclose(numbers(picture.image), PIXELS, atol=1e-4)  # also where it is transparent
     assert picture.alpha is not None
     assert picture.alpha[0, 0, 2, 3] == 0
     assert picture.alpha.sum() == 53
@@ -252,7 +252,7 @@ def test_deep_tiff_is_turned_and_converted(tmp_path: Path) -> None:
     picture = read(tmp_path / "deep.tif")
     assert picture.image.shape == (1, 3, 3, 2)
     assert picture.profile == icc
-    np.testing.assert_allclose(numbers(picture.image)[0, 1], 128, atol=1)  # top left goes to the top right
+    np.testing.assert_allclose(numbers(picture.image)[0, 1], 128, atol=1)  # top left moves to the top right
     assert picture.image.sum() == picture.image[..., 0, 1].sum()
 
 
@@ -345,7 +345,7 @@ def test_tensors() -> None:
         (torch.zeros(3, 2, 2, dtype=torch.int64), "int64"),
     ],
 )
-def test_refused_values(source: np.ndarray | torch.Tensor, message: str) -> None:
+def test_invalid_values(source: np.ndarray | torch.Tensor, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read(source)
     assert str(caught.value).startswith(("<array>: ", "<tensor>: "))
@@ -367,7 +367,7 @@ def test_a_damaged_pillow_image(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, data: bytes, depth: int = 8) -> bytes:
-    """An RGB PNG of the given declaration."""
+    """An RGB PNG with the given header values."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -387,7 +387,7 @@ def refusal(path: str | Path, **options: int) -> str:
     return message
 
 
-def test_missing_folder_empty_and_address(tmp_path: Path) -> None:
+def test_paths_that_are_not_picture_files(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.png")
     assert "folder" in refusal(tmp_path)
     (tmp_path / "empty.png").touch()
@@ -441,7 +441,7 @@ def test_declared_size(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(20_000, 20_000, zlib.compress(b"")))
     assert "178956970 pixels" in refusal(path)
-    path.write_bytes(png(10_000, 10_000, zlib.compress(b"")))  # where Pillow warns
+    path.write_bytes(png(10_000, 10_000, zlib.compress(b"")))  # so large that Pillow warns
     assert "more than 100" in refusal(path, pixels=100)
     assert "pixels, more" not in refusal(path)
     saved(tmp_path / "small.png", PIXELS)
@@ -558,7 +558,7 @@ def test_receipt(tmp_path: Path, suffix: str) -> None:
     receipt = {"name": 'Pärt "日本" \U0001f3a8\n', "weights": [1, 2.5], "seed": None, "nested": {"a": True}}
     images.write(path, smooth(), receipt=receipt, alpha=smooth()[:, :1], profile=linear_rgb())
     assert images.read_receipt(path) == receipt
-    assert read(path).image.shape == (1, 3, 16, 24)  # and the orientation is not disturbed
+    assert read(path).image.shape == (1, 3, 16, 24)  # and the orientation is unchanged
 
 
 def test_no_receipt(tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ def test_check_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         images.check_output(tmp_path / "a.png")
 
 
-def test_full_disk_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.png"
     path.write_bytes(b"before")
 
@@ -609,7 +609,7 @@ def test_full_disk_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+def test_pictures_too_large_for_their_format(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"saved as WEBP .*use \.png"):
         images.write(tmp_path / "out.webp", torch.zeros(1, 3, 1, 16_384))
     with pytest.raises(ImageError, match=r"saved as JPEG .*use \.png"):
@@ -655,7 +655,7 @@ def test_mode_follows_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "out.png").stat().st_mode & 0o777 == 0o640
 
 
-def test_picture_goes_back_as_it_came(tmp_path: Path) -> None:
+def test_reading_and_writing_keeps_a_picture(tmp_path: Path) -> None:
     four = np.dstack([PIXELS, np.full((6, 9), 51, np.uint8)])
     source: Picture = read(saved(tmp_path / "in.png", four))
     images.write(tmp_path / "out.png", source.image, alpha=source.alpha, profile=source.profile)

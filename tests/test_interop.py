@@ -1,4 +1,4 @@
-"""Networks of and for other software."""
+"""Networks from and for other software."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from impasto.onepass import Model
 
 
 class Theirs(nn.Module):
-    """What PyTorch's fast_neural_style example computes, written down anew from its description."""
+    """The computation of PyTorch's fast_neural_style example, reimplemented from its description."""
 
     def __init__(self) -> None:
         super().__init__()

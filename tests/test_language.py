@@ -1,4 +1,4 @@
-"""The language of help texts and docstrings: what a stranger needs, and no private numbers."""
+"""Help texts and docstrings: their length, their sections, and citations by keys."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, re
 EXPORTED = [
     name for name in impasto.__all__ if inspect.isfunction(getattr(impasto, name)) and not name.endswith("Error")
 ]
-# Functions of three parameters or more in the methods, and in the engines below them.
+# Functions with three parameters or more in the methods and in the engines below them.
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
     for module in (datasets, errors, fitting, onepass, optimize, transfer, video)

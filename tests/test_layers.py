@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md: imports point down only, and the front door loads no torch."""
+"""The layers of docs/architecture.md: imports only point down, and `import impasto` loads no torch."""
 
 import ast
 import subprocess
@@ -39,7 +39,7 @@ def floor(module: str) -> str:
 
 
 def imports(module: str) -> set[str]:
-    """The modules of impasto that a module, or a folder of them, imports, anywhere in it."""
+    """The modules of impasto that a module or package imports, also inside functions."""
     files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).rglob("*.py")
     found = set()
     for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
@@ -72,7 +72,7 @@ def test_every_module_has_its_tests() -> None:
 
 
 @pytest.mark.parametrize("command", [["-c", "import impasto"], ["-m", "impasto", "--help"]])
-def test_the_front_door_loads_no_torch(command: list[str]) -> None:
+def test_import_and_help_load_no_torch(command: list[str]) -> None:
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     if command[0] == "-c":
         code += command[1]

@@ -1,4 +1,4 @@
-"""Every term by hand, against its source's own formula, and by finite differences."""
+"""Every term compared with values by hand, with the formula of its source, and with finite differences."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def activations(*shape: int, seed: int) -> Tensor:
 
 # OURS - THEIRS = [[0, 2], [3, -1], [-1, 0]]; squares 0 + 4 + 9 + 1 + 1 + 0 = 15; THEIRS' squares 1 + 1 + 1 + 1 = 4
 # Normalised, OURS = [[-1, 1], [1, -1], [-1, 1]] and THEIRS = [[1, -1], [-1, 1], [0, 0]]: squares 4 + 4 + 4 + 4 + 1 + 1
-# = 18, mean 3, halved. EPSILON beside variances of 1/4 and more changes it by less than 1e-4.
+# = 18, mean 3, halved. With variances of 1/4 and more, EPSILON changes it by less than 1e-4.
 CONTENT_BY_HAND = {
     "half-sum": 15 / 2,
     "mean": 15 / 6,
@@ -83,7 +83,7 @@ def test_total_variation_by_hand() -> None:
     # down 2^2 + 0 + 3^2 = 13, across 1 + 2^2 + 1 + 1 = 7: 20 over six pixels
     image = torch.tensor([[0.0, 1.0, 3.0], [2.0, 1.0, 0.0]]).double().view(1, 1, 2, 3)
     assert float(losses.total_variation(image)) == pytest.approx(20 / 6, rel=1e-12)
-    flat = torch.full_like(image, 0.7)  # a second channel without neighbours that differ: 20 over twelve values
+    flat = torch.full_like(image, 0.7)  # a second channel without differences: 20 over twelve values
     assert float(losses.total_variation(torch.cat([image, flat], 1))) == pytest.approx(20 / 12, rel=1e-12)
 
 
@@ -93,7 +93,7 @@ def test_total_variation_of_a_line(shape: tuple[int, ...], expected: float) -> N
     assert float(losses.total_variation(image)) == pytest.approx(expected)
 
 
-# The articles' own formulas, transcribed: (1, C, H, W) of picture and style in, a number out --------------------------
+# Formulas of the articles: from (1, C, H, W) of picture and style to a number -----------------------------------------
 
 
 def equation_content(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -220,28 +220,28 @@ STYLE_SOURCES: list[tuple[str, Formula]] = [
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("term", "formula"), CONTENT_SOURCES)
-def test_content_is_the_source_s_formula(term: str, formula: Formula, size: tuple[int, int]) -> None:
+def test_content_follows_the_formula_of_its_source(term: str, formula: Formula, size: tuple[int, int]) -> None:
     ours, theirs = activations(1, 6, *size, seed=1), activations(1, 6, *size, seed=2)
     assert float(losses.content_loss(ours, theirs, term)) == pytest.approx(float(formula(ours, theirs)), rel=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("term", "formula"), STYLE_SOURCES)
-def test_style_is_the_source_s_formula(term: str, formula: Formula, size: tuple[int, int]) -> None:
+def test_style_follows_the_formula_of_its_source(term: str, formula: Formula, size: tuple[int, int]) -> None:
     ours, theirs = activations(1, 6, *size, seed=1), activations(1, 6, *size, seed=2)
     loss = losses.style_loss(losses.gram(ours), losses.gram(theirs), size[0] * size[1], term)
     assert float(loss) == pytest.approx(float(formula(ours, theirs)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("term", "formula"), [("mean", keras_style), ("owl", owl_style)])
-def test_a_style_of_another_size_where_the_source_normalises(term: str, formula: Formula) -> None:
+def test_a_style_of_another_size_in_normalised_terms(term: str, formula: Formula) -> None:
     ours, theirs = activations(1, 6, 4, 5, seed=1), activations(1, 6, 7, 9, seed=2)
     loss = losses.style_loss(losses.gram(ours), losses.gram(theirs), 20, term)
     assert float(loss) == pytest.approx(float(formula(ours, theirs)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("term", "formula"), [("gatys", equation_style), ("blog", blog_style), ("five", five_style)])
-def test_a_style_of_another_size_counts_as_if_it_were_as_large(term: str, formula: Formula) -> None:
+def test_a_style_is_weighted_as_if_it_had_the_picture_s_size(term: str, formula: Formula) -> None:
     ours, small = activations(1, 6, 4, 6, seed=1), activations(1, 6, 4, 3, seed=2)
     loss = losses.style_loss(losses.gram(ours), losses.gram(small), 24, term)
     twice = torch.cat([small, small], dim=3)  # as large as ours, with the same Gram matrix per position
@@ -277,20 +277,20 @@ def test_image_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(function, activations(2, 3, 4, 3, seed=3).requires_grad_())
 
 
-def test_content_gradient_that_pytorch_blog_prints() -> None:
-    """T - C where T > 0, else 0: the derivative by what enters the ReLU whose output T is."""
+def test_content_gradient_of_pytorch_blog() -> None:
+    """T - C where T > 0, else 0: the derivative with respect to the input of the ReLU with output T."""
     before = activations(1, 4, 3, 5, seed=6).requires_grad_()
     target = activations(1, 4, 3, 5, seed=7).relu()
     features = before.relu()
     (found,) = torch.autograd.grad(losses.content_loss(features, target, "half-sum"), before)
     expected = torch.where(features > 0, features - target, 0.0)
     torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-14)
-    # By T itself, after the ReLU, there is no such case distinction.
+    # With respect to T, the output of the ReLU, the two cases are the same.
     (after,) = torch.autograd.grad(losses.content_loss(features, target, "half-sum"), features)
     torch.testing.assert_close(after, (features - target).detach(), rtol=1e-12, atol=1e-14)
 
 
-def test_style_gradient_that_pytorch_blog_prints() -> None:
+def test_style_gradient_of_pytorch_blog() -> None:
     """1 / (N^2 M^2) (T^T (G - S)) where T > 0, else 0, again through the ReLU.
 
     As printed, with the indices i, j, it is wrong by a transposition: T is N x M and G - S is N x N, so T^T (G - S)
@@ -340,7 +340,7 @@ def test_style_of_a_batch_is_the_mean_of_its_parts(term: str) -> None:
 
 
 def test_lattice_by_hand() -> None:
-    """One pixel of each 2 x 2 cell is 1: the cell's values 1, 0, 0, 0 have the variance 3/16."""
+    """One pixel of each 2 x 2 cell is 1: the values 1, 0, 0, 0 have the variance 3/16."""
     grid = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
     grid[..., ::2, ::2] = 1
     assert float(losses.lattice(grid, 2)) == pytest.approx(3 / 16, rel=1e-12)
@@ -349,8 +349,8 @@ def test_lattice_by_hand() -> None:
     assert float(losses.lattice(both.repeat(3, 1, 1, 1), 2)) == pytest.approx(3 / 32, rel=1e-12)
 
 
-def test_lattice_is_blind_to_strokes() -> None:
-    """Stripes of another period have a phase that runs through the cells, and average out."""
+def test_lattice_ignores_strokes() -> None:
+    """Stripes of another period change their phase from cell to cell and average out."""
     x = torch.arange(96, dtype=torch.float64)
     strokes = (torch.sin(2 * torch.pi * x / 5.3)[None] * torch.ones(96, 1))[None, None]
     grid = (torch.sin(2 * torch.pi * x / 4 + 0.3)[None] * torch.ones(96, 1))[None, None]
@@ -374,7 +374,7 @@ def test_a_hard_mask_is_a_crop() -> None:
     torch.testing.assert_close(losses.gram(features, mask), losses.gram(features[..., 2:]), rtol=1e-12, atol=1e-14)
 
 
-def test_an_empty_mask_gives_nothing_and_no_nan() -> None:
+def test_an_empty_mask_gives_0_and_no_nan() -> None:
     assert losses.gram(OURS, torch.zeros(1, 1, 1, 2).double()).tolist() == torch.zeros(1, 3, 3).tolist()
 
 

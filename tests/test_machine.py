@@ -1,4 +1,4 @@
-"""What the machine is found to have."""
+"""Devices, memory and precision."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's, or what a container has left of its limit where that is less."""
+    """The free memory of the machine, or what is left of a container's limit if that is less."""
     assert 0 < machine.free_memory(torch.device("cpu")) <= psutil.virtual_memory().total
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
     files: dict[str, str] = {}
@@ -55,10 +55,10 @@ def test_automatic_precision(monkeypatch: pytest.MonkeyPatch, avx512: bool, amx:
     assert machine.precision("auto", torch.device("mps")) == torch.float32
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 @pytest.mark.parametrize(("mode", "kept"), [("sparingly=False", True), ("sparingly=True", False)])
 def test_reused_memory_is_kept_and_given_back(mode: str, kept: bool) -> None:
-    """In a process of its own: what it holds after a block of 256 MB was freed, inside and outside."""
+    """In a separate process: the memory held after freeing a block of 256 MB, inside and outside."""
     code = f"""
 import gc, psutil, torch
 from impasto import machine
@@ -81,4 +81,4 @@ print(inside, outside, after)
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     inside, outside, after = (int(word) for word in said.split())
     assert (inside > 2e8) == kept
-    assert outside < 1e8 and after < 1e8  # what was there before is restored
+    assert outside < 1e8 and after < 1e8  # the earlier setting is restored

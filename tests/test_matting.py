@@ -1,4 +1,4 @@
-"""The matting Laplacian and the guided filter, against their explicit forms."""
+"""The matting Laplacian and the guided filter, compared with explicit matrices."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def explicit(image: Tensor, epsilon: float) -> Tensor:
 
 
 @pytest.mark.parametrize("epsilon", [EPSILON, 1e-3])
-def test_laplacian_is_the_explicit_matrix(guide: Tensor, epsilon: float) -> None:
+def test_laplacian_equals_the_explicit_matrix(guide: Tensor, epsilon: float) -> None:
     p = torch.rand(1, 2, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = (explicit(guide, epsilon) @ p[0].flatten(1).T).T.view(p.shape)
     torch.testing.assert_close(Guide(guide, epsilon=epsilon).laplacian(p), wanted, rtol=1e-7, atol=1e-9)
@@ -58,7 +58,7 @@ def test_constants_stay(guide: Tensor) -> None:
 
 
 def test_lift(guide: Tensor) -> None:
-    """At the guide's own size it is the filter; at another, an affine picture stays affine in what is detailed."""
+    """At the guide's size it equals the filter; at another, an affine function of the guide stays one."""
     ours = Guide(guide, radius=2, epsilon=1e-3)
     p = torch.rand_like(guide)
     torch.testing.assert_close(ours.lift(p, guide), ours.filter(p))
@@ -67,8 +67,8 @@ def test_lift(guide: Tensor) -> None:
     torch.testing.assert_close(exact.lift(0.5 * guide + 0.2, large), 0.5 * large + 0.2, rtol=0, atol=1e-6)
 
 
-def test_what_has_no_weight_does_not_count(guide: Tensor) -> None:
-    """A weighted filter is that of the picture cut out, but for windows across the cut."""
+def test_pixels_without_weight_do_not_count(guide: Tensor) -> None:
+    """The weighted filter equals that of the cropped picture, except for windows across the border."""
     weight = torch.zeros_like(guide[:, :1])
     weight[..., :10] = 1
     p = torch.rand_like(guide)

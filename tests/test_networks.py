@@ -28,18 +28,18 @@ def test_upsampling_is_part_of_the_convolution(smooth: bool) -> None:
     torch.testing.assert_close(layer(x), layer.convolution(padded))
 
 
-def test_every_picture_is_normalised_by_itself() -> None:
+def test_pictures_of_a_batch_are_normalised_separately() -> None:
     x, weight, bias = torch.rand(2, 5, 7, 9) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.rand(5), torch.rand(5)
     expected = F.instance_norm(x, weight=weight, bias=bias)
     torch.testing.assert_close(networks.normalise_(x, weight, bias, band=3), expected, rtol=0, atol=1e-5)
 
 
-def test_grain_is_smooth_noise_of_a_part_of_the_deviation() -> None:
+def test_grain_is_smooth_noise_relative_to_the_deviation() -> None:
     x = torch.rand(2, 3, 500, 701) * torch.tensor([1.0, 0.1]).view(2, 1, 1, 1) - 0.3
     noise = networks.uneven_(x.clone(), 0.2) - x
     parts = noise.std((1, 2, 3)) / x.std((1, 2, 3))
     assert 0.18 < float(parts.min()) <= float(parts.max()) < 0.22
     one, other = noise[0, 0] / noise[0].std(), noise[1, 2] / noise[1].std()
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
-    assert float(noise.diff(dim=3).abs().max()) < float(noise.std())  # from pixel to pixel
+    assert float(noise.diff(dim=3).abs().max()) < float(noise.std())  # between neighbouring pixels
     assert networks.uneven_(torch.zeros(1, 3, 1, 1), 0.2).abs().max() == 0

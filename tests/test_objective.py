@@ -1,4 +1,4 @@
-"""Value and gradient by hand against autograd, in one piece and in tiles."""
+"""Hand-written values and gradients compared with autograd, in one piece and in tiles."""
 
 import itertools
 from dataclasses import replace
@@ -41,7 +41,7 @@ def picture(height: int, width: int, seed: int, batch: int = 1) -> Tensor:
 
 
 def assert_same(one: objective.Objective, other: objective.Objective, image: Tensor, *, gradient: float) -> None:
-    """Each term within 1e-5, the gradient's difference within a fraction of its length."""
+    """Terms agree within 1e-5, gradients within a fraction of their norm."""
     (terms, slope), (expected, reference) = one(image), other(image)
     assert terms.keys() == expected.keys()
     for name, term in expected.items():
@@ -106,7 +106,7 @@ def test_a_batch(recipe: Transfer) -> None:
 
 
 def left(height: int, width: int) -> Tensor:
-    """White on the left, black on the right, soft between."""
+    """White on the left, black on the right, with a soft border."""
     return torch.linspace(1.4, -0.4, width).clamp(0, 1).expand(1, 1, height, width)
 
 
@@ -122,17 +122,17 @@ def test_guidance_masks() -> None:
 
 
 def budget_for(side: int, vgg: VGG) -> float:
-    """Bytes that make tiles of at most this side."""
+    """The memory in bytes that gives tiles of at most this side."""
     frozen = encoder.Frozen(vgg, RECIPE.style_layers)
     return (side + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
 
 
 @pytest.mark.parametrize("with_masks", [False, True])
 @pytest.mark.parametrize("size", [(400, 320), (401, 307), (431, 289), (900, 129), (16 * 30 + 1, 300)])
-def test_tiles_are_the_whole(size: tuple[int, int], with_masks: bool) -> None:
+def test_tiles_give_the_same_as_one_piece(size: tuple[int, int], with_masks: bool) -> None:
     vgg = network()
     others = masked(*size) if with_masks else ([picture(200, 170, 2)],)
-    budget = budget_for(160, vgg)  # and some for the targets
+    budget = budget_for(160, vgg)  # plus memory for the targets
     one, many = (objective.build(vgg, RECIPE, picture(*size, 1), *others, budget=b) for b in (0, budget))
     image = picture(*size, 3)
     assert many.frozen is not None
@@ -187,8 +187,8 @@ def test_too_small_a_budget() -> None:
         objective.build(network(), RECIPE, picture(400, 400, 1), [picture(30, 30, 2)], budget=1e5)
 
 
-def test_the_halo_is_what_a_position_sees() -> None:
-    """Outside the halo a pixel changes nothing, and a pixel less would be too few (but for whole strides)."""
+def test_the_halo_is_the_receptive_field() -> None:
+    """Pixels outside the halo have no effect, and a halo 32 pixels smaller would be too small."""
     vgg = network()
     frozen = encoder.Frozen(vgg, ("relu5_1",))
     image = picture(16, 352, 1)
@@ -205,7 +205,7 @@ def test_the_halo_is_what_a_position_sees() -> None:
 
 @pytest.mark.parametrize("network", ["compact", "vgg19"])
 @pytest.mark.parametrize("what", ["photograph", "noise", "painted"])
-def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
+def test_bfloat16_gradients_point_the_same_way(network: str, what: str) -> None:
     content, style = (
         images.to_size(images.to_tensor(bundled.locate(name)), 160) for name in ("rocket", "starry-night")
     )
@@ -228,7 +228,7 @@ def test_bfloat16_points_the_same_way(network: str, what: str) -> None:
     assert torch.cosine_similarity(slope.flatten(), reference.flatten(), dim=0) > 0.999
 
 
-def test_minimal_filtering_points_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minimal_filtering_gradients_point_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     torch.manual_seed(0)
     vgg = encoder.VGG().requires_grad_(False)
@@ -242,13 +242,13 @@ def test_minimal_filtering_points_the_same_way(monkeypatch: pytest.MonkeyPatch) 
         slopes[dtype, minimal] = frozen.backward(record, lambda layer, slope, kept=kept: slope.add_(kept[layer]))  # type: ignore[misc]
     exact = slopes[torch.float32, False]
     errors = {key: float((slope - exact).norm() / exact.norm()) for key, slope in slopes.items()}
-    assert 0 < errors[torch.float32, True] < 0.02  # maxima that lie close change places
+    assert 0 < errors[torch.float32, True] < 0.02  # close maxima may swap
     assert errors[torch.bfloat16, True] < 1.25 * errors[torch.bfloat16, False]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_transfers_end_where_the_reference_ends(precision: Any) -> None:
-    """Both of two pairs together: rounding alone leads a single transfer one or two percent astray."""
+    """The sum over two pairs, as rounding changes the loss of a single transfer by one or two percent."""
     vgg = encoder.load("compact")
     ends = [0.0, 0.0]
     for names in (("rocket", "starry-night"), ("chelsea", "candy")):

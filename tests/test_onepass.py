@@ -1,4 +1,4 @@
-"""Networks of one style: shapes, training, files."""
+"""One-pass networks: shapes, training, files."""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def painting() -> Tensor:
 
 @pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (16, 16), (17, 31), (50, 43)])
-def test_any_size_gives_that_size(architecture: Architecture, size: tuple[int, int]) -> None:
+def test_the_output_has_the_size_of_the_input(architecture: Architecture, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 3, *size)
     out = Network(architecture)(image).detach()
@@ -53,7 +53,7 @@ def test_the_papers_network() -> None:
 
 
 def test_a_smooth_network_paints_no_checkerboard() -> None:
-    """The finest grid that pixels can show does not pass the last filter."""
+    """The last filter removes a pattern that alternates from pixel to pixel."""
     torch.manual_seed(0)
     network = Network(replace(SMALL, bounded=False))
     last = network.layers[-1].convolution
@@ -64,11 +64,11 @@ def test_a_smooth_network_paints_no_checkerboard() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 0.5))
 
 
-def test_ours_is_under_two_megabytes() -> None:
+def test_our_network_is_under_two_megabytes() -> None:
     assert 2 * sum(parameter.numel() for parameter in Network(IMPASTO).parameters()) < 2_000_000
 
 
-def test_a_large_photograph_is_painted_smaller_and_brought_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_photograph_is_painted_smaller_and_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onepass, "SIZE", 48)
     torch.manual_seed(0)
     model = Model(Network(SMALL).requires_grad_(False), {})
@@ -84,8 +84,8 @@ def test_a_large_photograph_is_painted_smaller_and_brought_to_its_size(monkeypat
         photograph[..., :40, :48], model, size=0))  # fmt: skip
 
 
-def test_enlarging_gives_edges_of_the_photograph() -> None:
-    """A painting that is an affine function of the photograph comes out as that function of the large photograph."""
+def test_enlarging_restores_the_edges_of_the_photograph() -> None:
+    """An affine function of the small photograph is enlarged to the same function of the large one."""
     photograph = (torch.rand(2, 1, 20, 30) > 0.5).float().repeat_interleave(8, 2).repeat_interleave(8, 3)
     photograph = (0.2 + 0.6 * photograph).expand(-1, 3, -1, -1)
     small = images.resize(photograph, 80, 120)
@@ -127,14 +127,14 @@ def test_resume_is_exact_to_the_bit(recipe: Training, pool: datasets.Pool) -> No
 
 
 def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What training differentiates is what autograd finds of the objective's own terms, through the network."""
+    """The gradient of training equals autograd's gradient of the objective through the network."""
     recipe = replace(recipe, ramp=0.0, grain=0.0, lattice=0.0)
     crops = datasets.random_crops(pool, 2, 64, torch.Generator().manual_seed(0))
     monkeypatch.setattr(datasets, "random_crops", lambda *_, **__: crops)
     torch.manual_seed(0)
     network = Network(SMALL)
     for parameter in [*network.parameters()][-2:]:
-        parameter.data.mul_(0.1)  # so that nothing is painted outside [0, 1]
+        parameter.data.mul_(0.1)  # so that the output stays in [0, 1]
     painted = network(crops, grain=0.0)
     assert float(painted.detach().min()) > 0 and float(painted.detach().max()) < 1
 
@@ -153,7 +153,7 @@ def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool, m
         assert torch.linalg.vector_norm(one - other) < 1e-3 * torch.linalg.vector_norm(other) + 1e-6
 
 
-def test_what_a_training_begins_with(recipe: Training) -> None:
+def test_initial_weights_of_a_training(recipe: Training) -> None:
     def flat(network: Network) -> Tensor:
         return torch.cat([parameter.flatten() for parameter in network.parameters()])
 
@@ -168,8 +168,8 @@ def test_what_a_training_begins_with(recipe: Training) -> None:
     assert not torch.equal(first, weights(start="", seed=2))
 
 
-def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Pool) -> None:
-    """A network that paints beyond white is judged by the white, and only slopes that lead back are left."""
+def test_the_loss_is_of_the_clipped_picture(recipe: Training, pool: datasets.Pool) -> None:
+    """Values beyond white count as white, and only gradients that lead back remain."""
     network = Network(SMALL)
     loss = onepass.task(network, painting(), pool, recipe)
     bias = nn.init.constant_(network.layers[-1].convolution.bias, 1.5)
@@ -177,13 +177,13 @@ def test_what_is_judged_is_what_will_be_seen(recipe: Training, pool: datasets.Po
     assert float(network(torch.rand(1, 3, 16, 16)).detach().min()) > 1
     near = loss(0)
     torch.stack([*near.values()]).sum().backward()
-    assert bool((bias.grad >= 0).all())  # downhill is darker
+    assert bool((bias.grad >= 0).all())  # descent makes it darker
     nn.init.constant_(bias, 3.0)
     assert loss(0) == near
 
 
-def test_a_painting_without_its_canvas(recipe: Training, pool: datasets.Pool) -> None:
-    """The weave goes, edges stay; and that is what is learnt from."""
+def test_descreen_removes_the_weave_of_the_canvas(recipe: Training, pool: datasets.Pool) -> None:
+    """The weave is removed, edges stay, and training uses the result."""
     plain = torch.zeros(1, 3, 64, 64)
     plain[..., 32:] = 0.8
     woven = plain.clone()
@@ -197,7 +197,7 @@ def test_a_painting_without_its_canvas(recipe: Training, pool: datasets.Pool) ->
     assert one == other != third
 
 
-def test_photographs_are_lent_what_they_were_in_training(recipe: Training, pool: datasets.Pool) -> None:
+def test_the_default_grain_is_that_of_the_training(recipe: Training, pool: datasets.Pool) -> None:
     network, image = Network(SMALL).eval().requires_grad_(False), torch.rand(1, 3, 48, 48)
     some, none = (onepass.task(network, painting(), pool, replace(recipe, grain=grain))(0) for grain in (0.5, 0.0))
     assert some != none
@@ -211,7 +211,7 @@ def test_photographs_are_lent_what_they_were_in_training(recipe: Training, pool:
 
 
 def test_weights_that_are_not_finite_roll_back(recipe: Training, pool: datasets.Pool) -> None:
-    """Spoilt after step 60: found at the look at step 101, and begun again from the last look before, at step 51."""
+    """Corrupted after step 60: the check at step 101 notices it, and training restarts from step 51."""
     network = Network(SMALL)
     seen, rates = [], []
     for step in onepass.train(painting(), pool, replace(recipe, steps=103, batch=1), network=network):
@@ -234,7 +234,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_crops_without_contrast_are_replaced(recipe: Training, pool: datasets.Pool, level: float) -> None:
-    """A picture that is black or white but for a narrow strip of it: without replacement, all weights are NaN."""
+    """A picture that is black or white except for a narrow strip; without replacement, all weights become NaN."""
     canvas = torch.full((1, 3, 400, 400), round(255 * level), dtype=torch.uint8)
     canvas[..., :90] = pool.canvas[:1, :, :1, :1]
     canvas[..., :90, :90] = torch.rand(1, 3, 90, 90).mul(255).byte()
@@ -256,7 +256,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [{}, {"architecture": "[]"}, {"architecture": '{"widths": [9], "blocks": 1}'}])
-def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_files_that_are_not_models(tmp_path: Path, metadata: dict[str, str]) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors", metadata)
     with pytest.raises(WeightsError, match="not a one-pass model"):
         onepass.load(tmp_path / "other.safetensors")
@@ -265,7 +265,7 @@ def test_files_that_are_no_models(tmp_path: Path, metadata: dict[str, str]) -> N
 @pytest.mark.parametrize("size", [(64, 48), (75, 61), (131, 33)])
 @pytest.mark.parametrize("band", [1, 2, 7, 16])
 @pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])
-def test_bands_change_nothing(architecture: Architecture, band: int, size: tuple[int, int]) -> None:
+def test_computing_in_bands_changes_nothing(architecture: Architecture, band: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = Network(architecture).double()
     image = torch.rand(2, 3, *size, dtype=torch.float64)
@@ -305,7 +305,7 @@ def test_batches_and_files(model: Model, tmp_path: Path) -> None:
 
 
 def test_grain(model: Model) -> None:
-    """Strokes of an area differ, the same each time; and what has nothing to see is lent nothing."""
+    """Grain varies a flat area, the same way each time; a picture without contrast gets none."""
     half = torch.cat([torch.full((1, 3, 96, 64), 0.4), torch.full((1, 3, 96, 64), 0.6)], 3)
     before = half.clone()
     plain, some, again = (onepass.apply(half, model, grain=g, precision="float32") for g in (0, 0.1, 0.1))
@@ -341,7 +341,7 @@ def test_kept_colours(model: Model, keep: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "strength"), [([1.0], 1.0), ([-1.0, 2.0], 1.0), ([0.0, 0.0], 1.0), ([], 1.5), ([], -0.1)]
 )
-def test_mixtures_without_sense(model: Model, weights: list[float], strength: float) -> None:
+def test_invalid_mixtures(model: Model, weights: list[float], strength: float) -> None:
     with pytest.raises(InputError, match=r"`strength`|`style_weights`"):
         onepass.apply(torch.rand(1, 3, 40, 40), [model, model], style_weights=weights, strength=strength)
 
@@ -349,7 +349,7 @@ def test_mixtures_without_sense(model: Model, weights: list[float], strength: fl
 @pytest.mark.parametrize(
     "recipe", ["{", "[]", '{"grain": "much"}', '{"grain": 7}', '{"grain": NaN}', '{"grain": null}']
 )
-def test_models_with_a_recipe_that_is_none(recipe: str, tmp_path: Path) -> None:
+def test_models_with_an_invalid_recipe(recipe: str, tmp_path: Path) -> None:
     onepass.save(tmp_path / "model.safetensors", Network(SMALL), {"recipe": recipe})
     with pytest.raises(WeightsError, match=r"model\.safetensors: not a one-pass model"):
         onepass.load(tmp_path / "model.safetensors")

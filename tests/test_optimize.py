@@ -1,4 +1,4 @@
-"""The engine for pixels, on objectives whose minimum is known."""
+"""The optimisers, on objectives whose minimum is known."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from impasto.optimize import by_autograd
 
 def minimize(image: Tensor, terms: Any, **options: Any) -> Iterator[optimize.Iteration]:
     for step in optimize.minimize(image, by_autograd(terms), **options):
-        assert step.image is not None  # copied now, for the next iteration changes the picture
+        assert step.image is not None  # copied, because the next iteration changes the picture
         yield step
 
 
@@ -35,7 +35,7 @@ def quadratic(x: Tensor) -> dict[str, Tensor]:
 
 
 def rough(x: Tensor) -> dict[str, Tensor]:
-    """Not quadratic, so that L-BFGS searches its lines in earnest."""
+    """Not quadratic, so that L-BFGS needs its line search."""
     return {"fourth": (x - TARGET).pow(4).sum(), "waves": (3 * x).sin().square().sum() * 0.1, "pull": x.square().mean()}
 
 
@@ -51,16 +51,16 @@ def last(steps: Any) -> optimize.Iteration:
 def test_each_optimiser_minimises_a_quadratic(name: Any) -> None:
     step = last(minimize(START, quadratic, optimizer=name, steps=300, rate=RATES[name]))
     assert (START - TARGET).abs().max() > 0.5
-    # L-BFGS arrives; descent's steps never get shorter, so that it ends a step away; Adam swings a little.
+    # L-BFGS converges; descent has steps of constant length and ends one step away; Adam oscillates slightly.
     nearness = {"lbfgs": 1e-4, "adam": 0.02, "descent": 0.03}[name]
     assert (step.image - TARGET).abs().max() < nearness
 
 
 @pytest.mark.parametrize("name", RATES)
-def test_what_a_step_tells(name: Any) -> None:
+def test_values_of_a_step(name: Any) -> None:
     steps = list(minimize(START, quadratic, optimizer=name, steps=3, rate=RATES[name]))
     assert [step.index for step in steps] == [1, 2, 3]
-    before = [START, steps[0].image, steps[1].image]  # the loss is of the picture that the iteration began with
+    before = [START, steps[0].image, steps[1].image]  # the loss is that of the picture before the iteration
     for step, image in zip(steps, before, strict=True):
         expected = {key: float(value) for key, value in quadratic(image).items()}
         assert step.terms == pytest.approx(expected, rel=1e-6)
@@ -80,7 +80,7 @@ def test_descent_s_step_has_the_stated_length(scale: float) -> None:
         before = step.image
 
 
-def test_descent_rests_where_there_is_no_slope() -> None:
+def test_descent_stays_where_the_gradient_is_0() -> None:
     step = last(minimize(TARGET, quadratic, optimizer="descent", steps=1, rate=0.07))
     assert torch.equal(step.image, TARGET)
 
@@ -131,7 +131,7 @@ def test_clip(name: Any) -> None:
 
 
 def test_clipped_lbfgs_finds_the_minimum_in_the_box() -> None:
-    """Where that is not the minimum outside, clipped: scipy's L-BFGS-B knows."""
+    """It is not the clipped minimum of the whole space; SciPy's L-BFGS-B gives the reference."""
     generator = torch.Generator().manual_seed(4)
     mixing = torch.randn(48, 48, generator=generator) / 7 + torch.eye(48)
     goal = 0.5 + 1.5 * torch.randn(48, generator=generator)
@@ -153,7 +153,7 @@ def test_clipped_lbfgs_finds_the_minimum_in_the_box() -> None:
 
 
 @pytest.mark.parametrize("name", RATES)
-def test_a_loss_that_is_no_number(name: Any) -> None:
+def test_a_loss_that_is_not_finite(name: Any) -> None:
     calls = 0
 
     def objective(x: Tensor) -> dict[str, Tensor]:
@@ -170,8 +170,8 @@ def test_a_loss_that_is_no_number(name: Any) -> None:
     assert all(torch.isfinite(step.image).all() for step in yielded)
 
 
-def test_lbfgs_comes_back_from_where_there_is_no_loss() -> None:
-    """The logarithm is no number below 0, where too long a step leads: the line search must turn back from there."""
+def test_lbfgs_recovers_from_a_loss_that_is_not_finite() -> None:
+    """A step that is too long leads below 0, where the logarithm is NaN: the line search must step back."""
 
     def barrier(x: Tensor) -> dict[str, Tensor]:
         return {"barrier": -1e-2 * (x - 0.2).log().sum(), "pull": 50 * x.square().sum()}
@@ -181,8 +181,8 @@ def test_lbfgs_comes_back_from_where_there_is_no_loss() -> None:
     assert all(torch.isfinite(term) for step in steps for term in barrier(step.image).values())
 
 
-def test_lbfgs_comes_back_from_a_step_that_is_too_long() -> None:
-    """The slope says to go far, the wall behind it not to: the line search must shorten the step, not give up."""
+def test_lbfgs_shortens_a_step_that_is_too_long() -> None:
+    """A gentle slope suggests a long step into a steep wall: the line search must shorten it, not give up."""
 
     def wall(x: Tensor) -> dict[str, Tensor]:
         return {"slope": -x.sum(), "wall": 10 * (8 * (x - 0.6)).exp().sum()}
@@ -208,8 +208,8 @@ def test_the_step_that_diverged_is_named_exactly(name: Any) -> None:
         next(steps)
 
 
-def test_a_gradient_that_is_no_number() -> None:
-    """The root of 0 has a loss, but no slope."""
+def test_a_gradient_that_is_not_finite() -> None:
+    """The square root of 0 is finite, but its derivative is not."""
     steps = minimize(
         torch.zeros(1, 3, 2, 2), lambda x: {"root": x.abs().sqrt().sum()}, optimizer="adam", steps=3, rate=1
     )
@@ -218,7 +218,7 @@ def test_a_gradient_that_is_no_number() -> None:
 
 
 def saved(state: dict[str, Any]) -> dict[str, Any]:
-    """Through a file, as a checkpoint goes."""
+    """Save and load the state, as in a checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -264,7 +264,7 @@ def test_pictures_are_copies(name: Any) -> None:
     assert len({image.data_ptr() for image in images}) == 4
 
 
-def test_spoiling_a_yielded_picture_changes_nothing() -> None:
+def test_changing_a_yielded_picture_has_no_effect() -> None:
     untouched = last(minimize(START, quadratic, optimizer="adam", steps=4, rate=0.1)).image
     for step in minimize(START, quadratic, optimizer="adam", steps=4, rate=0.1):
         final = step.image.clone()

@@ -1,4 +1,4 @@
-"""Photographs in another's light: regions, optimisation, command line."""
+"""Photorealistic transfer: regions and optimisation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_indexed_and_large_masks(photograph: Tensor, other: Tensor, tmp_path: Pa
     assert float(regions.content[0].mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_what_is_no_mask() -> None:
+def test_a_mask_without_flat_colours() -> None:
     with pytest.raises(ValueError, match="flat colours"):
         masks.classes(torch.rand(1, 3, 90, 90))
 
@@ -67,9 +67,9 @@ def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -
     torch.testing.assert_close(regions.picture(regions.content), halves(RED, BLUE))
 
 
-def test_a_class_that_one_side_lacks_goes_to_what_looks_like_it(other: Tensor) -> None:
+def test_a_class_missing_in_one_mask_joins_the_most_similar_one(other: Tensor) -> None:
     content = halves((0.1, 0.1, 0.1), (0.9, 0.9, 0.9))
-    content[..., 40:] = 0.2  # dark, as the left
+    content[..., 40:] = 0.2  # dark, like the left
     mask = halves(RED, BLUE)
     mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
     regions = photo.from_masks(mask, halves(RED, BLUE), content, other)
@@ -86,7 +86,7 @@ def test_masks_without_a_colour_in_common(photograph: Tensor, other: Tensor) -> 
 
 
 def test_regions_are_found_and_match(recipe: Photo) -> None:
-    """Dark to dark and bright to bright, wherever they lie; the same again with the same seed."""
+    """Dark regions match dark ones and bright ones bright, wherever they are; the seed makes it repeatable."""
     torch.manual_seed(0)
     content = halves((0.1, 0.1, 0.3), (0.9, 0.8, 0.4), 96, 128) + 0.03 * torch.rand(1, 3, 96, 128)
     style = halves((0.9, 0.8, 0.4), (0.1, 0.1, 0.3), 96, 96) + 0.03 * torch.rand(1, 3, 96, 96)
@@ -101,7 +101,7 @@ def test_regions_are_found_and_match(recipe: Photo) -> None:
     assert all(torch.equal(a, b) for a, b in zip(regions.content, again.content, strict=True))
 
 
-def test_recoloured_has_the_others_colours() -> None:
+def test_recoloured_has_the_colours_of_the_other_photograph() -> None:
     torch.manual_seed(0)
     content, style = 0.2 + 0.1 * torch.rand(1, 3, 40, 60), 0.6 + 0.2 * torch.rand(1, 3, 40, 60)
     everywhere = [torch.ones(1, 1, 40, 60)]
@@ -116,14 +116,14 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     assert set(seen[0].terms) == {"content", "style", "photorealism", "detail", "evenness"}
     large = torch.rand(1, 3, 100, 150)
     assert seen[-1].lift(large).shape == large.shape
-    # Locally affine: hardly any energy beside that of noise.
+    # Locally affine: much less energy than noise has.
     guide, result = Guide(images.to_size(photograph, 48).double()), seen[-1].image.double()
     noise = torch.rand_like(result)
     energy, much = (float((p * guide.laplacian(p)).sum()) for p in (result, noise))
     assert energy < 0.02 * much
 
 
-def test_what_is_even_is_told_from_what_is_not(recipe: Photo) -> None:
+def test_evenness_separates_flat_from_detailed_areas(recipe: Photo) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 60, 120)
     image[..., :60] = 0.5
@@ -131,11 +131,11 @@ def test_what_is_even_is_told_from_what_is_not(recipe: Photo) -> None:
     windows = photo.Windows(image, everywhere, recipe)
     even = windows.evenness(windows.shares(image))
     assert even.shape == (1, 1, 60, 120)
-    assert even[..., :60].min() > 0.9  # up to the edge
+    assert even[..., :60].min() > 0.9  # as far as the edge
     assert even[..., 80:].max() < 0.1
 
 
-def test_a_border_goes_to_the_edge_beside_it(recipe: Photo) -> None:
+def test_the_border_of_a_mask_moves_to_the_nearest_edge(recipe: Photo) -> None:
     torch.manual_seed(0)
     image = 0.2 + 0.02 * torch.rand(1, 3, 80, 120)
     image[..., 60:] += 0.6
@@ -147,7 +147,7 @@ def test_a_border_goes_to_the_edge_beside_it(recipe: Photo) -> None:
 
 
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    """Through the filter and the energy, by finite differences along one direction."""
+    """Through the filter and the energy, compared with finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
     regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE), small, other).at(small, other)
     windows = photo.Windows(small, regions, recipe)
@@ -159,8 +159,8 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
     assert (above - below) / 2e-2 == pytest.approx(float((gradient * direction).sum()), rel=0.02)
 
 
-def test_no_window_sees_across_a_border(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    """Two lights that meet at a border in the photograph stay on their sides, up to it."""
+def test_windows_do_not_mix_regions(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    """The light of two regions that touch does not cross their border."""
     photograph = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 0.4 + halves(
         (0.5, 0.5, 0.5), (0, 0, 0)
     )
@@ -175,7 +175,7 @@ def test_no_window_sees_across_a_border(photograph: Tensor, other: Tensor, recip
     assert off[0] < off[1] / 4
 
 
-def test_going_on_is_the_same(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+def test_resume_is_exact(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     *_, whole = photo.steps(photograph, other, everything, recipe)
     first = next(photo.steps(photograph, other, everything, recipe))

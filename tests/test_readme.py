@@ -1,4 +1,4 @@
-"""What the README and the examples say is run, on small pictures and few steps; what docs/ draws is up to date."""
+"""Runs the README and the examples on small pictures and few steps; checks that generated docs are up to date."""
 
 import re
 import shlex
@@ -95,12 +95,12 @@ def test_examples(example: Path, here: Path) -> None:
     assert (here / "out.png").exists()
 
 
-def test_the_recipes_table_is_drawn_from_the_recipes() -> None:
+def test_the_recipes_table_is_up_to_date() -> None:
     assert (ROOT / "docs" / "recipes.md").read_text() == recipes.table()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "impasto/models/compact.md"])
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_targets(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), target

@@ -1,4 +1,4 @@
-"""Every preset's numbers, against the papers and articles in docs/references.md."""
+"""Every preset's values, compared with the papers and articles in docs/references.md."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from impasto.schema import check
 
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
-# The design's table of the five sources, field by field; what a row leaves open is not here.
+# The values of the five sources, field by field; fields that a source does not give are left out.
 TABLE: dict[str, dict[str, Any]] = {
     "gatys-2016": {
         "content_layers": ("relu4_2",),
@@ -97,11 +97,11 @@ TABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, row in TABLE.items() for field in row])
-def test_the_design_s_table(name: str, field: str) -> None:
+def test_values_of_the_sources(name: str, field: str) -> None:
     assert getattr(TRANSFERS[name], field) == TABLE[name][field]
 
 
-def test_the_numbers_that_are_made_of_two() -> None:
+def test_derived_numbers() -> None:
     gatys = TRANSFERS["gatys-2016"]
     assert gatys.content_weight / gatys.style_weight == pytest.approx(1e-3)  # alpha / beta
     # 0.005 on normalised pixels, whose unit is torchvision's standard deviation: 0.229, 0.224 and 0.225
@@ -111,7 +111,7 @@ def test_the_numbers_that_are_made_of_two() -> None:
     assert course.content_layers == course.style_layers[-1:]  # the last output
 
 
-def test_ours() -> None:
+def test_the_impasto_preset() -> None:
     ours = TRANSFERS["impasto"]
     assert 0 < ours.flat < 0.1 and ours.palette
     assert (ours.content_term, ours.style_term) == ("normalized", "bounded")

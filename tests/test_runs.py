@@ -1,4 +1,4 @@
-"""What surrounds a run: receipts, states to resume from, Ctrl-C. The command line's tests run the rest."""
+"""Receipts, checkpoints, progress and Ctrl-C; test_cli.py tests whole runs."""
 
 import io
 import re
@@ -20,13 +20,13 @@ def inputs(photo: Path, painting: Path) -> run_transfer.Inputs:
     return run_transfer.read_inputs(str(photo), [str(painting)])
 
 
-def test_a_receipt_names_no_folder(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
+def test_receipts_contain_no_folders(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny, init="noise"), inputs)
     assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
     assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})
 
 
-def test_a_receipt_leads_back_to_its_inputs(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
+def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
     recipe = replace(recipes.impasto, encoder=tiny)
     again, found = run_transfer.from_receipt(run_transfer.receipt("transfer", recipe, inputs), [photo.parent])
     assert again == recipe
@@ -34,14 +34,14 @@ def test_a_receipt_leads_back_to_its_inputs(inputs: run_transfer.Inputs, tiny: s
     assert torch.equal(found.styles[0].image, inputs.styles[0].image)
 
 
-def test_another_encoder_is_noticed(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
+def test_another_encoder_is_refused(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
-    with pytest.raises(InputError, match="another file"):
+    with pytest.raises(InputError, match="is not the file"):
         run_transfer.from_receipt(receipt, [photo.parent])
 
 
-def test_what_differs_is_named() -> None:
+def test_check_resumable_names_the_differences() -> None:
     before = {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.1"}
     receipts.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "a", "impasto": "0.2"})
     with pytest.raises(InputError, match="`seed`"):
@@ -51,7 +51,7 @@ def test_what_differs_is_named() -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "other"])
-def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "out.resume"
     if damage == "text":
         path.write_text("nothing")
@@ -61,12 +61,12 @@ def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
         receipts.load_state(path)
 
 
-def test_names_beside_the_output() -> None:
+def test_names_next_to_the_output() -> None:
     assert run_transfer.numbered(Path("a/out.v2.png"), "0050") == Path("a/out.v2_0050.png")
     assert receipts.resume_file(Path("a/out.v2.png")) == Path("a/out.v2.resume")
 
 
-def test_interrupting_once_asks_and_twice_stops() -> None:
+def test_interrupting_twice_stops_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with terminal.interruption() as asked:
         assert not asked()

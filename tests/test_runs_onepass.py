@@ -58,17 +58,19 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
     assert images.read_receipt(out)["command"] == "apply"
 
 
-def test_a_folder_of_too_many(train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_photographs_than_are_used(
+    train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("impasto.runs.onepass.PHOTOGRAPHS", 2)
     assert train() == 0
-    assert "of 3 pictures one in 2 is used" in capsys.readouterr().err
+    assert "3 pictures found; one in 2 is used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_black_and_white_pictures(
     train: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, precision: str
 ) -> None:
-    """Pictures of one colour are left out, and so are crops of one colour in others."""
+    """Pictures of a single colour are skipped, and so are crops of a single colour."""
     for name in ("black", "white"):
         Image.new("RGB", (90, 80), name).save(folder / f"{name}.png")
         part = Image.new("RGB", (500, 100), name)
@@ -90,7 +92,7 @@ def test_a_folder_without_contrast(train: Callable[..., int], tmp_path: Path, ca
 def test_a_training_that_diverges(
     train: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss is not finite at any rate that is tried: one line, and what was written before stays."""
+    """If the loss is not finite at any rate: one error line, and earlier files are kept."""
     monkeypatch.setattr("impasto.runs.onepass.EVERY", 1)
     assert train() == 0
     before = (tmp_path / "mine.safetensors").read_bytes()
@@ -138,7 +140,7 @@ def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> 
         (["-o", "model.png"], "model.png"),
     ],
 )
-def test_bad_training(train: Callable[..., int], flags: list[str], named: str, capsys: Capture) -> None:
+def test_bad_train_arguments(train: Callable[..., int], flags: list[str], named: str, capsys: Capture) -> None:
     assert train(*flags) == 1
     one_line(capsys, named, only=True)
 
@@ -151,7 +153,9 @@ def test_bad_training(train: Callable[..., int], flags: list[str], named: str, c
         (["-o", "nowhere/out.png"], "nowhere"),
     ],
 )
-def test_bad_applying(model: Path, folder: Path, flags: list[str], named: str, tmp_path: Path, capsys: Capture) -> None:
+def test_bad_apply_arguments(
+    model: Path, folder: Path, flags: list[str], named: str, tmp_path: Path, capsys: Capture
+) -> None:
     command = ["apply", str(folder / "a.png"), "--style", str(model), "-o", str(tmp_path / "out.png"), *flags]
     assert cli.main(command) == 1
     one_line(capsys, named, only=True)
@@ -165,7 +169,7 @@ def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: P
     one_line(capsys, "mine.resume", "other settings", only=True)
     (tmp_path / "mine.resume").write_bytes(b"half a chec")
     assert train("--resume") == 1
-    one_line(capsys, "mine.resume", "begin anew", only=True)
+    one_line(capsys, "mine.resume", "start again", only=True)
 
 
 def test_a_film(model: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -186,7 +190,7 @@ def test_mixtures(model: Path, folder: Path, tmp_path: Path, capsys: Capture) ->
     one_line(capsys, "--style-weights", only=True)
 
 
-def test_pictures_of_one_name_stay_two(model: Path, tmp_path: Path) -> None:
+def test_results_with_the_same_stem_are_kept_apart(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.bmp", "a.png"):
         save_picture(tmp_path / "in" / name, 60, 60)
@@ -204,7 +208,7 @@ def test_export(model: Path, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_torchrun(folder: Path, painting: Path, tmp_path: Path, tiny: str) -> None:
-    """Two processes, one file, one last line."""
+    """Two processes write one file and print one line."""
     out = tmp_path / "mine.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "impasto"]
     command += ["train", str(painting), "--photos", str(folder), "-o", str(out), "--encoder", tiny, "--steps", "3"]

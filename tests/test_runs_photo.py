@@ -36,7 +36,7 @@ def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys
     assert images.read_receipt(tmp_path / "out.png")["command"] == "photo"
     found = [str(tmp_path / f"out-{side}-mask.png") for side in ("content", "style")]
     assert [opened(Path(path)).size for path in found] == [(90, 60), (80, 60)]
-    # what was found can be given back
+    # the saved masks can be used as input
     assert photo("--content-mask", found[0], "--style-mask", found[1]) == 0
     assert photo("--content-mask", str(tmp_path / "a.png"), "--style-mask", str(tmp_path / "b.png")) == 0
     assert images.read_receipt(tmp_path / "out.png")["regions"] == 2

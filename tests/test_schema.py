@@ -1,4 +1,4 @@
-"""Recipes out of range, of wrong types, and their way to JSON and back."""
+"""Recipes with values out of range or of wrong types, and conversion to JSON and back."""
 
 import dataclasses
 import json
@@ -19,10 +19,10 @@ def test_to_json_and_back(name: str) -> None:
     assert back == TRANSFERS[name]
     for field in dataclasses.fields(Transfer):
         assert type(getattr(back, field.name)) is type(getattr(TRANSFERS[name], field.name))
-    assert hash(back) == hash(TRANSFERS[name])  # no list has been left
+    assert hash(back) == hash(TRANSFERS[name])  # no lists remain
 
 
-def test_from_json_restores_what_json_lost() -> None:
+def test_from_json_restores_tuples() -> None:
     recipe = from_json({"scales": [0.5, 1], "style_layers": ["relu1_1"], "strength": 2, "layer_weights": [3]}, Transfer)
     assert recipe.scales == (0.5, 1.0)
     assert recipe.style_layers == ("relu1_1",)
@@ -77,17 +77,17 @@ def test_numbers_out_of_range(field: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("field", ["noise", "rate", "style_scale", "fps"])
-def test_numbers_that_may_not_be_nothing(field: str) -> None:
+def test_numbers_that_must_not_be_0(field: str) -> None:
     with pytest.raises(RecipeError, match="more than 0"):
         check(replace(Transfer(), **{field: 0}))
 
 
 @pytest.mark.parametrize("field", sorted(set(NUMBERS) - {"noise", "rate", "style_scale", "fps"}))
-def test_numbers_that_may_be_nothing(field: str) -> None:
+def test_numbers_that_may_be_0(field: str) -> None:
     assert getattr(check(replace(Transfer(), **{field: 0})), field) == 0
 
 
-def test_the_numbers_are_all_of_them() -> None:
+def test_all_numeric_fields_are_listed() -> None:
     numeric = {field.name for field in dataclasses.fields(Transfer) if field.type in ("int", "float")}
     assert numeric == {*NUMBERS, "seed"}
 
@@ -100,7 +100,7 @@ def test_scales(scales: tuple[float, ...]) -> None:
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0,) * 4, (1.0,) * 6])
 @pytest.mark.parametrize(("field", "layers"), [("layer_weights", "style"), ("content_layer_weights", "content")])
-def test_as_many_layer_weights_as_layers(field: str, layers: str, weights: tuple[float, ...]) -> None:
+def test_the_number_of_layer_weights(field: str, layers: str, weights: tuple[float, ...]) -> None:
     recipe = replace(Transfer(), **{f"{layers}_layers": Transfer().style_layers, field: weights})
     with pytest.raises(RecipeError, match=f"`{field}`: {len(weights)} weights for 5 layers"):
         check(recipe)
@@ -134,7 +134,7 @@ def test_every_number_has_its_range(kind: type) -> None:
 @pytest.mark.parametrize(
     "recipe", [Training(crop=32), Training(rate=0.0), Photo(regions=0), Photo(keep_highlights=1.5)]
 )
-def test_the_other_recipes(recipe: Training | Photo) -> None:
+def test_invalid_training_and_photo_recipes(recipe: Training | Photo) -> None:
     with pytest.raises(RecipeError, match="must"):
         check(recipe)
     assert from_json(to_json(type(recipe)()), type(recipe)) == type(recipe)()

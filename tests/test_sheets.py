@@ -14,7 +14,7 @@ def plain(value: float, height: int = 40, width: int = 30) -> Tensor:
 
 
 PANELS = [("one", plain(0.0)), ("two", plain(0.2)), ("three", plain(0.4))]
-LINE = 19  # 1.6 times the least letters, 12 pixels
+LINE = 19  # 1.6 times the smallest font, 12 pixels
 
 
 def test_a_row() -> None:
@@ -22,7 +22,7 @@ def test_a_row() -> None:
     assert picture.dtype == torch.float32
     assert picture.shape == (1, 3, 8 + 40 + LINE + 8, 8 + 3 * (30 + 8))
     assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
-    for index, value in enumerate((0.0, 0.2, 0.4)):  # each lies at its place, whole
+    for index, value in enumerate((0.0, 0.2, 0.4)):  # each is complete and in its place
         x = GAP + index * (30 + GAP)
         torch.testing.assert_close(picture[..., 8:48, x : x + 30], plain(value), rtol=0, atol=1 / 255)
 
@@ -32,7 +32,7 @@ def test_a_grid() -> None:
     assert picture.shape == (1, 3, 8 + 2 * (40 + LINE + 8), 8 + 2 * (30 + 8))
     torch.testing.assert_close(picture[..., 75:115, 8:38], plain(0.4), rtol=0, atol=1 / 255)  # the third, below
     paper = torch.tensor(PAPER).view(1, 3, 1, 1) / 255
-    assert torch.equal(picture[..., 75:115, 46:76], paper.expand(1, 3, 40, 30))  # nothing beside it
+    assert torch.equal(picture[..., 75:115, 46:76], paper.expand(1, 3, 40, 30))  # nothing to the right
     assert sheet(PANELS, columns=9).shape == sheet(PANELS).shape
 
 

@@ -38,7 +38,7 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def client(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=60) as opened:
-        opened.get("/").raise_for_status()  # brings the session's cookie
+        opened.get("/").raise_for_status()  # sets the session's cookie
         yield opened
 
 
@@ -53,7 +53,7 @@ def encoded(size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
 
 
 def call(client: httpx.Client, name: str, *data: Any) -> str:
-    """What a function of the API says at last: a line of JSON."""
+    """Call a function of the API; returns its last answer, a line of JSON."""
     asked = client.post(f"{API}/call/{name}", json={"data": data})
     if asked.status_code != 200:
         return f"{asked.status_code} {asked.text}"
@@ -68,7 +68,7 @@ def file(path: str) -> dict[str, Any]:
 # Files
 
 
-def test_a_session_fetches_its_own_upload_and_no_other_does(client: httpx.Client, address: str) -> None:
+def test_only_the_own_session_can_fetch_an_upload(client: httpx.Client, address: str) -> None:
     (path,) = upload(client, encoded()).json()
     assert client.get(f"{API}/file={path}").content == encoded()
     with httpx.Client(base_url=address) as other:
@@ -94,7 +94,7 @@ def test_other_files_are_not_found(client: httpx.Client, path: str) -> None:
     assert not call(client, "repaint", file(path), "candy", 1, 0, "none").startswith("[{")
 
 
-def test_routes_that_nobody_needs_are_closed(client: httpx.Client) -> None:
+def test_unused_routes_are_closed(client: httpx.Client) -> None:
     for route in ("/docs", "/openapi.json", "/monitoring", f"{API}/proxy=http://127.0.0.1", f"{API}/deep_link",
                   f"{API}/component_server", f"{API}/runs", f"{API}/stream/x", "/custom_component/a"):  # fmt: skip
         assert client.get(route).status_code == 404, route
@@ -126,8 +126,8 @@ def bomb(width: int, height: int) -> bytes:
         ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
         ("cut.png", encoded()[:30], "not a picture"),
         ("empty.png", b"", "not a picture"),
-        ("both.png", with_tail(b"<html><script>alert(1)</script></html>"), "something else"),
-        ("both.zip.png", with_tail(archive()), "something else"),
+        ("both.png", with_tail(b"<html><script>alert(1)</script></html>"), "more than a picture"),
+        ("both.zip.png", with_tail(archive()), "more than a picture"),
         ("large.png", bomb(9000, 6000), "50 megapixels"),
         ("bomb.png", bomb(30000, 30000), "50 megapixels"),
     ],
@@ -146,7 +146,7 @@ def test_an_unknown_host_is_refused(client: httpx.Client) -> None:
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_requests_that_are_no_json_or_too_large(client: httpx.Client) -> None:
+def test_requests_that_are_not_json_or_too_large(client: httpx.Client) -> None:
     assert client.post(f"{API}/call/repaint", content=b"{").status_code == 400
     assert client.post(f"{API}/call/repaint", content=bytes(5_000_000)).status_code == 413
 
@@ -208,7 +208,7 @@ def test_twenty_clients_at_once(address: str) -> None:
         assert list(pool.map(one, range(20))) == [[200, 200, 200]] * 20
 
 
-def test_a_name_and_a_password_are_asked_for() -> None:
+def test_auth_requires_name_and_password() -> None:
     with serving("--auth", "ada", IMPASTO_PASSWORD="lovelace") as address, httpx.Client(base_url=address) as client:
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "ada", "password": "x"}).status_code == 400
@@ -223,7 +223,7 @@ def test_a_name_and_a_password_are_asked_for() -> None:
         *[(["--auth", "ada"], "IMPASTO_PASSWORD"), (["--max-upload", "nan"], "--max-upload")],
     ],
 )
-def test_flags_without_sense(
+def test_invalid_flags(
     flags: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("IMPASTO_PASSWORD", raising=False)
@@ -240,7 +240,7 @@ def session(tmp_path: Path) -> Session:
 
 
 def counting(session: Session, gate: threading.Event, total: int = 3) -> Work[int]:
-    """Steps, each of which waits for the gate; its result says how many there were."""
+    """Work whose steps wait for the gate; the result is the number of steps."""
 
     def frames() -> Iterator[Frame[int]]:
         for done in range(1, total + 1):
@@ -261,7 +261,7 @@ def ended(job: Job) -> Job:
     return job
 
 
-def test_a_job_to_its_end(session: Session) -> None:
+def test_a_finished_job(session: Session) -> None:
     gate = threading.Event()
     gate.set()
     job = ended(Pool(1).submit(Job(session, "repaint", counting(session, gate))))
@@ -270,7 +270,7 @@ def test_a_job_to_its_end(session: Session) -> None:
     assert session.results == [job.result] and str(job.result.file) in session.files
 
 
-def test_stop_keeps_what_there_is(session: Session) -> None:
+def test_stop_keeps_the_picture_so_far(session: Session) -> None:
     gate = threading.Event()
     job = Pool(1).submit(Job(session, "repaint", counting(session, gate)))
     wait_for(lambda: job.frame, "a frame")
@@ -280,7 +280,7 @@ def test_stop_keeps_what_there_is(session: Session) -> None:
     assert job.result is not None and job.result.file.read_text() in "12"
 
 
-def test_stop_before_there_is_a_picture(session: Session) -> None:
+def test_stop_before_the_first_picture(session: Session) -> None:
     gate = threading.Event()
 
     def frames() -> Iterator[Frame[int]]:
@@ -300,7 +300,7 @@ def test_stop_before_there_is_a_picture(session: Session) -> None:
     assert ">stopped<" in status(Job(session, "repaint", None, "stopped"), 0)  # while it waited
 
 
-def test_jobs_wait_and_the_next_of_a_kind_takes_the_place_of_the_last(session: Session, tmp_path: Path) -> None:
+def test_jobs_wait_and_a_new_one_replaces_the_last_of_its_kind(session: Session, tmp_path: Path) -> None:
     gate, pool = threading.Event(), Pool(1)
     others = Sessions(tmp_path / "others")
     first = pool.submit(Job(session, "repaint", counting(session, gate)))
@@ -324,7 +324,7 @@ def test_too_many_jobs(session: Session, tmp_path: Path, monkeypatch: pytest.Mon
     gate.set()
 
 
-def test_what_goes_wrong_is_kept(session: Session) -> None:
+def test_the_error_of_a_job_is_kept(session: Session) -> None:
     def frames() -> Iterator[Frame[int]]:
         yield Frame(1, 2)
         raise ValueError("a reason")
@@ -334,7 +334,7 @@ def test_what_goes_wrong_is_kept(session: Session) -> None:
     assert job.state == "failed" and str(job.error) == "a reason"
 
 
-def test_the_most_silent_sessions_are_forgotten(tmp_path: Path) -> None:
+def test_the_longest_idle_sessions_are_dropped(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     first = sessions.get("0" * 20)
     first.path("a.png").write_text("a")
@@ -347,7 +347,7 @@ def test_the_most_silent_sessions_are_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [Transfer(), Photo(), recipes.owl])
-def test_a_form_gives_its_recipe_back(recipe: Any) -> None:
+def test_a_form_returns_its_recipe(recipe: Any) -> None:
     names = [field.name for field in fields(recipe)]
     with gr.Blocks():
         inputs = forms.form(recipe, names)
@@ -355,7 +355,7 @@ def test_a_form_gives_its_recipe_back(recipe: Any) -> None:
     assert all(len(each.info) > 10 for each in inputs)
 
 
-def test_what_is_no_value() -> None:
+def test_invalid_form_values() -> None:
     with pytest.raises(RecipeError, match="layer_weights"):
         forms.read(Transfer, {"layer_weights": "1 many"})
     with pytest.raises(RecipeError, match="steps"):
@@ -365,7 +365,7 @@ def test_what_is_no_value() -> None:
         forms.changed(Photo(), {"stepps": 3})
 
 
-def test_a_port_that_is_taken_and_an_end_in_the_midst_of_work(address: str, tmp_path: Path) -> None:
+def test_a_used_port_and_exit_during_work(address: str, tmp_path: Path) -> None:
     port = address.rsplit(":", 1)[1]
     taken = subprocess.run(
         [sys.executable, "-m", "impasto", "studio", "--port", port], capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""The studio's page, as a person uses it: in Chromium."""
+"""The studio's page in Chromium, used as a person would."""
 
 import re
 import shutil
@@ -40,17 +40,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A page of a new session; that it asks no other host for anything is part of every test."""
+    """A page with a new session; every test also checks that it sends no request to another host."""
     context = browser.new_context(viewport=DESKTOP)
-    elsewhere: list[str] = []
-    context.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
+    foreign: list[str] = []
+    context.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else foreign.append(r.url))
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     opened.goto(address)
     opened.wait_for_selector("#styles button")
     yield opened
     context.close()
-    assert elsewhere == []
+    assert foreign == []
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def choose(page: Page, file: Path, where: str = "#photo") -> None:
     page.set_input_files(f"{where} input[type=file]", str(file))
     page.wait_for_selector(f'{where} img[src*="/file="]')
-    page.wait_for_timeout(300)  # what lies below moves
+    page.wait_for_timeout(300)  # the layout below moves
 
 
 def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
@@ -77,7 +77,7 @@ def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
 
 
 def paint_own(page: Page, files: dict[str, Path]) -> None:
-    """Begin an optimisation of a size that takes a while."""
+    """Start an optimisation that takes a while."""
     choose(page, files["photo"])
     page.click("#own button")
     choose(page, files["painting"], "#painting")
@@ -96,7 +96,7 @@ def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
         assert np.abs(np.asarray(painted, float) - np.asarray(photo, float)).mean() > 5
 
 
-def test_settings_come_back_from_a_receipt(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+def test_settings_are_restored_from_a_receipt(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     receipt = {"command": "transfer", "recipe": {"strength": 0.35, "size": 640, "seed": 7, "steps": 33}}
     images.write(tmp_path / "ours.png", images.to_tensor(files["photo"]), receipt=receipt)
     choose(page, tmp_path / "ours.png")
@@ -152,7 +152,7 @@ def test_several_styles_in_one_pass_and_onward(page: Page, files: dict[str, Path
     assert receipt["recipe"]["style_weights"] == [2, 1]
 
 
-def test_a_page_opened_again_finds_its_job(page: Page, files: dict[str, Path]) -> None:
+def test_a_reopened_page_finds_its_job(page: Page, files: dict[str, Path]) -> None:
     paint_own(page, files)
     page.wait_for_selector("#repaint-live img")
     page.reload()
@@ -179,8 +179,8 @@ def test_two_tabs_at_once_wait_for_each_other(
     other.context.close()
 
 
-def test_stop_is_not_moved_by_what_appears(page: Page, files: dict[str, Path]) -> None:
-    """A press lasts: what is under the pointer when it ends must be what it began on."""
+def test_the_stop_button_does_not_move(page: Page, files: dict[str, Path]) -> None:
+    """A click counts only if the button is still under the pointer when the mouse button is released."""
     paint_own(page, files)
     page.wait_for_selector('#repaint-status [data-state="running"]')
     page.hover("#repaint-stop")
@@ -193,7 +193,7 @@ def test_stop_is_not_moved_by_what_appears(page: Page, files: dict[str, Path]) -
     page.wait_for_selector('#repaint-status [data-state="stopped"]')
 
 
-def test_a_brush_says_where(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_brush_limits_the_painted_area(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     choose(page, files["photo"])
     page.click("#where button")
     canvas = page.wait_for_selector("#brush canvas")
@@ -214,15 +214,15 @@ def test_a_brush_says_where(page: Page, files: dict[str, Path], tmp_path: Path) 
     assert change[:, -16:].max() == 0 and change.max() > 20
 
 
-def test_a_bad_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
+def test_a_bad_file_shows_an_error(page: Page, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("<html><script>alert(1)</script>")
     page.set_input_files("#photo input[type=file]", str(tmp_path / "bad.png"))
     page.get_by_text(re.compile("not a picture")).first.wait_for()
     assert page.locator("#photo img").count() == 0
 
 
-def test_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
-    choose(page, files["photo"])  # a file chooser belongs to the system, not to the page
+def test_keyboard_only(page: Page, files: dict[str, Path]) -> None:
+    choose(page, files["photo"])  # the file dialog is not part of the page
     page.locator("#photo").press("Tab")
     for _ in range(40):
         if page.evaluate("document.activeElement.closest('#styles') !== null"):
@@ -232,7 +232,7 @@ def test_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
     page.wait_for_selector(DONE)
 
 
-def test_a_phone_scrolls_in_one_direction_only(page: Page, files: dict[str, Path]) -> None:
+def test_the_page_does_not_scroll_sideways_on_a_phone(page: Page, files: dict[str, Path]) -> None:
     page.set_viewport_size(PHONE)
     choose(page, files["photo"])
     page.click("#styles button >> nth=2")

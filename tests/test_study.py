@@ -1,4 +1,4 @@
-"""Which panels a study draws."""
+"""The panels of each study."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_over_style() -> None:
 
 
 def test_over_descent() -> None:
-    """KerasDescent's eight films; the compact encoder lacks the last layer."""
+    """KerasDescent's eight videos; the compact encoder lacks the last layer."""
     shown = ["relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4"]
     panels = study.panels("descent", encoder="vgg19")
     assert [panel.label for panel in panels] == shown
@@ -55,7 +55,7 @@ def test_strengths_are_needed() -> None:
 
 
 @pytest.mark.parametrize("over", ["content", "style", "descent"])
-def test_every_panel_can_be_followed(over: str) -> None:
+def test_every_panel_has_a_valid_recipe(over: str) -> None:
     panels = study.panels(over)  # type: ignore[arg-type]
     for panel in panels:
         schema.check(panel.recipe)

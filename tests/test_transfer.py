@@ -1,4 +1,4 @@
-"""Transfers with a tiny random encoder: what a recipe and its options do, not how it looks."""
+"""Transfers with a tiny random encoder: the effect of recipes and options, not the visual quality."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def picture(height: int, width: int, seed: int) -> Tensor:
 
 
 def looked_at(*arguments: Any, **options: Any) -> Iterator[transfer.Step]:
-    """`transfer.steps`, each picture copied when it comes, for the next iteration changes it."""
+    """`transfer.steps` with each picture copied, because the next iteration changes it."""
     for step in transfer.steps(*arguments, **options):
         assert step.image is step.image
         yield step
@@ -56,7 +56,7 @@ OTHER = picture(25, 25, 3)
 
 @pytest.fixture
 def recipe(tiny: str) -> Transfer:
-    """Ours, small, exact and short."""
+    """The impasto recipe, with a small size, few steps and float32."""
     return replace(
         TRANSFERS["impasto"],
         encoder=tiny,
@@ -97,7 +97,7 @@ def test_little_memory_gives_the_same_picture(recipe: Transfer, monkeypatch: pyt
     torch.testing.assert_close(whole, tiled, rtol=0, atol=1e-3)
 
 
-def test_enlarging_keeps_what_was_painted_and_the_detail_of_the_content(recipe: Transfer) -> None:
+def test_enlarging_keeps_the_painting_and_the_content_s_detail(recipe: Transfer) -> None:
     content = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(4))
     small = images.resize(content, 20, 30)
     torch.testing.assert_close(transfer.enlarge(small, content, content, recipe), content)  # nothing was painted
@@ -151,7 +151,7 @@ def test_coarse_to_fine(recipe: Transfer) -> None:
 
 
 def test_each_scale_starts_from_the_one_before(recipe: Transfer) -> None:
-    """With next to no rate the picture that comes out is the coarse one, enlarged; not the content again."""
+    """With a tiny rate the result is the enlarged coarse picture, not the content."""
     still = replace(recipe, content_layers=(), optimizer="adam", rate=1e-9, scales=(0.25, 1.0), steps=2)
     coarse = images.resize(images.resize(CONTENT, 4, 8), 16, 32)
     torch.testing.assert_close(transfer.stylize(CONTENT, STYLE, still), coarse, rtol=0, atol=1e-5)
@@ -167,7 +167,7 @@ def test_size(recipe: Transfer) -> None:
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 2.0])
 def test_style_scale(recipe: Transfer, scale: float) -> None:
-    """However small the strokes, one pixel of the style remains."""
+    """The style is never scaled below one pixel."""
     short = replace(recipe, steps=3)
     result = transfer.stylize(CONTENT, STYLE, replace(short, style_scale=scale))
     assert torch.isfinite(result).all()
@@ -225,7 +225,7 @@ def test_seeds(recipe: Transfer) -> None:
     assert not torch.allclose(one, transfer.stylize(CONTENT, STYLE, replace(noisy, seed=1)), atol=1e-2)
 
 
-def test_the_caller_s_randomness_is_left_alone(recipe: Transfer) -> None:
+def test_the_global_random_state_is_unchanged(recipe: Transfer) -> None:
     state = torch.get_rng_state()
     transfer.stylize(CONTENT, STYLE, replace(recipe, init="noise"))
     assert torch.equal(state, torch.get_rng_state())
@@ -248,7 +248,7 @@ def test_start_from_content_style_or_path(tmp_path: Path) -> None:
     torch.testing.assert_close(found, images.resize(OTHER, 20, 40), rtol=0, atol=2 / 255)
 
 
-def test_starts_that_are_none() -> None:
+def test_invalid_starts() -> None:
     with pytest.raises(InputError, match="`init` style needs a style"):
         transfer.start(Transfer(init="style"), CONTENT, [])
     with pytest.raises(ImageError, match=r"nowhere\.png"):
@@ -293,7 +293,7 @@ def test_resume_at_every_step(recipe: Transfer, optimizer: Any, rate: float, ini
 # Several styles and masks -------------------------------------------------------------------------------------------
 
 
-def test_two_styles_of_which_one_counts(recipe: Transfer) -> None:
+def test_a_style_of_weight_0_has_no_effect(recipe: Transfer) -> None:
     second = transfer.stylize(CONTENT, OTHER, recipe)
     both = transfer.stylize(CONTENT, [STYLE, OTHER], replace(recipe, style_weights=(0.0, 1.0)))
     assert torch.equal(both, second)
@@ -319,7 +319,7 @@ def goal(
     of: encoder.VGG | None = None,
     **fields: Any,
 ) -> Callable[[Tensor], Any]:
-    """The objective with a content of its own, so that the content term is not 0 at the start."""
+    """The objective with a separate content, so that the content term is not 0 at the start."""
     built = objective.build(
         of or network(), replace(recipe, **fields), picture(20, 40, 5), styles, content_masks, style_masks
     )
@@ -327,7 +327,7 @@ def goal(
 
 
 def test_blended_targets_have_the_gradient_of_blended_losses(recipe: Transfer) -> None:
-    """The sum of w |G - S|^2 over styles is |G - sum of w S|^2 but for a constant."""
+    """The sum of w |G - S|^2 over styles equals |G - sum of w S|^2 up to a constant."""
     weights = (0.25, 0.75)
     fields: dict[str, Any] = {"style_term": "mean", "content_weight": 0.0}
     image = CONTENT.clone().requires_grad_()
@@ -342,7 +342,7 @@ def test_blended_targets_have_the_gradient_of_blended_losses(recipe: Transfer) -
 
 
 def test_nothing_is_painted_outside_a_mask(recipe: Transfer) -> None:
-    """relu1_1 sees one pixel further than its own place."""
+    """The receptive field of relu1_1 reaches one pixel further."""
     mask = torch.zeros(1, 1, 20, 40)
     mask[..., 10:] = 1
     fields: dict[str, Any] = {"content_weight": 0.0, "style_layers": ("relu1_1",)}
@@ -365,8 +365,8 @@ def test_masked_styles_are_painted_each_in_its_region(recipe: Transfer) -> None:
     assert not torch.allclose(gradients[0][..., 21:], gradients[1][..., 21:], rtol=1e-2)
 
 
-def test_a_region_weighs_what_it_covers(recipe: Transfer) -> None:
-    """In its region each style has its own loss, times the region's share and the style's weight over the mean one."""
+def test_a_region_is_weighted_by_its_area(recipe: Transfer) -> None:
+    """Each style's loss in its region is multiplied by the region's share and the style's relative weight."""
     left = torch.zeros(1, 1, 20, 40)
     left[..., :10] = 1  # a quarter
     right = 1 - left
@@ -384,7 +384,7 @@ def test_a_region_weighs_what_it_covers(recipe: Transfer) -> None:
 
 
 @pytest.mark.parametrize("masked", ["content", "style"])
-def test_a_white_mask_is_none(recipe: Transfer, masked: str) -> None:
+def test_a_white_mask_has_no_effect(recipe: Transfer, masked: str) -> None:
     white = torch.ones(1, 1, 20, 40)
     masks = {"content_masks": [white]} if masked == "content" else {"style_masks": [white]}
     image = CONTENT.clone().requires_grad_()
@@ -399,11 +399,11 @@ def test_a_white_mask_is_none(recipe: Transfer, masked: str) -> None:
 def test_a_style_mask_chooses_a_part_of_the_style(recipe: Transfer) -> None:
     shallow = replace(recipe, style_layers=("relu1_1",))
     mask = torch.zeros(1, 1, 30, 48)
-    mask[..., :23] = 1  # relu1_1 sees one pixel further, the style's last
+    mask[..., :23] = 1  # the receptive field of relu1_1 adds the last pixel of the style
     pasted = [torch.cat([STYLE, picture(30, 24, seed)], dim=3) for seed in (7, 9)]
     chosen = [float(goal(shallow, [each], (), [mask])(CONTENT)["style"]) for each in pasted]
     everything = [float(goal(shallow, [each])(CONTENT)["style"]) for each in pasted]
-    assert chosen[0] == pytest.approx(chosen[1], rel=1e-5)  # what is black does not count
+    assert chosen[0] == pytest.approx(chosen[1], rel=1e-5)  # black areas do not count
     assert everything[0] != pytest.approx(everything[1], rel=1e-2)
     tiny = network()
     x, part = tiny(CONTENT, ["relu1_1"])["relu1_1"], tiny(STYLE, ["relu1_1"])["relu1_1"][..., :23]
@@ -420,7 +420,7 @@ def test_a_run_paints_where_the_mask_is_white(recipe: Transfer) -> None:
     assert not torch.allclose(result[..., 10:], CONTENT[..., 10:], atol=1e-2)
 
 
-def test_a_run_takes_of_the_style_what_is_white(recipe: Transfer) -> None:
+def test_a_run_uses_the_white_area_of_a_style_mask(recipe: Transfer) -> None:
     mask = torch.zeros(1, 30, 24)
     mask[..., :12] = 1
     runs = [transfer.stylize(CONTENT, STYLE, recipe, style_masks=masks) for masks in ([mask], [1 - mask], [])]
@@ -437,7 +437,7 @@ def test_masks_of_any_size_and_kind(recipe: Transfer) -> None:
     assert not torch.allclose(result, transfer.stylize(CONTENT, STYLE, recipe), atol=1e-3)
 
 
-def test_black_masks_do_no_harm(recipe: Transfer) -> None:
+def test_black_masks_give_finite_results(recipe: Transfer) -> None:
     black, white = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
     result = transfer.stylize(CONTENT, [STYLE, OTHER], recipe, content_masks=[black, white])
     assert torch.isfinite(result).all()
@@ -448,7 +448,7 @@ def test_black_masks_do_no_harm(recipe: Transfer) -> None:
 
 
 def chroma(image: Tensor) -> Tensor:
-    """U and V of ITU-R BT.601, up to their factors: B - Y and R - Y."""
+    """U and V of ITU-R BT.601 without their factors: B - Y and R - Y."""
     y = 0.299 * image[:, 0] + 0.587 * image[:, 1] + 0.114 * image[:, 2]
     return torch.stack([image[:, 2] - y, image[:, 0] - y])
 
@@ -461,7 +461,7 @@ def test_luma_keeps_the_content_s_chroma(recipe: Transfer) -> None:
         inside = ((step.image > 0) & (step.image < 1)).all(1)  # where nothing had to be clipped
         assert inside.float().mean() > 0.9
         torch.testing.assert_close(chroma(step.image)[:, inside], chroma(expected)[:, inside], rtol=0, atol=1e-5)
-    assert not torch.allclose(step.image, small, atol=1e-2)  # it has been painted all the same
+    assert not torch.allclose(step.image, small, atol=1e-2)  # but it was painted
     plain = transfer.stylize(CONTENT, STYLE, replace(gentle, keep_colors="none"))
     assert float((chroma(plain) - chroma(small)).abs().max()) > 1e-3
 
@@ -478,7 +478,7 @@ def test_histogram_recolours_the_style(recipe: Transfer) -> None:
 
 
 def louder(factor: float) -> encoder.VGG:
-    """The same encoder with every activation times the factor."""
+    """The same encoder with every activation multiplied by ``factor``."""
     tiny = network()
     for name, parameter in tiny.named_parameters():
         if name.endswith("bias") or name == "conv1_1.weight":
@@ -486,14 +486,14 @@ def louder(factor: float) -> encoder.VGG:
     return tiny
 
 
-def test_the_louder_encoder_is_louder() -> None:
+def test_louder_scales_the_activations() -> None:
     quiet, loud = network()(CONTENT, encoder.LAYERS), louder(7.0)(CONTENT, encoder.LAYERS)
     for layer in encoder.LAYERS:
         torch.testing.assert_close(loud[layer], 7 * quiet[layer], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFERS)
-def test_feature_scale_makes_up_for_the_encoder_s_scale(name: str, tiny: str) -> None:
+def test_feature_scale_compensates_the_encoder_s_scale(name: str, tiny: str) -> None:
     preset = replace(TRANSFERS[name], encoder=tiny, precision="float32")
     if preset.style_term != "relative" and not preset.feature_scale:
         preset = replace(preset, feature_scale=10.0)
@@ -504,7 +504,7 @@ def test_feature_scale_makes_up_for_the_encoder_s_scale(name: str, tiny: str) ->
             assert float(other[term]) == pytest.approx(float(one[term]), rel=1e-3)
 
 
-def test_without_feature_scale_the_encoder_s_scale_counts(recipe: Transfer) -> None:
+def test_without_feature_scale_the_encoder_s_scale_matters(recipe: Transfer) -> None:
     plain = replace(recipe, style_term="mean", content_term="mean")
     one, other = (goal(plain, [STYLE], of=each)(CONTENT) for each in (network(), louder(2.0)))
     assert float(other["content"]) == pytest.approx(4 * float(one["content"]), rel=1e-3)
@@ -535,7 +535,7 @@ def test_layer_weights_are_factors(recipe: Transfer) -> None:
     assert float(plain) == pytest.approx(alone[0] + alone[1], rel=1e-5)
 
 
-def test_the_objective_is_nothing_at_its_targets(recipe: Transfer) -> None:
+def test_the_objective_is_0_at_its_targets(recipe: Transfer) -> None:
     content = picture(20, 40, 5)
     assert float(goal(recipe, [STYLE])(content)["content"]) == 0
     assert float(goal(recipe, [STYLE])(STYLE_AS_CONTENT)["style"]) > 1e-3
@@ -592,7 +592,7 @@ def test_wrong_style_weights_count(recipe: Transfer) -> None:
     refused(replace(recipe, style_weights=(1.0, 1.0)), "2 style weights for 1 styles")
 
 
-def test_recipes_that_cannot_be_followed(recipe: Transfer) -> None:
+def test_invalid_recipes(recipe: Transfer) -> None:
     refused(replace(recipe, rate=-1.0), "`rate`")
     refused(replace(recipe, steps=0), "`steps`")
     refused(replace(recipe, style_layers=("relu9_1",)), "relu9_1")
@@ -606,6 +606,6 @@ def test_missing_files(recipe: Transfer) -> None:
         transfer.stylize(CONTENT, "nowhere.jpg", recipe)
 
 
-def test_mistakes_show_before_the_first_step(recipe: Transfer) -> None:
+def test_errors_are_raised_before_the_first_step(recipe: Transfer) -> None:
     with pytest.raises(InputError):
         next(transfer.steps(CONTENT, STYLE, recipe, content_masks=[STYLE, STYLE]))

@@ -1,4 +1,4 @@
-"""Films of an optimisation, and films repainted."""
+"""Videos of an optimisation, and repainted videos."""
 
 import builtins
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_frames_are_brought_to_one_even_size_and_keep_their_colour(tmp_path: Pat
     assert np.abs(film[2].mean((0, 1)) - [204, 51, 25.5]).max() < 6
 
 
-def test_a_film_cut_short_by_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_while_writing_keeps_the_old_video(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"what was there")
 
@@ -40,7 +40,7 @@ def test_a_film_cut_short_by_an_error_leaves_what_was_there(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("name", "said"), [("film.gif", ".mp4"), ("none/film.mp4", "does not exist")])
-def test_where_no_film_can_go(name: str, said: str, tmp_path: Path) -> None:
+def test_invalid_output_paths(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=said), video.writer(tmp_path / name, 16, 16, fps=10):
         pass
 
@@ -62,7 +62,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def sideways(path: Path) -> None:
-    """Ask players for a quarter turn, as telephones do: the matrix in the film's track header."""
+    """Set a rotation by 90 degrees in the video's track header, as phones do."""
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 40
     one = 1 << 16
@@ -80,7 +80,7 @@ def test_repainting_keeps_times_and_sound(name: str, codec: str, tmp_path: Path)
     assert np.abs(painted[3][10:20, 5:25].mean((0, 1)) - [55, 255, 255]).max() < 12
     with av.open(str(source)) as before, av.open(str(out)) as after:
         rates = [float(each.streams.video[0].average_rate or 0) for each in (before, after)]
-        assert rates[1] == pytest.approx(rates[0], rel=1e-3)  # Matroska counts whole milliseconds
+        assert rates[1] == pytest.approx(rates[0], rel=1e-3)  # Matroska stores whole milliseconds
         times = [[frame.time for frame in each.decode(video=0)] for each in (before, after)]
         assert times[1] == pytest.approx(times[0], abs=1e-3)
         assert after.streams.audio[0].codec_context.name == "aac"
@@ -89,17 +89,17 @@ def test_repainting_keeps_times_and_sound(name: str, codec: str, tmp_path: Path)
     assert 0.7 < len(heard) / 8000 < 1.5 and 0.1 < heard.std() < 0.4
 
 
-def test_a_film_taken_sideways_comes_out_upright(tmp_path: Path) -> None:
+def test_a_rotated_video_is_written_upright(tmp_path: Path) -> None:
     source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
     sideways(source)
     list(video.repaint(source, out, lambda image: image))
     painted = frames(out)
     assert painted[0].shape == (64, 48, 3)
     top, bottom = painted[0][:24].mean((0, 1)), painted[0][40:].mean((0, 1))
-    assert top[0] > 150 > 60 > top[2] and bottom[2] > 150 > 60 > bottom[0]  # a turn clockwise: left goes up
+    assert top[0] > 150 > 60 > top[2] and bottom[2] > 150 > 60 > bottom[0]  # rotated clockwise: left becomes top
 
 
-def test_ceasing_keeps_the_frames_so_far(tmp_path: Path) -> None:
+def test_stopping_keeps_the_frames_so_far(tmp_path: Path) -> None:
     steps = video.repaint(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", lambda image: image)
     next(steps), next(steps)
     steps.close()
@@ -107,7 +107,7 @@ def test_ceasing_keeps_the_frames_so_far(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", None])
-def test_what_is_no_film(content: bytes | None, tmp_path: Path) -> None:
+def test_files_that_are_not_videos(content: bytes | None, tmp_path: Path) -> None:
     source, out = tmp_path / "film.mp4", tmp_path / "out.mp4"
     if content is not None:
         source.write_bytes(content)
@@ -116,7 +116,7 @@ def test_what_is_no_film(content: bytes | None, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_a_picture_is_no_film_and_a_truncated_film_is_said(tmp_path: Path) -> None:
+def test_errors_keep_the_old_output(tmp_path: Path) -> None:
     source, out = film(tmp_path / "film.mkv", count=40, codec="pcm_s16le"), tmp_path / "out.mp4"
     out.write_bytes(b"what was there")
     sound = tmp_path / "sound.mp4"

@@ -1,4 +1,4 @@
-"""Weights: the table, the cache, downloads that are cut off in every way, and files that must not be trusted."""
+"""Weights: the table, the cache, interrupted downloads, and untrusted files."""
 
 import hashlib
 import http.server
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.wfile.write(body[start:end])
             self.wfile.flush()
-        except OSError:  # the client has left
+        except OSError:  # the client has disconnected
             return
         if mode == "stall":
             self.server.release.wait(5)
@@ -83,7 +83,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the entry "tiny" of the table comes to lie."""
+    """Where the entry "tiny" of the table is stored."""
     tiny = Weights("tiny", "tiny.pth", server.url, hashlib.sha256(GOOD).hexdigest(), len(GOOD), "MIT", "this test")
     monkeypatch.setitem(WEIGHTS, "tiny", tiny)
     monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
@@ -109,7 +109,7 @@ def one_line(error: pytest.ExceptionInfo[WeightsError], *parts: object) -> None:
 # the table and the cache
 
 
-def test_every_entry_is_whole() -> None:
+def test_every_entry_is_complete() -> None:
     assert {"compact", "vgg19"} <= set(WEIGHTS)
     for name, entry in WEIGHTS.items():
         assert entry.name == name and entry.licence and entry.source
@@ -173,7 +173,7 @@ def test_a_file_placed_by_hand_is_used_if_it_is_the_right_one(server: Server, fi
     assert server.ranges == []
 
 
-def test_an_unknown_name_names_the_known() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     for function in (weights.find, weights.path, lambda name: list(weights.download(name))):
         with pytest.raises(WeightsError, match=r"vgg16.*compact.*vgg19"):
             function("vgg16")
@@ -235,13 +235,13 @@ def test_a_server_that_ignores_range_starts_over(server: Server, file: Path) -> 
     assert server.ranges == [f"bytes={HALF}-"] * 2
 
 
-def test_a_server_that_tells_no_length_is_read_to_the_size(server: Server, file: Path) -> None:
+def test_a_server_without_content_length(server: Server, file: Path) -> None:
     server.mode = "unsized"
     assert list(weights.download("tiny"))[-1] == (len(GOOD), len(GOOD))
     assert file.read_bytes() == GOOD
 
 
-def test_a_whole_part_needs_no_request_and_a_long_one_starts_over(server: Server, file: Path) -> None:
+def test_a_complete_part_needs_no_request_and_a_long_one_starts_over(server: Server, file: Path) -> None:
     put(part_of(file), GOOD)
     assert list(weights.download("tiny")) == [(len(GOOD), len(GOOD))]
     assert file.read_bytes() == GOOD and server.ranges == []
@@ -306,7 +306,7 @@ def test_a_full_disk(server: Server, file: Path) -> None:
     assert not file.exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
 def test_two_downloads_do_not_mix(server: Server, file: Path) -> None:
     first = weights.download("tiny")
     next(first)
@@ -394,18 +394,18 @@ def test_load_runs_no_code(save: Any, tmp_path: Path) -> None:
     one_line(error, file, "safetensors")
     assert not victim.exists()
     torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())
-    assert victim.exists()  # the bomb was a real one
+    assert victim.exists()  # unsafe loading does run the code
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), {"epoch": 3}, {}, {"state_dict": {"a": 1}}])
-def test_load_wants_a_dict_of_tensors(content: Any, tmp_path: Path) -> None:
+def test_load_requires_a_dict_of_tensors(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(WeightsError) as error:
         weights.load(tmp_path / "net.pth")
     one_line(error, tmp_path / "net.pth", "not a dict of tensors")
 
 
-def test_load_wants_a_file_of_its_kinds(tmp_path: Path) -> None:
+def test_load_requires_a_known_file_type(tmp_path: Path) -> None:
     (tmp_path / "folder.pth").mkdir()
     put(tmp_path / "net.onnx", b"onnx")
     for name, reason in (("folder.pth", "a folder"), ("nowhere.pth", "missing"), ("net.onnx", "unsupported")):

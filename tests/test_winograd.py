@@ -1,4 +1,4 @@
-"""Minimal filtering gives what a convolution gives."""
+"""Minimal filtering gives the same result as a convolution."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_a_convolution(height: int, width: int, padding: int, batch: int) -> Non
 
 
 @pytest.mark.parametrize("channels", [128, 512])
-def test_rounding_stays_that_of_float32(channels: int) -> None:
+def test_rounding_in_float32(channels: int) -> None:
     x, weight, _ = layer(channels, channels, 16, 16)
     expected = F.conv2d(x.double(), weight.double(), padding=1)
     found, plain = winograd.Convolution(weight)(x, padding=1), F.conv2d(x, weight, padding=1)
-    assert 0 < (found - plain).norm() < 2e-6 * expected.norm()  # and it is not PyTorch's
+    assert 0 < (found - plain).norm() < 2e-6 * expected.norm()  # not computed by PyTorch's convolution
     assert (found - expected).norm() < 2e-6 * expected.norm()
 
 
@@ -58,7 +58,7 @@ def test_any_layout_and_part_of_a_picture() -> None:
 
 
 @pytest.mark.parametrize("amx", [False, True])
-def test_only_where_it_pays(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minimal_filtering_is_used_only_where_it_is_faster(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     for outputs, inputs, dtype, expected in (
         (128, 128, torch.float32, True),

@@ -1,4 +1,4 @@
-"""The commands: what can be asked of each, generated from the recipes. No torch is imported before one runs."""
+"""The commands and their options, generated from the recipes. No torch is imported before one runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from impasto.commands.studio import StudioCommand
 from impasto.commands.transfer import ReplayCommand, StudyCommand, default_reconstruct, default_transfer
 from impasto.recipes import Photo, Training
 
-# Each as it stands before its arguments are read, some of which say what the others' defaults are.
+# Each command with its defaults, which can depend on arguments such as --recipe.
 DEFAULTS: dict[str, Callable[[Sequence[str]], Any]] = {
     "transfer": default_transfer,
     "reconstruct": default_reconstruct,

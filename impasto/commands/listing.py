@@ -1,4 +1,4 @@
-"""The command that lists what there is."""
+"""The command that lists recipes, styles, contents and weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from impasto import recipes
 
 @dataclass
 class ListCommand:
-    """What there is, with sources, sizes and licences."""
+    """List what is available, with sources, sizes and licences."""
 
     what: tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]]
-    """Which of them."""
+    """What to list."""
 
     def run(self) -> None:
         from impasto import bundled, weights
@@ -29,8 +29,8 @@ class ListCommand:
                 for name, entry in weights.WEIGHTS.items()
             ]
         else:
-            shipped = bundled.STYLES if self.what == "styles" else bundled.CONTENTS
-            rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in shipped.items()]
+            works = bundled.STYLES if self.what == "styles" else bundled.CONTENTS
+            rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in works.items()]
         width = max((len(name) for name, _ in rows), default=0)
         for name, about in rows:
             print(f"{name:<{width}}  {about}")

@@ -15,21 +15,20 @@ from impasto.recipes import Training
 
 @dataclass
 class TrainCommand:
-    """Train a network that repaints photographs in the manner of STYLE in one pass (Johnson2016).
+    """Train a network that repaints photographs in the given STYLE in one pass (Johnson2016).
 
-    A preview of the network so far, OUT.png, is painted every few hundred steps.
+    Every 200 steps it writes the network so far, and OUT.png as a preview.
     """
 
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
-    """The painting: a picture, or a name out of `impasto list styles`."""
+    """The painting: a picture, or a name from `impasto list styles`."""
     photos: Path
-    """A folder of photographs to learn from; a thousand are enough, of more at most 2000 are used. Broken ones
-    are skipped and counted."""
+    """A folder of photographs to train on; 1000 are enough, at most 2000 are used. Unreadable ones are skipped."""
     out: Out
-    """Where the network goes: .safetensors."""
+    """The file to write, .safetensors."""
     settings: Annotated[Training, tyro.conf.arg(name="")]
     resume: bool = False
-    """Go on from the checkpoint that an interrupted training left beside OUT, to the bit."""
+    """Continue an interrupted training from its checkpoint next to OUT; the result is bit-identical."""
     device: Device = "auto"
     quiet: Quiet = False
 
@@ -50,29 +49,29 @@ class TrainCommand:
 
 @dataclass
 class ApplyCommand:
-    """Repaint INPUT in one pass: a picture, a film, or a folder of pictures, whose structure is kept."""
+    """Repaint INPUT in one pass: a picture, a video, or a folder of pictures, whose structure is kept."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
-    """A picture, a film, a folder, or a name out of `impasto list contents`."""
+    """A picture, a video, a folder, or a name from `impasto list contents`."""
     style: tuple[str, ...]
-    """The style: a name out of `impasto list styles`, a file that `impasto train` made, or a checkpoint (.pth) of
+    """The style: a name from `impasto list styles`, a file made by `impasto train`, or a checkpoint (.pth) of
     PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """Where the picture goes, or the film (.mp4), or the folder of pictures."""
+    """The picture, video (.mp4) or folder to write."""
     style_weights: tuple[float, ...] = ()
-    """The part of each of several styles in the mixture; none: equal parts."""
+    """The weight of each style in the mixture; none: equal weights."""
     strength: float = 1.0
-    """0 is the photograph, 1 the full style."""
+    """From 0, the photograph, to 1, the full style."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
-    """Keep the photograph's colours: luma paints its brightness alone; histogram gives each channel its histogram."""
+    """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
-    """How uneven the photograph is made first, so that skies are not painted in a regular pattern; 0: as it is. Left
-    out: as in the style's training."""
+    """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
+    If omitted: as in the style's training."""
     size: int | None = None
-    """Long edge of the result in pixels, at which it is painted; 0: the photograph's own. Left out: larger photographs
-    are painted at 1280 pixels and brought to their own size, so that strokes stay visible."""
+    """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 1280
+    pixels are painted at 1280 and enlarged, so that strokes stay visible."""
     resume: bool = False
-    """Leave out pictures of a folder that are done already."""
+    """Skip pictures of a folder that are already done."""
     device: Device = "auto"
     quiet: Quiet = False
 
@@ -93,17 +92,17 @@ class ExportCommand:
     """Write a one-pass network as ONNX, for pictures of any size; needs `pip install 'impasto[export]'`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A name out of `impasto list styles`, or a model's file."""
+    """A name from `impasto list styles`, or a model file."""
     out: Out
-    """Where it goes: .onnx. Its input "image" and its output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. What
-    `impasto apply` lends a photograph first (--grain) is not in it."""
+    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
+    that `impasto apply` adds first (--grain) is not included."""
 
     def run(self) -> None:
         from impasto import images, interop, onepass
         from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
-            raise InputError(f"{self.out}: a network is exported to an .onnx file in a folder that exists")
+            raise InputError(f"{self.out}: the output must be an .onnx file in an existing folder")
         model = onepass.load(self.model)
         with images.atomic(self.out) as part:
             interop.to_onnx(model.network, part)

@@ -1,4 +1,4 @@
-"""Options that many commands have, with their help."""
+"""Options shared by several commands, with their help."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import tyro
 
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], tyro.conf.arg(help="Where to compute.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], tyro.conf.arg(help="Device to compute on; auto: cuda, else mps, else cpu.")
+]
 Memory = Annotated[
     float,
-    tyro.conf.arg(
-        help="Memory that may be used, in GB: what does not fit is painted in tiles, without seams; 0: what is free."
-    ),
+    tyro.conf.arg(help="Memory limit in GB; larger pictures are painted in tiles, without seams. 0: all free memory."),
 ]
-Quiet = Annotated[bool, tyro.conf.arg(help="Print the path of the result alone.")]
+Quiet = Annotated[bool, tyro.conf.arg(help="Print only the result's path.")]

@@ -16,24 +16,24 @@ from impasto.recipes import Photo
 class PhotoCommand:
     """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan2017).
 
-    What takes from what is found by itself, or said by two masks of flat colours: the same colour, the same region.
+    Matching regions are found automatically, or given by two masks of flat colours: the same colour, the same region.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
-    """The photograph."""
+    """The photograph to change."""
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
-    """The photograph whose light it gets."""
+    """The photograph to take the light from."""
     out: Out
-    """Where the result goes; it has CONTENT's size and all of its detail."""
+    """The picture to write; it has CONTENT's size and all of its detail."""
     settings: Annotated[Photo, tyro.conf.arg(name="")]
     content_mask: Path | None = None
-    """CONTENT's regions in flat colours."""
+    """A mask with CONTENT's regions in flat colours."""
     style_mask: Path | None = None
-    """STYLE's regions in the same colours."""
+    """A mask with STYLE's regions in the same colours."""
     save_masks: bool = False
-    """Save the regions that are used as OUT-content-mask.png and OUT-style-mask.png, to be looked at and edited."""
+    """Save the regions as OUT-content-mask.png and OUT-style-mask.png, to view or edit them."""
     resume: Path | None = None
-    """Go on from the OUT.resume that an interrupted run left."""
+    """Continue from the OUT.resume of an interrupted run; repeat the same command with this option."""
     device: Device = "auto"
     quiet: Quiet = False
 

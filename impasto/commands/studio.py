@@ -9,27 +9,27 @@ from impasto.errors import InputError
 
 @dataclass
 class StudioCommand:
-    """Open the studio: a page on this machine where photographs are repainted; needs `pip install 'impasto[studio]'`.
+    """Start the studio, a web page on this machine for repainting photographs; needs `pip install 'impasto[studio]'`.
 
-    It prints its address, and ends with Ctrl-C. Nothing leaves this machine.
+    It prints its address; Ctrl-C stops it. Nothing leaves this machine.
     """
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any but this machine's own needs --auth."""
+    """The address to listen on; any other than this machine's own requires --auth."""
     port: int = 7860
-    """The port to listen on; 0: any that is free."""
+    """The port to listen on; 0: any free port."""
     auth: str = ""
-    """The name to log in with; the password is asked for, or read from IMPASTO_PASSWORD."""
+    """The user name for logging in; the password is read from IMPASTO_PASSWORD, or asked for. Empty: no login."""
     max_upload: float = 25.0
-    """The largest file that may be uploaded, in MB."""
+    """The largest upload that is accepted, in MB."""
     max_jobs: int = 1
-    """Paintings that are worked on at once; the others wait."""
+    """How many optimisations run at once, 1 or more; the others wait."""
     open: bool = False
-    """Open the page in the browser."""
+    """Also open the page in the browser."""
 
     def run(self) -> None:
         if self.host not in ("127.0.0.1", "localhost", "::1") and not self.auth:
-            raise InputError(f"--host {self.host} lets others in: say who may with --auth NAME")
+            raise InputError(f"--host {self.host} exposes the studio to the network: set --auth NAME")
         if self.max_jobs < 1 or not 0 < self.max_upload < 1e4 or not 0 <= self.port < 65536:
             raise InputError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
         try:

@@ -21,7 +21,7 @@ Settings = Annotated[Transfer, tyro.conf.arg(name="")]
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, wherever it stands."""
+    """The value of a flag among the arguments, if it is there."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
             return arguments[index + 1]
@@ -34,20 +34,20 @@ def find_recipe(name: str) -> Transfer:
     """A preset by its name, or the recipe in a JSON file or in a picture's receipt.
 
     Raises:
-        RecipeError: there is none such.
+        RecipeError: there is no such recipe.
     """
     if name in recipes.TRANSFERS:
         return recipes.TRANSFERS[name]
     path = Path(name)
     if not path.exists():
-        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSFERS)}, or a file with one")
+        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSFERS)}, or a file with a recipe")
     if path.suffix.lower() == ".json":
         import json
 
         try:
             return schema.from_json(json.loads(path.read_text()), Transfer)
         except (ValueError, AttributeError) as error:
-            raise RecipeError(f"{path}: no recipe: {error}") from None
+            raise RecipeError(f"{path}: not a recipe: {error}") from None
     from impasto import images
 
     return schema.from_json(images.read_receipt(path)["recipe"], Transfer)
@@ -78,10 +78,10 @@ def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 
 @dataclass
 class TransferCommand:
-    """Repaint CONTENT in the manner of one STYLE or several, by optimisation (Gatys2016).
+    """Repaint CONTENT in one STYLE or several, by optimisation (Gatys2016).
 
-    CONTENT and STYLE are pictures, or names out of `impasto list contents` and `impasto list styles`.
-    The flags below --resume are the recipe's; their defaults are those of --recipe.
+    CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`.
+    The options below --resume are fields of the recipe; --recipe sets their defaults.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
@@ -90,23 +90,23 @@ class TransferCommand:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required)"),
     ]
-    """The painting, or several."""
+    """One painting or several."""
     out: Out
-    """Where the picture goes: .png, .jpg, .webp or .tif."""
+    """The picture to write: .png, .jpg, .webp or .tif."""
     settings: Settings
     recipe: str = "impasto"
-    """A preset (`impasto list recipes`), a JSON file, or a picture that impasto made, whose recipe is then followed."""
+    """A preset (`impasto list recipes`), a JSON file, or a picture made by impasto, whose recipe is used."""
     content_masks: tuple[str, ...] = ()
-    """For each style a mask of the content: it is painted where that is white."""
+    """For each style a mask of the content: the style is painted where the mask is white."""
     style_masks: tuple[str, ...] = ()
-    """For each style a mask of it: only what is white there counts."""
+    """For each style a mask of the painting: only its white areas are used."""
     video: Path | None = None
-    """Film the optimisation, to this .mp4; a resumed run films what is left."""
+    """Save a video of the optimisation, .mp4; a resumed run records only the remaining steps."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
     resume: Path | None = None
-    """Go on from the OUT.resume that --checkpoint-every leaves: the same command again, and this flag."""
+    """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option."""
 
     def run(self) -> None:
         from impasto.runs import receipts, transfer as run_transfer
@@ -124,7 +124,7 @@ class TransferCommand:
 
 @dataclass
 class ReconstructCommand:
-    """Show what an encoder's layers know of IMAGE: its content, or its style, painted from noise.
+    """Show what an encoder's layers represent of IMAGE: its content, or its style, painted from noise.
 
     The content follows Mahendran2015, the style Gatys2015.
     """
@@ -132,14 +132,14 @@ class ReconstructCommand:
     image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IMAGE")]
     """The picture."""
     of: Literal["content", "style"]
-    """What of it."""
+    """What to reconstruct."""
     layers: tuple[str, ...]
-    """The layers, for example relu4_2; for a style usually several: relu1_1 relu2_1 relu3_1."""
+    """The layers, for example relu4_2; for a style usually several, such as relu1_1 relu2_1 relu3_1."""
     out: Out
-    """Where the picture goes."""
+    """The picture to write."""
     settings: Settings
     video: Path | None = None
-    """Film the optimisation, to this .mp4."""
+    """Save a video of the optimisation, .mp4."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
@@ -161,9 +161,9 @@ class StudyCommand:
     """Draw a labelled sheet of results, like the figures of the published articles.
 
     - content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1.
-    - style: style reconstructions from the first one, two, ... five of these.
+    - style: style reconstructions from the first one, two, ... five of these layers.
     - descent: gradient descent on the style of one layer at a time (KerasDescent).
-    - strengths: transfers from faint to strong.
+    - strengths: transfers of increasing strength.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
@@ -171,19 +171,19 @@ class StudyCommand:
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
     """The painting."""
     over: Literal["content", "style", "descent", "strengths"]
-    """What changes from panel to panel."""
+    """What the panels compare."""
     out: Out
-    """Where the sheet goes."""
+    """The sheet to write."""
     size: int = 256
     """Long edge of each panel in pixels."""
     steps: int = 0
-    """Iterations for each panel; 0: the recipe's own."""
+    """Iterations for each panel; 0: as in the recipe."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     """The strengths of `--over strengths`."""
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of the initial noise."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
@@ -205,7 +205,7 @@ class StudyCommand:
         images.write(self.out, sheet)
         terminal.say(self.out)
         if stopped:
-            raise Stopped("stopped: the sheet holds what there was")
+            raise Stopped("stopped: the sheet shows the panels so far")
 
 
 @dataclass
@@ -213,11 +213,11 @@ class ReplayCommand:
     """Repeat a result from the receipt in it: the same inputs, recipe, seed and encoder."""
 
     picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
-    """A picture that impasto made."""
+    """A picture made by impasto."""
     out: Out
-    """Where the repetition goes."""
+    """The picture to write."""
     inputs: tuple[Path, ...] = ()
-    """Folders where its inputs may lie, beside the current one and the picture's own; found by their sha256."""
+    """Folders to search for the inputs, besides the current one and the picture's own; sha256 must match."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
@@ -229,10 +229,8 @@ class ReplayCommand:
         receipt = images.read_receipt(self.picture)
         folders = [Path(), self.picture.parent, *self.inputs]
         if receipt["command"] == "apply":
-            raise InputError(f"{self.picture}: made by impasto apply, which is not replayed: run it again")
+            raise InputError(f"{self.picture}: made by impasto apply, which replay does not support: run it again")
         if receipt["command"] == "photo":
-            from impasto.runs import photo as run_photo, terminal, transfer as run_transfer
-
             with terminal.saying(self.out):
                 run_photo.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
             return
@@ -244,7 +242,7 @@ class ReplayCommand:
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
-    """Paint, and print where the result is, also when Ctrl-C came between; a sweep becomes one sheet."""
+    """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet."""
     from impasto import images, sheets, transfer
     from impasto.runs import terminal, transfer as run_transfer
 

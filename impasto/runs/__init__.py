@@ -1,1 +1,1 @@
-"""A run with what a person expects around it: progress, previews, checkpoints, receipts, resuming, Ctrl-C."""
+"""Runs of the methods with progress, previews, checkpoints, receipts, resuming and Ctrl-C."""

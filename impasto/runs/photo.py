@@ -19,7 +19,7 @@ from impasto.runs import receipts, terminal
 
 @dataclass(frozen=True)
 class Pair:
-    """Two photographs, what takes from what in them, and the receipt of what is made of them."""
+    """Two photographs, their matching regions, and the receipt of the result."""
 
     photograph: Picture
     other: Picture
@@ -28,11 +28,11 @@ class Pair:
 
 
 def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | None, *, device: torch.device) -> Pair:
-    """Read the photographs and their masks, or find regions where there are none.
+    """Read the photographs and their masks; without masks, find the matching regions.
 
     Raises:
         ImageError: a file cannot be read.
-        InputError: the photograph is too small, or the masks do not go together.
+        InputError: the photograph is too small, or the masks do not match.
     """
     schema.check(recipe)
     files = {"content": content, "style": style} | dict(zip(("content_mask", "style_mask"), masks or (), strict=False))
@@ -57,7 +57,7 @@ def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | N
 
 
 def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
-    """The regions as OUT-content-mask.png and OUT-style-mask.png, of the photographs' sizes."""
+    """Save the regions as OUT-content-mask.png and OUT-style-mask.png, at the photographs' sizes."""
     whole = pair.regions.at(pair.photograph.image, pair.other.image)
     ours, theirs = (out.with_name(f"{out.stem}-{side}-mask.png") for side in ("content", "style"))
     images.write(ours, pair.regions.picture(whole.content))
@@ -66,17 +66,17 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
 
 
 def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
-    """Write the result at the photograph's own size."""
+    """Write the result at the photograph's size."""
     ours = pair.photograph.image.to(step.q.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
 
 
 def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:
-    """Repeat a result from its receipt; its inputs are looked for in the folders, and among what ships.
+    """Repeat a result from its receipt; the inputs are searched in the folders and the bundled pictures.
 
     Raises:
-        InputError: an input is not there, or is another than it was, or the encoder is another.
+        InputError: an input is missing, or it or the encoder is not the same as in the receipt.
     """
     recipe = schema.from_json(receipt["recipe"], Photo)
     receipts.check_encoder(receipt, recipe.encoder)
@@ -99,12 +99,12 @@ def change_light(
     """Give a photograph another one's light, and write it with its receipt.
 
     Raises:
-        InputError: one mask without the other, or what `read` raises.
-        Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to go on from.
+        InputError: only one mask is given, or `read` raises it.
+        Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to continue from.
     """
     images.check_output(out)
     if (content_mask is None) != (style_mask is None):
-        raise InputError("`content_mask` and `style_mask` go together: give both, or none to have regions found")
+        raise InputError("give both `content_mask` and `style_mask`, or neither to find the regions automatically")
     terminal.fetch_encoder(recipe.encoder, quiet=quiet)
     target = machine.pick_device(device)
     masks = (content_mask, style_mask) if content_mask is not None and style_mask is not None else None
@@ -125,12 +125,12 @@ def change_light(
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
-                stopped = f"stopped at step {step.index} of {step.total}; `resume` goes on from there"
+                stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
                 state = {"done": step.index, "inner": step.state(), "receipt": json.dumps(pair.receipt)}
                 receipts.save_state(receipts.resume_file(out), state)
                 break
     if last is None:
-        raise InputError("no step is left to do")
+        raise InputError("no steps are left to do")
     save(pair, recipe, last, out)
     if stopped:
         raise Stopped(stopped)

@@ -1,4 +1,4 @@
-"""Receipts, which say what made a picture, and the files that an interrupted run is resumed from."""
+"""Receipts, which record how a picture was made, and checkpoints of interrupted runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from impasto.recipes import Photo, Training, Transfer
 
 
 def build(command: str, **facts: Any) -> dict[str, Any]:
-    """All that decides a result, as JSON knows it.
+    """Everything that determines a result, as JSON values.
 
     Args:
-        command: of impasto.
-        facts: recipes become their fields; pictures and paths become file name and sha256, also in a list. Never a
-            path: pictures are shared, home folders are not.
+        command: the name of the impasto command.
+        facts: recipes become their fields; pictures and paths become file name and sha256, also in a list. Folders
+            are not recorded: pictures are shared, and their paths are private.
 
     Returns:
         The receipt: impasto's version, the command, and the facts.
@@ -41,17 +41,17 @@ def _plain(fact: Any) -> Any:
 
 
 def card(receipt: Mapping[str, Any]) -> dict[str, str]:
-    """A receipt as the metadata of a file of weights: texts only."""
+    """A receipt as the metadata of a weights file, which holds only strings."""
     facts = {name: fact for name, fact in receipt.items() if name != "command"}
     return {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a file to resume from; OSError where that cannot be done."""
+    """Write a checkpoint; OSError if that is not possible."""
     try:
         with images.atomic(path) as part:
             torch.save(dict(state), part)
-    except RuntimeError as error:  # torch's, of a full disk
+    except RuntimeError as error:  # how torch reports a full disk
         raise OSError(0, f"cannot be written ({error})", str(path)) from None
 
 
@@ -60,10 +60,10 @@ def resume_file(out: Path) -> Path:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A file to resume from.
+    """Read a checkpoint.
 
     Raises:
-        InputError: it is missing, damaged or something else.
+        InputError: it is missing, damaged or not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -71,38 +71,38 @@ def load_state(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file to resume from") from None
     except Exception:
-        raise InputError(f"{path}: not a file to resume from: give the OUT.resume beside the checkpoints") from None
+        raise InputError(f"{path}: not a checkpoint: give the OUT.resume next to the result") from None
     return dict(state)
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A run goes on only with what it began with.
+    """Check that a run is resumed with the settings and inputs that it started with.
 
     Raises:
-        InputError: names what differs.
+        InputError: some differ; the message names them.
     """
     settings = {f"`{name}`" for name, value in now["recipe"].items() if before["recipe"].get(name) != value}
     others = {
         name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
     }
     if settings or others:
-        raise InputError(f"cannot resume with another {', '.join(sorted(settings | others))}")
+        raise InputError(f"cannot resume: these differ from the checkpoint: {', '.join(sorted(settings | others))}")
 
 
 def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
-    """The file that a receipt names, in one of the folders or among what ships.
+    """Find the file that a receipt names, in the folders or among the bundled pictures.
 
     Raises:
-        InputError: it is not there, or is another than it was.
+        InputError: no file with this name has the same sha256.
     """
-    shipped = [bundled.locate(name) for name in (*bundled.STYLES, *bundled.CONTENTS)]
-    for path in [folder / entry["name"] for folder in folders] + [p for p in shipped if p.name == entry["name"]]:
+    pictures = [bundled.locate(name) for name in (*bundled.STYLES, *bundled.CONTENTS)]
+    for path in [folder / entry["name"] for folder in folders] + [p for p in pictures if p.name == entry["name"]]:
         if path.is_file() and weights.sha256(path) == entry["sha256"]:
             return path
-    raise InputError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) is not here: name its folder with `inputs`")
+    raise InputError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) was not found: name its folder with `inputs`")
 
 
 def check_encoder(receipt: Mapping[str, Any], name: str) -> None:
-    """InputError where the encoder is another than the one of a receipt."""
+    """InputError if the encoder is not the one of the receipt."""
     if receipt["encoder"] != weights.sha256(encoder.file(name)):
-        raise InputError(f"encoder {name} is another file than the one that made this picture")
+        raise InputError(f"encoder {name} is not the file that made this picture")

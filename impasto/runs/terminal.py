@@ -1,4 +1,4 @@
-"""What a person at a terminal sees and does: progress bars, notes, Ctrl-C, the last line."""
+"""The terminal: progress bars, notes, Ctrl-C, and the last line, which names the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_EVERY = 30  # seconds
 
 
 def fetch_encoder(name: str, *, quiet: bool) -> None:
-    """Download an encoder that is not here yet, with a bar."""
+    """Download an encoder's weights if they are missing, with a progress bar."""
     if name not in weights.WEIGHTS or weights.find(name) is not None:
         return
     with Progress(
@@ -37,11 +37,11 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 
 @contextmanager
 def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iterator[Callable[..., None]]:
-    """A bar on the standard error; gives the function that is told what is done, a word on it, and the new total.
+    """A progress bar on stderr; yields a function that takes the steps done, a detail to show, and a new total.
 
-    Where that is no terminal but a log, the bar is a line every `LOG_EVERY` seconds.
+    If stderr is not a terminal, a line is printed every `LOG_EVERY` seconds instead.
     """
-    rest = Column(ratio=1, no_wrap=True)  # of the line: where it is short, the word on it is cut, and no number
+    rest = Column(ratio=1, no_wrap=True)  # the rest of the line: only the detail is cut where space is short
     columns = (
         TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}", table_column=rest),
@@ -62,7 +62,7 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
 
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop after the iteration in hand; a second one stops at once."""
+    """Let Ctrl-C stop after the current iteration, and a second one at once; yields whether it was pressed."""
     asked = threading.Event()
 
     def handler(signum: int, frame: Any) -> None:
@@ -81,18 +81,18 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 
 def note(text: str) -> None:
-    """What the user should know."""
+    """Print a note for the user."""
     print(f"impasto: note: {text}", file=sys.stderr)
 
 
 def say(path: Path) -> None:
-    """The last line of every command: what it wrote."""
+    """Print the path of the result, the last line of every command."""
     print(path, file=sys.stdout, flush=True)
 
 
 @contextmanager
 def saying(path: Path, *, although: tuple[type[Exception], ...] = (Stopped,)) -> Iterator[None]:
-    """`say` it when all is done, and also when what was to be done ends in one of these."""
+    """`say` the path at the end, also if the body raises an error of ``although``."""
     try:
         yield
     except although:

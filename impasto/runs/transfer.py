@@ -1,6 +1,6 @@
-"""Runs of transfers, reconstructions and studies, with progress, checkpoints, films, receipts and Ctrl-C.
+"""Runs of transfers, reconstructions and studies, with progress, checkpoints, videos, receipts and Ctrl-C.
 
-The engines only yield; what a person at a terminal expects is added in `paint`'s one loop.
+The engines only yield steps; the loop in `paint` does everything else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from impasto.runs import receipts, terminal
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is repainted, and with what."""
+    """The picture to repaint, the styles, and their masks."""
 
     content: Picture
     styles: Sequence[Picture] = ()
@@ -33,7 +33,7 @@ class Inputs:
 
 @dataclass
 class Watch:
-    """What is wanted beside the picture itself."""
+    """Where the picture goes, how the run is shown, and what else it writes."""
 
     out: Path
     command: str = "transfer"
@@ -61,21 +61,21 @@ def read_inputs(
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
-    """All that decides the picture: version, recipe with its seed, and the sha256 of the encoder and inputs."""
-    begun = {}
+    """Everything that determines the picture: version, recipe, and the sha256 of the encoder and inputs."""
+    initial = {}
     if (start := Path(recipe.init)).is_file():
-        begun["begun"] = start
+        initial["begun"] = start
         recipe = replace(recipe, init=start.name)
     sha256 = weights.sha256(encoder.file(recipe.encoder))
-    return receipts.build(command, recipe=recipe, encoder=sha256, **vars(inputs), **begun)
+    return receipts.build(command, recipe=recipe, encoder=sha256, **vars(inputs), **initial)
 
 
 def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
-    """Run a transfer or a reconstruction, with all that `watch` wants, and write the picture.
+    """Run a transfer or a reconstruction as ``watch`` says, and write the picture.
 
     Raises:
         Stopped: after Ctrl-C; the picture so far has been written.
-        whatever `transfer.steps` raises: also after the picture so far, if there is one, has been written.
+        whatever `transfer.steps` raises: the picture so far, if there is one, has been written.
     """
     images.check_output(watch.out)
     schema.check(recipe)
@@ -118,9 +118,9 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 save(watch, inputs, images.resize(last.image.cpu(), height, width))
             raise
     if last is None:
-        raise InputError("no step is left to do" if watch.state else "`steps` must be 1 or more, to paint anything")
+        raise InputError("no steps are left to do" if watch.state else "`steps` must be 1 or more")
     image = images.resize(last.image.cpu(), height, width)
-    del last, step  # and with them the optimiser
+    del last, step  # frees the optimiser's memory
     save(watch, inputs, image)
     if stopped:
         raise Stopped(stopped)
@@ -143,7 +143,7 @@ def numbered(out: Path, label: str) -> Path:
 
 
 def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transfer.Step) -> None:
-    """OUT_0050.png, what is needed to resume from it, and, if the recipe wants it, the figure of three."""
+    """Write OUT_0050.png, the checkpoint and, if the recipe asks for it, a figure of content, result and styles."""
     image = step.image.cpu()
     label = f"{step.index:04d}"
     save(watch, inputs, image, numbered(watch.out, label))
@@ -165,7 +165,7 @@ def drawing(
 
 
 def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
-    """The last step of each panel of a study, beside what they were drawn from."""
+    """The sheet of a study: the content, the styles, and the last step of each panel."""
     panels = [("content", images.to_size(inputs.content.image, size))]
     panels += [("style", style.image) for style in inputs.styles]
     panels += [(label, step.image.cpu()) for label, step in drawn.items()]
@@ -175,7 +175,7 @@ def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int
 def draw(
     inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
 ) -> tuple[Tensor, bool]:
-    """Run each panel of a study; the labelled sheet, and whether Ctrl-C cut it short."""
+    """Run each panel of a study; returns the labelled sheet, and whether Ctrl-C stopped it early."""
     drawn: dict[str, transfer.Step] = {}
     stopped = False
     total = sum(panel.recipe.steps for panel in panels)
@@ -191,10 +191,10 @@ def draw(
 
 
 def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[Transfer, Inputs]:
-    """The recipe of a receipt and its inputs, found by name and sha256 in folders or among what ships.
+    """The recipe and the inputs of a receipt, found by name and sha256 in the folders or the bundled pictures.
 
     Raises:
-        InputError: an input is not there, or is another than it was, or the encoder is another.
+        InputError: an input is missing, or it or the encoder is not the same as in the receipt.
     """
     recipe = schema.from_json(receipt["recipe"], Transfer)
     receipts.check_encoder(receipt, recipe.encoder)

@@ -1,4 +1,4 @@
-"""The web studio: choose, upload, watch it being painted. The page is Gradio's; see docs/studio.md."""
+"""The web studio. Its page is built with Gradio; see docs/studio.md."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any
 
 from impasto.errors import InputError
 
-# Before gradio is loaded: where it keeps uploads, and that it tells nobody.
+# Set before gradio is imported: the folder for uploads, and no analytics.
 ROOT = Path(tempfile.gettempdir()).resolve() / f"impasto-studio-{secrets.token_hex(8)}"
 os.environ["GRADIO_TEMP_DIR"] = str(ROOT / "uploads")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-PROCESS = contextlib.ExitStack()  # what holds until the end of the process
+PROCESS = contextlib.ExitStack()  # contexts that stay open until the process ends
 
 
 def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, open_browser: bool) -> None:
     """Serve the studio until Ctrl-C; prints its address.
 
     Raises:
-        InputError: the port is taken, the host is none of this machine's, or there is no password.
+        InputError: the port is in use, the host is not an address of this machine, or there is no password.
     """
     password = _password(user) if user else ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -39,7 +39,7 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(
-            f"`host` {host} `port` {port}: {os.strerror(error.errno or 0)}; `port` 0 takes any that is free"
+            f"`host` {host} `port` {port}: {os.strerror(error.errno or 0)}; `port` 0 takes any free port"
         ) from None
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
@@ -52,7 +52,7 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
         ROOT, most_bytes=int(max_upload * 1e6), jobs=max_jobs, auth=(user, password) if user else None,
         hosts=["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"],
     )  # fmt: skip
-    warming = threading.Timer(2, _warm)  # the page first
+    warming = threading.Timer(2, _warm)  # let the page load first
     warming.daemon = True
     warming.start()
     print(address, flush=True)
@@ -65,7 +65,7 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
 
 
 def _end(number: int, _: Any) -> None:
-    """Remove the files and leave at once: Python's own end would abort where a thread is in the midst of torch."""
+    """Remove the files and exit at once: Python's normal exit aborts while a thread is running torch."""
     shutil.rmtree(ROOT, ignore_errors=True)
     stopped = number == signal.SIGINT
     if stopped:
@@ -74,12 +74,12 @@ def _end(number: int, _: Any) -> None:
 
 
 def load_gradio() -> None:
-    """Import gradio (6.31: in 6 s for 10): it would parse its components' source, to write type stubs beside them."""
+    """Import gradio without the type stubs that it writes from its components' source (6.31: 6 s, not 10)."""
     found = inspect.getfile
 
     def getfile(thing: Any) -> str:
         if isinstance(thing, type) and thing.__module__.startswith("gradio."):
-            raise OSError("not now")  # what gradio takes for: there is no source
+            raise OSError("not now")  # gradio takes this to mean that there is no source
         return found(thing)
 
     inspect.getfile = getfile  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def load_gradio() -> None:
 
 
 def _warm() -> None:
-    """Load torch while the page is being looked at."""
+    """Load torch in the background while the user looks at the page."""
     from impasto import machine
     from impasto.studio import work
 
@@ -103,5 +103,5 @@ def _password(user: str) -> str:
     if not password and sys.stdin.isatty():
         password = getpass.getpass(f"password for {user}: ", sys.stderr)
     if not password:
-        raise InputError(f"`auth` {user}: a password is needed; set IMPASTO_PASSWORD, or type it where it is asked for")
+        raise InputError(f"`auth` {user}: a password is needed; set IMPASTO_PASSWORD, or type it when asked")
     return password

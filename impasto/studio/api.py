@@ -1,4 +1,4 @@
-"""The same for programs: named functions of Gradio's API, see examples/studio_client.py."""
+"""The studio for programs, as named functions of Gradio's API; see examples/studio_client.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from impasto.studio.viewer import Studio, spoken
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    """Add the functions /repaint, /paint and /light; nothing of them is seen on the page."""
+    """Add the functions /repaint, /paint and /light; they are not visible on the page."""
     kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
     first, second = gr.Image(label="photo", **kinds), gr.Image(label="other", **kinds)
     style, keep = gr.Textbox(label="style", visible=False), gr.Textbox("none", label="keep_colors", visible=False)
@@ -35,14 +35,14 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 raise job.error
             if job.result is not None:
                 yield str(job.result.file)
-        finally:  # also where the caller is gone
+        finally:  # also if the caller has disconnected
             job.stop()
             session.jobs.pop(job.kind, None)
 
     def repaint(
         request: gr.Request, photo: str, style: str, strength: float, size: float, keep_colors: Any
     ) -> Iterator[str]:
-        """Repaint a photograph in one pass, in a style that ships; size 0 keeps its own."""
+        """Repaint a photograph in one pass in a bundled style; size 0 keeps the photograph's size."""
         from impasto.studio import work
 
         session = studio.session(request)
@@ -53,7 +53,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             yield from result(session, studio.quick, todo)
 
     def optimise(request: gr.Request, photo: str, painting: str, settings: Mapping[str, Any]) -> Iterator[str]:
-        """Repaint by optimisation: the picture so far, again and again, and at last the result.
+        """Repaint by optimisation; yields intermediate pictures, then the result.
 
         ``settings`` are fields of the recipe, see docs/recipes.md.
         """
@@ -65,7 +65,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             yield from result(session, studio.slow, work.optimise(session, Path(photo), [Path(painting)], recipe))
 
     def change_light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
-        """Give a photograph another one's light; ``settings`` are fields of the recipe."""
+        """Give a photograph the light of another one; ``settings`` are fields of the recipe."""
         from impasto.studio import work
 
         session = studio.session(request)

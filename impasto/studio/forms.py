@@ -1,4 +1,4 @@
-"""Forms made from recipes: one input for each field, its docstring beside it."""
+"""Forms made from recipes: one input for each field, with the field's docstring as help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from impasto.errors import RecipeError
 
 
 def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
-    """An input for each of these fields of a recipe, set as in the recipe."""
+    """An input for each of these fields, with the value that it has in the recipe."""
     kinds, texts = typing.get_type_hints(type(recipe)), schema.described(type(recipe))
     return [_input(name, kinds[name], getattr(recipe, name), texts[name]) for name in names]
 
@@ -29,10 +29,10 @@ def shown(value: Any) -> Any:
 
 
 def read(kind: Any, values: Mapping[str, Any]) -> Any:
-    """The recipe whose inputs hold these values.
+    """The recipe with the values of its inputs.
 
     Raises:
-        RecipeError: a value that is none.
+        RecipeError: a value is missing or not valid.
     """
     kinds = typing.get_type_hints(kind)
     return schema.from_json({name: _value(name, kinds[name], value) for name, value in values.items()}, kind)
@@ -44,7 +44,7 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         try:
             return [inner(word) for word in str(value or "").replace(",", " ").split()]
         except ValueError:
-            raise RecipeError(f"`{name}`: numbers with spaces between them, not {value!r}") from None
+            raise RecipeError(f"`{name}` must be numbers separated by spaces, not {value!r}") from None
     if value is None:
         raise RecipeError(f"`{name}`: a value is needed")
     return int(value) if kind is int else value
@@ -64,9 +64,9 @@ def _input(name: str, kind: Any, value: Any, text: str) -> gr.components.Compone
 
 
 def changed(recipe: Any, values: Mapping[str, Any]) -> Any:
-    """A recipe with some of its fields changed, as JSON gives them.
+    """A recipe with some fields changed to JSON values.
 
     Raises:
-        RecipeError: an unknown field, or a value that is none.
+        RecipeError: a field is unknown, or a value is not valid.
     """
     return schema.from_json({**schema.to_json(recipe), **(values or {})}, type(recipe))

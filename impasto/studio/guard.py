@@ -1,7 +1,7 @@
-"""The studio's doorkeeper: an ASGI middleware that knows sessions, and lets each reach its own files alone.
+"""An ASGI middleware with sessions, each of which can reach only its own files.
 
-Gradio serves every file of its cache to whoever knows the path, and takes any uploaded file as anybody's input. Here a
-path must be one that this session uploaded or was given, in whatever is asked or sent; all else is not found.
+Gradio serves its cache to anyone who knows a path, and accepts any uploaded file as anyone's input. Here every path in
+a request must be a file that the session uploaded or was given; all others return 404.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from impasto.errors import RefusedError
 from impasto.studio.jobs import COOKIE, Session, Sessions
 
 HEADER = "x-impasto-session"
-BODY = 4_000_000  # bytes that a request without files may have
+BODY = 4_000_000  # the most bytes of a request without files
 FILE = "/gradio_api/file="
 ROUTES = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|login|logout|assets/.*|static/.*|svelte/.*|"
@@ -45,10 +45,10 @@ MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s>!]", re.IGNOR
 
 
 def inspect(path: Path, *, most_pixels: int) -> None:
-    """Whether an uploaded file is a picture and nothing else.
+    """Check that an uploaded file is a picture and nothing else.
 
     Raises:
-        RefusedError: it is no picture, too large, or also something that a browser or an archiver would open.
+        RefusedError: it is not a picture, too large, or also a page, a script, a PDF or an archive.
     """
     import PIL.Image
 
@@ -57,23 +57,23 @@ def inspect(path: Path, *, most_pixels: int) -> None:
         with PIL.Image.open(path) as picture:
             width, height = picture.size
     except PIL.Image.DecompressionBombError:
-        raise RefusedError(f"{path.name}: it declares more than {most_pixels // 1_000_000} megapixels") from None
+        raise RefusedError(f"{path.name}: the picture has more than {most_pixels // 1_000_000} megapixels") from None
     except Exception:
-        raise RefusedError(f"{path.name}: this is not a picture; give a PNG, JPEG, WebP or TIFF") from None
+        raise RefusedError(f"{path.name}: not a picture; upload a PNG, JPEG, WebP or TIFF") from None
     if width * height > most_pixels:
         raise RefusedError(f"{path.name}: {width} x {height} is more than {most_pixels // 1_000_000} megapixels")
     if MARKUP.search(data) or data[:1024].find(b"%PDF-") >= 0 or zipfile.is_zipfile(path):
-        raise RefusedError(f"{path.name}: this is a picture and something else besides; save it again as PNG")
+        raise RefusedError(f"{path.name}: the file contains more than a picture; save it again as PNG")
 
 
 class Guard:
     """The middleware.
 
     Args:
-        app: Gradio's.
-        sessions: those that are known.
-        public: files that anybody may fetch.
-        most_bytes, most_pixels: of an upload.
+        app: Gradio's application.
+        sessions: the known sessions.
+        public: files that every session may fetch.
+        most_bytes, most_pixels: the limits of an upload.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Guard:
             return
         request = Request(scope)
         path, (token, new) = scope["path"], _token(request)
-        if new:  # so that what is behind sees it in this request already
+        if new:  # so that the application sees the session in this request
             scope = {**scope, "headers": [*scope["headers"]]}
             cookies = {**request.cookies, COOKIE: token}
             MutableHeaders(scope=scope)["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -123,8 +123,8 @@ class Guard:
             await self.app(scope, receive, answer)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, session: Session, length: int) -> None:
-        """Let Gradio take the files, look at them, and only then say that they are there."""
-        if length > self.most_bytes + 10_000:  # the form around the file
+        """Let Gradio store the files, inspect them, and only then send its answer."""
+        if length > self.most_bytes + 10_000:  # 10 kB for the form around the file
             await _refusal(413, f"the file is larger than {self.most_bytes / 1e6:.0f} MB")(scope, receive, send)
             return
         start: Message = {}
@@ -164,7 +164,7 @@ class Guard:
         await send({"type": "http.response.body", "body": body})
 
     async def _post(self, scope: Scope, receive: Receive, send: Send, session: Session) -> None:
-        """Pass on what is asked for, if every file in it is the session's own."""
+        """Forward the request if every file in it is the session's own or public."""
         body, more = b"", True
         while more:
             message = await receive()
@@ -174,11 +174,11 @@ class Guard:
                 await _refusal(413, "the request is too large")(scope, receive, send)
                 return
         try:
-            said = json.loads(body or b"null")
+            content = json.loads(body or b"null")
         except ValueError:
-            await _refusal(400, "this is not JSON")(scope, receive, send)
+            await _refusal(400, "the request is not JSON")(scope, receive, send)
             return
-        if any(path not in session.files and path not in self.public for path in _paths(said)):
+        if any(path not in session.files and path not in self.public for path in _paths(content)):
             await _refusal(404, "no such file in this session")(scope, receive, send)
             return
         sent = False
@@ -194,7 +194,7 @@ class Guard:
 
 
 def _token(request: Request) -> tuple[str, bool]:
-    """The session of a request, and whether it is not in its cookie yet."""
+    """The session token of a request, and whether its cookie must still be set."""
     given, known = request.headers.get(HEADER, ""), request.cookies.get(COOKIE, "")
     if TOKEN.fullmatch(given):
         return given, True
@@ -202,7 +202,7 @@ def _token(request: Request) -> tuple[str, bool]:
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """Every file that a request names: what Gradio would take for one."""
+    """Every path in a request that Gradio would read as a file."""
     if isinstance(value, dict):
         if isinstance(value.get("path"), str):
             yield value["path"]

@@ -1,4 +1,4 @@
-"""The studio's work: sessions with their files, and jobs that outlive the page that began them. No torch, no gradio."""
+"""Sessions with their files, and jobs that outlive the page that started them. No torch, no gradio."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any, Generic, TypeVar
 from impasto.errors import BusyError
 
 COOKIE = "impasto-session"  # holds a session's token
-WAITING = 64  # jobs, at most, that wait for their turn
-SESSIONS = 200  # that are remembered, at most; the one that was silent the longest is forgotten first
-PREVIEWS = 20  # live pictures of a session that are kept: ten seconds of them
-RESULTS = 60  # of a session that are kept
+WAITING = 64  # the most jobs that wait
+SESSIONS = 200  # the most sessions kept; the one that was idle longest is dropped first
+PREVIEWS = 20  # live pictures kept for a session: about ten seconds
+RESULTS = 60  # results kept for a session
 
 
-Shown = TypeVar("Shown")  # the picture so far, as the work has it
+Shown = TypeVar("Shown")  # the picture so far, in the form that the work uses
 
 
 @dataclass(frozen=True)
 class Frame(Generic[Shown]):
-    """One look at a job's work.
+    """The progress of a job at one step.
 
     Attributes:
         done, total: steps.
-        note: a word on it.
+        note: a short text for the page.
         loss: the loss of this step, if it has one.
-        image: the picture so far, as `Work.draw` and `Work.finish` take it; None: as before.
+        image: the picture so far, as `Work.draw` and `Work.finish` take it; None: unchanged.
     """
 
     done: int
@@ -44,11 +44,11 @@ class Frame(Generic[Shown]):
 
 @dataclass(frozen=True)
 class Result:
-    """What a job has made.
+    """The result of a job.
 
     Attributes:
         file: the picture, with its receipt.
-        pair: the same for the page, and what it was made from, of the same size; None: nothing to compare.
+        pair: content and picture at the same size, to compare on the page; None: nothing to compare.
     """
 
     file: Path
@@ -60,9 +60,9 @@ class Work(Generic[Shown]):
     """What a job does.
 
     Attributes:
-        frames: the work: yields, and can be left at any step.
-        finish: the last picture, if there is one -> the result.
-        draw: writes a picture to a path, for the preview.
+        frames: does the work; yields progress, and can be stopped at any step.
+        finish: turns the last picture into the result.
+        draw: writes a preview of a picture to a path.
     """
 
     frames: Callable[[], Iterator[Frame[Shown]]]
@@ -76,10 +76,10 @@ class Job:
 
     Attributes:
         kind: the tab that it belongs to.
-        work: what is to be done; None once it has begun.
+        work: what to do; None once it has started.
         state: waiting, running, done, stopped or failed.
-        frame, preview: the latest.
-        losses: of all steps so far.
+        frame, preview: the latest ones.
+        losses: the losses of all steps so far.
     """
 
     session: Session
@@ -100,14 +100,14 @@ class Job:
         return self.state in ("done", "stopped", "failed")
 
     def stop(self) -> None:
-        """Leave off after the step in hand; what there is becomes the result."""
+        """Stop after the current step; the picture so far becomes the result."""
         with self.changed:
             self.stopping = True
             if self.state == "waiting":
                 self._become("stopped")
 
     def follow(self, every: float = 0.4) -> Iterator[Job]:
-        """Itself, whenever something has changed (but not more often than ``every`` seconds), until it is over."""
+        """Yield the job on every change, at most once in ``every`` seconds, until it is over."""
         seen = -1
         while True:
             with self.changed:
@@ -146,7 +146,7 @@ class Job:
         except Exception as error:
             self.error = error.with_traceback(None)
             self._become("failed")
-        if self.frame is not None:  # a job is remembered; what it worked with is not
+        if self.frame is not None:  # finished jobs are kept; free the memory of their pictures
             self.frame = replace(self.frame, image=None)
 
     def _become(self, state: str) -> None:
@@ -158,15 +158,16 @@ class Job:
 
 @dataclass
 class Session:
-    """One browser's pictures and work.
+    """The pictures and jobs of one browser.
 
     Attributes:
-        token: what the browser shows to be known again.
-        folder: its own files.
+        token: identifies the browser, in its cookie.
+        folder: the folder of its files.
         files: the paths that it may fetch and give as input.
-        results: what it has painted, the latest first.
-        jobs: the latest of each kind.
-        previews: the latest of its live pictures.
+        results: its results, the latest first.
+        jobs: the latest job of each kind.
+        previews: its latest live pictures.
+        seen: the time of its last request.
     """
 
     token: str
@@ -184,14 +185,14 @@ class Session:
         del self.results[RESULTS:]
 
     def path(self, name: str) -> Path:
-        """A new file of its own, in a folder of its own, which the browser may fetch."""
+        """The path of a new file, in a new folder, which the browser may fetch."""
         folder = self.folder / secrets.token_hex(8)
         folder.mkdir(parents=True)
         self.files.add(str(folder / name))
         return folder / name
 
     def preview(self) -> Path:
-        """A new file for a picture that is soon followed by another; old ones go, but not those still on their way."""
+        """The path of a new live picture; removes old ones, but keeps those that may still be downloading."""
         self.previews.append(self.path("live.jpg"))
         if len(self.previews) > PREVIEWS:
             old = self.previews.pop(0)
@@ -227,10 +228,10 @@ class Sessions:
 
 
 class Pool:
-    """Threads that take jobs in turn.
+    """Threads that run jobs in the order of submission.
 
     Args:
-        threads: jobs that run at once.
+        threads: how many jobs run at once.
         after: called after each job.
     """
 
@@ -242,22 +243,22 @@ class Pool:
             thread.start()
 
     def submit(self, job: Job) -> Job:
-        """Let a job wait for its turn; an earlier one of the same kind and session is stopped.
+        """Queue a job; an earlier one of the same kind and session is stopped.
 
         Raises:
-            BusyError: too many wait already.
+            BusyError: too many jobs are waiting.
         """
         before = job.session.jobs.get(job.kind)
         if before is not None:
             before.stop()
         if self.waiting.qsize() >= WAITING:
-            raise BusyError("too many pictures are waiting to be painted: try again in a minute")
+            raise BusyError("too many jobs are waiting: try again in a minute")
         job.session.jobs[job.kind] = job
         self.waiting.put(job)
         return job
 
     def ahead(self, job: Job) -> int:
-        """How many jobs come before this one."""
+        """How many jobs are waiting before this one."""
         waiting = [each for each in list(self.waiting.queue) if not each.over]
         return waiting.index(job) if job in waiting else 0
 

@@ -1,6 +1,6 @@
-"""The studio's page and its guard, put together.
+"""The studio's application: the page behind the guard.
 
-A tab is a function that builds it: add one in TABS, and it is there.
+A tab is a function that builds its components; to add one, list it in TABS.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from impasto.studio.viewer import Studio
 
 TABS = {"Repaint": repaint.build, "Photo": photo.build, "Study": study.build}
 MEGAPIXELS = 50
-HOURS = 24  # that an upload is kept
+HOURS = 24  # how long an upload is kept
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The page."""
+    """Build the page."""
     page: gr.Blocks = gr.Blocks(
         title="impasto", analytics_enabled=False, fill_width=True, delete_cache=(3600, HOURS * 3600)
     )
@@ -42,7 +42,7 @@ def build(studio: Studio) -> gr.Blocks:
 
 
 def _give_back() -> None:
-    """Between two jobs no memory is kept; see `machine.reused_memory`."""
+    """Return unused memory after each job; see `machine.reused_memory`."""
     from impasto import machine
 
     machine.give_memory_back()
@@ -51,19 +51,19 @@ def _give_back() -> None:
 def application(
     root: Path, *, most_bytes: int, jobs: int, auth: tuple[str, str] | None = None, hosts: list[str]
 ) -> Any:
-    """The whole as an ASGI application.
+    """The studio as an ASGI application.
 
     Args:
-        root: a folder for all files, which is removed in the end.
-        most_bytes: of an upload.
-        jobs: paintings that are worked on at once.
-        auth: name and password; None: anybody.
-        hosts: names under which the page may be asked for.
+        root: a folder for all files, removed at exit.
+        most_bytes: the largest upload.
+        jobs: how many optimisations run at once.
+        auth: user name and password; None: no login.
+        hosts: the host names that requests may use.
     """
     root.mkdir(parents=True, exist_ok=True)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     thumbnails = [path for name in bundled.STYLES if (path := bundled.thumbnail(name)) is not None]
-    gr.set_static_paths([root / "sessions", *thumbnails])  # or Gradio would copy each file into its cache
+    gr.set_static_paths([root / "sessions", *thumbnails])  # otherwise Gradio copies each file into its cache
     sessions = Sessions(root)
     page: Any = build(Studio(sessions, quick=Pool(1, _give_back), slow=Pool(jobs, _give_back)))
     page.queue(api_open=False, max_size=256)

@@ -1,4 +1,4 @@
-"""How the studio looks: a quiet wall, and the picture on it."""
+"""The studio's look: its colours, fonts and style sheet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CSS = Path(__file__).with_name("theme.css")
 
 MASTHEAD = '<div class="masthead"><h1>impasto</h1><p>photographs, repainted on this machine</p></div>'
 
-# What a screen reader is told is what is seen: Gradio's own labels ("Thumbnail 3 of 12") hide the names.
+# Let screen readers read the visible names; Gradio's labels ("Thumbnail 3 of 12") hide them.
 HEAD = """<script>
 new MutationObserver(() => document
   .querySelectorAll("#styles .thumbnail-item[aria-label], button.upload-container[aria-label]")
@@ -22,7 +22,7 @@ new MutationObserver(() => document
 </script>"""
 
 
-# What Gradio's theme is told: its variables, by day and in the dark.
+# Variables of Gradio's theme, with their values in the light and in the dark mode.
 COLOURS = {
     ("transparent", "transparent"): (
         *("block_background_fill", "block_label_background_fill", "input_background_fill", "panel_background_fill"),
@@ -38,7 +38,7 @@ COLOURS = {
 
 
 def theme() -> gr.Theme:
-    """Gradio's, in our colours and in fonts that every machine has."""
+    """Gradio's theme with our colours and with system fonts."""
     base: gr.Theme = gr.themes.Base(
         primary_hue=gr.themes.colors.stone, secondary_hue=gr.themes.colors.stone, neutral_hue=gr.themes.colors.stone,
         font=SANS, font_mono=MONO, radius_size=gr.themes.sizes.radius_sm,

@@ -1,4 +1,4 @@
-"""Where a picture appears: live while it is painted, then beside what it was; the same in every tab."""
+"""The picture with its progress, shared by all tabs: live while it is painted, then before and after."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Studio:
     """What the tabs share.
 
     Attributes:
-        sessions: those that are known.
-        quick, slow: where work of a second waits for its turn, and work of minutes.
+        sessions: the known sessions.
+        quick, slow: the queues for work of a second and for work of minutes.
     """
 
     sessions: Sessions
@@ -34,7 +34,7 @@ class Studio:
 
 @dataclass(frozen=True)
 class Stage:
-    """The components."""
+    """The components of the picture and its progress."""
 
     kind: str
     empty: gr.HTML
@@ -56,7 +56,7 @@ class Stage:
         yield from self.show(studio, job)
 
     def show(self, studio: Studio, job: Job) -> Iterator[list[Any]]:
-        """Each look at a job, to its end."""
+        """Yield the components' values on each change of a job, until it is over."""
         for _ in job.follow():
             ahead = studio.slow.ahead(job) + studio.quick.ahead(job) if job.state == "waiting" else 0
             yield self._look(job, ahead)
@@ -64,7 +64,7 @@ class Stage:
             raise gr.Error(complaint(job.error), print_exception=False)
 
     def again(self, studio: Studio, session: Session) -> Iterator[list[Any]]:
-        """What a page that is opened again shows: the job that still runs, or the last result."""
+        """What a reopened page shows: the running job, or the last result."""
         job = session.jobs.get(self.kind)
         if job is None:
             yield [gr.skip()] * len(self.outputs)
@@ -74,11 +74,11 @@ class Stage:
     def _look(self, job: Job, ahead: int) -> list[Any]:
         result = job.result
         pair = result.pair if result is not None else None
-        # A sheet has nothing to be compared with; a picture is seen on its own while it is painted.
-        alone = result.file if result is not None else None if job.over else job.preview
+        # Without a pair, show one picture: a sheet, or the preview of a running job.
+        single = result.file if result is not None else None if job.over else job.preview
         return [
-            gr.update(visible=pair is None and alone is None),
-            gr.update(visible=False) if pair or alone is None else gr.update(value=alone, visible=True),
+            gr.update(visible=pair is None and single is None),
+            gr.update(visible=False) if pair or single is None else gr.update(value=single, visible=True),
             gr.update(value=pair, visible=True) if pair else gr.update(visible=False),
             status(job, ahead),
             gr.update(interactive=not job.over),
@@ -88,7 +88,7 @@ class Stage:
 
 
 def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Image:
-    """Where a picture is dropped; gives its path."""
+    """An input for a picture; its value is the path."""
     return gr.Image(
         type="filepath", image_mode=None, label=label, elem_id=name, placeholder=invitation, height=height,
         sources=["upload", "clipboard"], buttons=[],
@@ -97,7 +97,7 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
 
 def stage(kind: str, waiting: str) -> Stage:
     """Build the components in the current column."""
-    with gr.Row(elem_classes="actions"):  # above the picture: what is pressed must not move while a picture appears
+    with gr.Row(elem_classes="actions"):  # above the picture, so that the buttons do not move when it appears
         shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
         stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", size="sm")
         save = gr.DownloadButton("Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm")
@@ -105,7 +105,7 @@ def stage(kind: str, waiting: str) -> Stage:
         empty = gr.HTML(f'<div class="empty"><p>{waiting}</p></div>')
         live = gr.Image(
             visible=False, interactive=False, show_label=False, label="The picture", buttons=["fullscreen"],
-            elem_id=f"{kind}-live", elem_classes="picture", alt_text="the picture, as far as it is painted",
+            elem_id=f"{kind}-live", elem_classes="picture", alt_text="the picture so far",
         )  # fmt: skip
         pair = gr.ImageSlider(
             visible=False, interactive=False, show_label=False, label="Before and after", max_height=720,
@@ -119,7 +119,7 @@ def stage(kind: str, waiting: str) -> Stage:
 
 
 def connect(page: gr.Blocks, studio: Studio, shown: Stage) -> None:
-    """Stop, and what a page that is opened again shows."""
+    """Connect the Stop button, and the loading of a reopened page."""
 
     def stop(request: gr.Request) -> None:
         job = studio.session(request).jobs.get(shown.kind)
@@ -140,7 +140,7 @@ def gallery(session: Session) -> Any:
 
 @contextmanager
 def spoken() -> Iterator[None]:
-    """What goes wrong inside is said on the page."""
+    """Show errors of the body on the page."""
     try:
         yield
     except gr.Error:
@@ -150,27 +150,27 @@ def spoken() -> Iterator[None]:
 
 
 def complaint(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The error as one line of HTML."""
     if isinstance(error, ImpastoError):
-        # Files are named as the user named them, not by where the studio keeps them. Gradio takes it for HTML.
+        # Show only file names, not the studio's folders; escape them, as Gradio renders HTML.
         words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in spell(str(error)).split())
         return html.escape(" ".join(words))
     if isinstance(error, MemoryError):
         return "not enough memory: try a smaller size"
-    return f"this went wrong: {type(error).__name__}"
+    return f"unexpected error: {type(error).__name__}"
 
 
 def status(job: Job, ahead: int) -> str:
-    """What a job is at, and the curve of its loss."""
+    """The state of a job and the curve of its loss, as HTML."""
     frame = job.frame
     if job.state == "waiting":
-        text = f"waiting: {ahead} before this one" if ahead else "waiting for its turn"
+        text = f"waiting: {ahead} before this one" if ahead else "waiting"
     elif job.state == "stopped" and job.result is not None and frame is not None:
         text = f"stopped at {frame.done} of {frame.total}"
     elif job.over:
         text = job.state
     elif frame is None:
-        text = "beginning"
+        text = "starting"
     else:
         text = " · ".join(filter(None, [frame.note, f"{frame.done} of {frame.total}" if frame.total > 1 else ""]))
     share = frame.done / max(1, frame.total) if frame is not None and not job.over else float(job.over)
@@ -179,7 +179,7 @@ def status(job: Job, ahead: int) -> str:
 
 
 def curve(losses: Sequence[float]) -> str:
-    """The loss as a small drawing, logarithmic."""
+    """The loss as a small SVG curve on a logarithmic scale."""
     logs = [math.log(loss) for loss in losses if loss > 0]
     if len(logs) < 3:
         return ""

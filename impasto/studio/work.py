@@ -1,4 +1,4 @@
-"""What the studio's jobs do: the methods, as frames. Imported when the first job begins, for it loads torch."""
+"""The work of the studio's jobs. It imports torch, so it is itself imported only when needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from impasto.recipes import Photo, Transfer
 from impasto.runs import onepass as run_onepass, photo as run_photo, transfer as run_transfer
 from impasto.studio.jobs import Frame, Result, Session, Work
 
-Drawn = dict[str, transfer.Step]  # of a study: label -> the last step
+Drawn = dict[str, transfer.Step]  # panels of a study: label -> last step
 
-SHOWN = 1600  # pixels of the long edge, at most, of what the page shows; the file has all
+SHOWN = 1600  # the largest long edge of pictures on the page, in pixels; files keep their size
 
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture of one pass: the photograph, what became of it, and the receipt."""
+    """A photograph, its repainted picture, and the receipt."""
 
     photo: images.Picture
     image: Tensor
@@ -35,7 +35,7 @@ def one_pass(
     session: Session, photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
 ) -> Work[Painted]:  # fmt: skip
-    """Repaint in one pass; ``mask``, (1, 1, h, w), says where."""
+    """Repaint in one pass, only where ``mask``, (1, 1, h, w), is white."""
     parts = onepass.check_mixture(len(styles), style_weights, strength)
 
     def frames() -> Iterator[Frame[Painted]]:
@@ -57,7 +57,7 @@ def one_pass(
 
 def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: Transfer, *, mask: Tensor | None = None,
              begin: Path | None = None) -> Work[transfer.Step]:  # fmt: skip
-    """Repaint by optimisation, from ``begin`` if that is given; ``mask``, (1, 1, h, w), says where."""
+    """Repaint by optimisation, starting from ``begin`` if given, only where ``mask``, (1, 1, h, w), is white."""
     inputs = run_transfer.read_inputs(str(photo), [str(painting) for painting in paintings])
     if begin is not None:
         recipe = replace(recipe, init=str(begin))
@@ -65,7 +65,7 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
     where = [] if mask is None else [mask] * len(paintings)
 
     def frames() -> Iterator[Frame[transfer.Step]]:
-        yield Frame(0, recipe.steps, "looking at the painting")
+        yield Frame(0, recipe.steps, "analysing the painting")
         for step in transfer.steps(inputs.content, list(inputs.styles), recipe, content_masks=where):
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
@@ -81,11 +81,11 @@ def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: T
 def light(
     session: Session, photo: Path, other: Path, recipe: Photo, masks: tuple[Path, Path] | None
 ) -> Work[PhotoStep]:
-    """Give a photograph another one's light."""
+    """Give a photograph the light of another one."""
     kept: dict[str, Any] = {}
 
     def frames() -> Iterator[Frame[PhotoStep]]:
-        yield Frame(0, recipe.steps, "looking for regions" if masks is None else "reading the regions")
+        yield Frame(0, recipe.steps, "finding regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
         pair = kept["pair"] = run_photo.read(photo, other, recipe, masks, device=device)
         ours, theirs = pair.photograph.image.to(device), pair.other.image.to(device)
@@ -102,7 +102,7 @@ def light(
 
 
 def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[Path, Path]:
-    """The regions that are found, as two masks to edit."""
+    """Find the regions; returns two masks to edit."""
     pair = run_photo.read(photo, other, recipe, None, device=machine.pick_device("auto"))
     return run_photo.save_masks(pair, session.path("regions.png"))
 
@@ -114,7 +114,7 @@ def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: i
     total = sum(panel.recipe.steps for panel in panels)
 
     def frames() -> Iterator[Frame[Drawn]]:
-        yield Frame(0, total, "beginning")
+        yield Frame(0, total, "starting")
         drawn: Drawn = {}
         for done, (panel, step) in enumerate(run_transfer.drawing(inputs, panels, device="auto", memory=0.0), 1):
             drawn[panel.label] = step
@@ -129,7 +129,7 @@ def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: i
 
 
 def mask_of(drawing: Any) -> Tensor | None:
-    """Where a brush has painted, (1, 1, h, w) in [0, 1]; None: nowhere."""
+    """The mask of a brush drawing, (1, 1, h, w) in [0, 1]; None: nothing was drawn."""
     layers = [np.asarray(layer) for layer in (drawing or {}).get("layers", [])]
     alphas = [layer[..., 3] for layer in layers if layer.ndim == 3 and layer.shape[-1] == 4]
     if not alphas or not any(alpha.any() for alpha in alphas):
@@ -138,14 +138,14 @@ def mask_of(drawing: Any) -> Tensor | None:
 
 
 def save_mask(session: Session, drawing: Any) -> Path:
-    """What a brush has made of a mask, as a file."""
+    """Save a mask edited with the brush."""
     path = session.path("mask.png")
     images.write(path, images.to_tensor(np.asarray(drawing)[..., :3]))
     return path
 
 
 def canvas(session: Session, picture: Path) -> dict[str, Any]:
-    """A picture for the brush, small enough for a browser."""
+    """A picture to brush on, small enough for a browser."""
     path = session.path("canvas.png")
     images.write(path, _small(images.to_tensor(picture), 800))
     return {"background": str(path), "layers": [], "composite": None}
@@ -164,7 +164,7 @@ def _write(session: Session, picture: images.Picture, image: Tensor, name: str, 
 
 
 def _pair(session: Session, before: Tensor, after: Tensor) -> tuple[Path, Path]:
-    """What the page compares: both of one size, and no larger than a screen."""
+    """Write before and after for the page, at the same size and no larger than a screen."""
     after = _small(after, SHOWN)
     paths = session.path("before.jpg"), session.path("after.jpg")
     images.write(paths[0], images.resize(before, *after.shape[-2:]))
@@ -189,5 +189,5 @@ def restore(path: Path) -> dict[str, Any] | None:
 
 
 def warm() -> None:
-    """Have the networks in memory before anybody asks."""
+    """Load a network before the first job."""
     onepass.load(next(iter(bundled.STYLES)))

@@ -1,4 +1,4 @@
-"""The tab where a photograph gets another one's light."""
+"""The Photo tab: give a photograph the light of another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from impasto.recipes import Photo
 from impasto.studio import forms
 from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
-# The colours of photo.PALETTE, which loads torch.
+# A copy of photo.PALETTE; importing it would load torch.
 PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
 ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 
@@ -20,24 +20,24 @@ ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 def build(page: gr.Blocks, studio: Studio) -> None:
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
-            photo = dropzone("Photograph", "light-photo", "Drop the photograph that is to change")
-            other = dropzone("Photograph whose light it gets", "light-style", "Drop a photograph")
+            photo = dropzone("Photograph", "light-photo", "Drop the photograph to change")
+            other = dropzone("Photograph to take the light from", "light-style", "Drop a photograph")
         with gr.Column(min_width=300, elem_classes="settings"):
             strength, highlights = forms.form(Photo(), ["strength", "keep_highlights"])
             go = gr.Button("Change the light", variant="primary", elem_id="light-go")
             with gr.Accordion("Regions", open=False, elem_id="regions"):
-                gr.Markdown("The same colour takes from the same colour. Find them, then correct them with the brush.")
+                gr.Markdown("Areas of the same colour match. Find the regions, then correct them with the brush.")
                 find = gr.Button("Find regions", size="sm", elem_id="light-find")
                 brushes: dict[str, Any] = {
                     "type": "numpy", "sources": (), "transforms": (), "layers": False, "buttons": [],
                     "canvas_size": (640, 640), "brush": gr.Brush(default_size=24, colors=PALETTE, color_mode="fixed"),
                 }  # fmt: skip
-                ours = gr.ImageEditor(label="The photograph's regions", elem_id="light-ours", **brushes)
-                theirs = gr.ImageEditor(label="The other one's", elem_id="light-theirs", **brushes)
+                ours = gr.ImageEditor(label="Regions of the photograph", elem_id="light-ours", **brushes)
+                theirs = gr.ImageEditor(label="Regions of the other one", elem_id="light-theirs", **brushes)
             with gr.Accordion("Advanced", open=False):
                 advanced = forms.form(Photo(), ADVANCED)
         with gr.Column(min_width=300, elem_classes="wall"):
-            shown = stage("photo", "Two photographs: one to change, one whose light it gets.")
+            shown = stage("photo", "Choose two photographs: one to change, one to take the light from.")
     connect(page, studio, shown)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     settings = [strength, highlights, *advanced]

@@ -1,4 +1,4 @@
-"""The tab where a photograph is repainted: in one pass, by optimisation, or by the one after the other."""
+"""The Repaint tab: in one pass, by optimisation, or by one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 KEEP = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
 SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
-# What has a place of its own on the page, and what only a command line can use.
+# Fields with their own input on the page, and fields that only the command line uses.
 SHOWN = ("size", "strength", "style_scale", "keep_colors", "seed")
 ELSEWHERE = ("style_weights", "init", "sweep", "checkpoint_every", "figure", "frame_every", "fps", "encoder")
 ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
@@ -33,8 +33,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
                 allow_preview=False, interactive=False, elem_id="styles", buttons=[],
             )  # fmt: skip
-            with gr.Accordion("or any painting", open=False, elem_id="own"):
-                painting = dropzone("Painting", "painting", "Drop a painting: it is painted with", 160)
+            with gr.Accordion("Or any painting", open=False, elem_id="own"):
+                painting = dropzone("Painting", "painting", "Drop a painting to use as style", 160)
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="strength")
             with gr.Row(elem_classes="pair"):
@@ -44,7 +44,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 paint = gr.Button("Paint", variant="primary", elem_id="paint")
                 onward = gr.Button("Paint on", elem_id="onward")
             with gr.Accordion("Where", open=False, elem_id="where"):
-                gr.Markdown("Brush over what is to be painted; nothing brushed: all of it.")
+                gr.Markdown("Brush over the area to paint; without brushing, everything is painted.")
                 brush = gr.ImageEditor(
                     type="numpy", show_label=False, label="Where the style goes", elem_id="brush", sources=(),
                     brush=gr.Brush(default_size=40, colors=["#e0503a"], color_mode="fixed"), transforms=(),
@@ -53,12 +53,14 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             with gr.Accordion("More", open=False, elem_id="more"):
                 mixture = gr.Dropdown(
                     [(bundled.STYLES[name].title, name) for name in names], multiselect=True, label="Several styles",
-                    info="Mixed, in one pass or by optimisation.", elem_id="mixture",
+                    info="Mixes them, in one pass or by optimisation.", elem_id="mixture",
                 )  # fmt: skip
-                shares = gr.Textbox(label="Their weights", info="One for each, such as 2 1; none: equal parts.")
+                shares = gr.Textbox(
+                    label="Their weights", info="One for each style, such as 2 1; empty: equal weights."
+                )
                 preset = gr.Dropdown(
                     list(recipes.TRANSFERS), value="impasto", label="Recipe", elem_id="preset",
-                    info="A published one, for Paint and Paint on; it sets what is under Advanced.",
+                    info="A preset for Paint and Paint on; sets the fields under Advanced.",
                 )  # fmt: skip
                 scale, seed = forms.form(recipes.impasto, ["style_scale", "seed"])
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
@@ -87,8 +89,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             )  # fmt: skip
         yield from shown.begin(studio, session, todo, quick=True)
 
-    def anew(request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], *rest: Any) -> Any:
-        """The last picture with other settings, if it was of one pass."""
+    def repeat(request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], *rest: Any) -> Any:
+        """Paint the last picture again with the new settings, if it was painted in one pass."""
         job = studio.session(request).jobs.get("repaint")
         if photo is None or job is None or job.over is False or job.losses or not (mixture or chosen):
             yield [gr.skip()] * len(shown.outputs)
@@ -122,7 +124,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     def onwards(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         yield from optimised(request, *values, on=True)
 
-    # What is chosen while the last choice is being painted counts; Gradio would drop it.
+    # Use a choice made while the last one is being painted; Gradio drops it by default.
     quick: dict[str, Any] = {**running, "trigger_mode": "always_last"}
     quick_inputs = [photo, style, mixture, shares, strength, size, keep, brush]
     slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, brush, preset, scale, seed, *advanced]
@@ -137,7 +139,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         in_one_pass, quick_inputs, **quick
     )
     for changed in (strength.release, size.input, keep.input, shares.submit):
-        changed(anew, quick_inputs, **quick)
+        changed(repeat, quick_inputs, **quick)
     mixture.input(in_one_pass, quick_inputs, **quick)
     painting.upload(optimised, slow_inputs, **running)
     paint.click(optimised, slow_inputs, **running)
@@ -148,7 +150,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     names_of: dict[Any, str] = {value: name for name, value in (SIZES | KEEP).items()}
 
     def open_photo(request: gr.Request, photo: str | None) -> dict[gr.components.Component, Any]:
-        """A photograph for the brush; a picture of ours brings its settings back. What is left out stays as it is."""
+        """Show a photograph under the brush; if it has our receipt, restore its settings."""
         from impasto.studio import work
 
         if photo is None:
@@ -159,7 +161,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         fields = receipt.get("recipe", {}) if receipt.get("command") in ("transfer", "apply") else {}
         fields = {**fields, **{k: receipt[k] for k in ("strength", "keep_colors", "size") if k in receipt}}
         if fields:
-            gr.Info("The settings are those of this picture's receipt.")
+            gr.Info("Settings restored from this picture's receipt.")
         for name in inputs.keys() & fields.keys():
             if name not in ("size", "keep_colors"):
                 changes[inputs[name]] = forms.shown(fields[name])

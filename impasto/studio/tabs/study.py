@@ -1,4 +1,4 @@
-"""The tab of the articles' figures."""
+"""The Study tab: labelled sheets like the figures of the published articles."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 OVER = {
     "content, layer by layer": "content",
-    "style, layer upon layer": "style",
-    "descent on each layer's style": "descent",
+    "style, adding layers": "style",
+    "gradient descent on each layer's style": "descent",
     "strengths, from faint to strong": "strengths",
 }
 
@@ -24,13 +24,13 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             photo = dropzone("Photograph", "study-photo", "Drop a photograph")
             painting = dropzone("Painting", "study-style", "Drop a painting")
         with gr.Column(min_width=300, elem_classes="settings"):
-            over = gr.Radio(list(OVER), value=next(iter(OVER)), label="What changes from panel to panel")
+            over = gr.Radio(list(OVER), value=next(iter(OVER)), label="What the panels compare")
             with gr.Row(elem_classes="pair"):
                 size = gr.Number(256, label="Panel size", precision=0, minimum=64, maximum=1024, elem_id="study-size")
-                steps = gr.Number(0, label="Steps a panel", precision=0, minimum=0, elem_id="study-steps")
+                steps = gr.Number(0, label="Steps per panel", precision=0, minimum=0, elem_id="study-steps")
             go = gr.Button("Draw", variant="primary", elem_id="study-go")
         with gr.Column(min_width=300, elem_classes="wall"):
-            shown = stage("study", "What do a network's layers know of a picture?")
+            shown = stage("study", "See what a network's layers represent of a picture.")
     connect(page, studio, shown)
 
     def draw(
