@@ -110,7 +110,7 @@ class Training:
     rate: float = 1.5e-3
     """Peak learning rate; it rises in the first steps, then falls along a cosine."""
     strength: float = 1.0
-    """How strongly the style is painted: a factor on the style's weight. Bundled styles use 0.2 to 7.5."""
+    """How strongly the style is painted: a factor on the style's weight. Bundled styles use 0.7 to 7.5."""
     style_size: int = 512
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = 1.0

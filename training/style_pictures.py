@@ -23,8 +23,9 @@ def main() -> None:
     parser.add_argument("names", metavar="NAME", nargs="*", help="default: all")
     parser.add_argument("--out", type=Path, default=Path("impasto/models"))
     args = parser.parse_args()
-    for name in args.names or PAINTINGS:
-        painting = images.read(args.assets / "styles" / PAINTINGS[name])
+    paintings = {name: painting for group in PAINTINGS.values() for name, painting in group.items()}
+    for name in args.names or paintings:
+        painting = images.read(args.assets / "styles" / paintings[name].file)
         inputs = run_transfer.Inputs(painting, [painting])
         run_transfer.paint(inputs, RECIPE, run_transfer.Watch(args.out / f"{name}.jpg", command="reconstruct"))
 
