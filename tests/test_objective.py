@@ -13,14 +13,8 @@ from impasto.encoder import CONVOLUTIONS, VGG
 from impasto.errors import InputError
 from impasto.recipes import TRANSFERS, Transfer
 
-RECIPE = replace(recipes.impasto, precision="float32")
-NORMALIZED = replace(
-    RECIPE,
-    content_layers=("relu3_1", "relu4_2"),
-    content_layer_weights=(1.0, 4.0),
-    content_term="normalized",
-    style_term="bounded",
-)
+RECIPE = replace(Transfer(), precision="float32")
+NORMALIZED = replace(recipes.impasto, precision="float32")
 EXACT = {"rtol": 1e-5, "atol": 1e-9}
 
 
@@ -92,8 +86,8 @@ def test_content_layer_weights_are_factors() -> None:
         recipe = replace(NORMALIZED, content_layers=layers, content_layer_weights=weights)
         return float(objective.build(network(), recipe, content, [style])(image)[0]["content"])
 
-    parts = [content_term((layer,), ()) for layer in NORMALIZED.content_layers]
-    assert content_term(NORMALIZED.content_layers, (1.0, 4.0)) == pytest.approx(parts[0] + 4 * parts[1], rel=1e-5)
+    shallow, deep = content_term(("relu3_1",), ()), content_term(("relu4_2",), ())
+    assert content_term(("relu3_1", "relu4_2"), (1.0, 4.0)) == pytest.approx(shallow + 4 * deep, rel=1e-5)
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, NORMALIZED])
@@ -203,16 +197,20 @@ def test_the_halo_is_the_receptive_field() -> None:
     )
 
 
-@pytest.mark.parametrize("network", ["compact", "vgg19"])
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [("compact", RECIPE), ("vgg19", RECIPE), ("compact", NORMALIZED)],
+    ids=["compact", "vgg19", "default"],
+)
 @pytest.mark.parametrize("what", ["photograph", "noise", "painted"])
-def test_bfloat16_gradients_point_the_same_way(network: str, what: str) -> None:
+def test_bfloat16_gradients_point_the_same_way(network: str, recipe: Transfer, what: str) -> None:
     content, style = (
         images.to_size(images.to_tensor(bundled.locate(name)), 160) for name in ("rocket", "starry-night")
     )
     torch.manual_seed(0)
     vgg = encoder.load("compact") if network == "compact" else encoder.VGG().requires_grad_(False)
     exact, coarse = (
-        objective.build(vgg, replace(RECIPE, precision=precision), content, [style])
+        objective.build(vgg, replace(recipe, precision=precision), content, [style])
         for precision in ("float32", "bfloat16")
     )
     image = content
