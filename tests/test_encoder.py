@@ -283,7 +283,7 @@ def test_wrong_shapes(key: str, value: Tensor | None) -> None:
 
 
 def test_a_file_without_a_vgg() -> None:
-    with pytest.raises(WeightsError, match=r"resnet\.pth: no VGG"):
+    with pytest.raises(WeightsError, match=r"resnet\.pth: contains no VGG"):
         encoder.from_state({"layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}, {}, Path("resnet.pth"))
 
 
