@@ -40,7 +40,7 @@ from impasto.errors import DivergedError, InputError, RecipeError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network
 
 RAMP_FROM = 0.03  # fraction of the strength at the first step of a training
-SIZE = 1280  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
+SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
