@@ -6,7 +6,7 @@ BIN = .venv/bin
 .PHONY: demo test check format docs package clean
 
 demo: .venv/.user
-	$(BIN)/impasto transfer rocket starry-night -o demo.png
+	$(BIN)/impasto transfer chelsea the-great-wave -o demo.png
 	@echo "The picture is there: $(CURDIR)/demo.png"
 
 test: .venv/.dev

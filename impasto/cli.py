@@ -37,7 +37,7 @@ ABOUT = {
 LIGHT = ("list", "studio")  # run without torch
 
 EXAMPLES = """\
-  impasto transfer rocket starry-night -o rocket.png
+  impasto transfer chelsea the-great-wave -o cat.png
   impasto transfer photo.jpg painting.jpg -o out.png --size 1024 --keep-colors luma
   impasto transfer photo.jpg painting.jpg -o out.png --recipe gatys-2016 --video out.mp4
   impasto apply photo.jpg --style the-great-wave -o wave.jpg

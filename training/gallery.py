@@ -26,9 +26,9 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "`impasto transfer rocket starry-night`, by optimisation:",
+        "`impasto transfer chelsea the-great-wave`, by optimisation:",
         "",
-        "![A rocket, repainted](images/rocket-starry-night.jpg)",
+        "![A cat, repainted](images/chelsea-the-great-wave.jpg)",
         "",
         "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
         "`python training/gallery.py`. The photographs come from scikit-image:",
