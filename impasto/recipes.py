@@ -200,7 +200,7 @@ impasto = Transfer(
     style_weight=80.0,
     style_term="bounded",
     palette=True,
-    flat=0.02,
+    flat=0.03,
 )
 
 # Gatys2016: eq. 1 (content), eq. 4 and 5 (style, w = 1/5), alpha / beta = 1e-3, L-BFGS, white noise.
