@@ -23,6 +23,7 @@ FLOORS = {
         "networks",
         "optimize",
         "fitting",
+        "flow",
         "datasets",
         "sheets",
     },

@@ -1,0 +1,97 @@
+"""Optical flow between the frames of a film: where each pixel came from, and where that can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto.errors import VideoError
+
+PRESETS = {"fast": 1, "medium": 2}  # OpenCV's numbers
+
+
+def between(first: Tensor, second: Tensor, *, preset: Literal["fast", "medium"] = "medium") -> Tensor:
+    """Dense inverse search (Kroeger2016): how far each pixel of ``first`` has moved in ``second``.
+
+    Args:
+        first, second: (1, 3, H, W) sRGB in [0, 1], of one size.
+        preset: OpenCV's; "fast" takes a third of the time.
+
+    Returns:
+        (1, 2, H, W) pixels, x before y: the pixel at p of ``first`` is at p + flow(p) of ``second``.
+
+    Raises:
+        VideoError: OpenCV is not installed.
+    """
+    cv2 = _cv2()
+    height, width = first.shape[-2:]
+    # The coarsest of its scales needs some patches of 8 pixels.
+    margin = [0, max(0, 32 - width), 0, max(0, 32 - height)]
+    greys = [_grey(F.pad(image, margin, "replicate")) for image in (first, second)]
+    found = cv2.DISOpticalFlow_create(PRESETS[preset]).calc(*greys, None)[:height, :width]
+    return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)[None].to(first.device)
+
+
+def warp(image: Tensor, flow: Tensor) -> Tensor:
+    """Carry a picture along: the result at p is ``image`` at p + flow(p), by bicubic interpolation.
+
+    Bilinear interpolation would blur a picture that is carried from frame to frame.
+
+    Args:
+        image: (1, C, H, W).
+        flow: (1, 2, H, W) pixels, from the result's frame to the picture's.
+
+    Returns:
+        (1, C, H, W); beyond the border, the pixels of the border.
+    """
+    size = flow.new_tensor([image.shape[-1], image.shape[-2]])
+    grid = (2 * places(flow).permute(0, 2, 3, 1) + 1) / size - 1
+    return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def places(flow: Tensor) -> Tensor:
+    """(1, 2, H, W): p + flow(p), where each pixel lies in the other frame, x before y."""
+    height, width = flow.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return flow + torch.stack([x, y]).to(flow)
+
+
+def trust(flow: Tensor, opposite: Tensor) -> Tensor:
+    """Where a pixel can be followed to the other frame (Ruder2016, equations 4 and 5).
+
+    It cannot where the other frame hides it, so that the two flows disagree, nor at the boundaries of motion, nor
+    where it lies outside the other frame.
+
+    Args:
+        flow: (1, 2, H, W) pixels, from this frame to the other.
+        opposite: the flow from the other frame to this one.
+
+    Returns:
+        (1, 1, H, W), 1 where the pixel can be followed, otherwise 0.
+    """
+    height, width = flow.shape[-2:]
+    back = warp(opposite, flow)
+    length, other = (each.square().sum(1, keepdim=True) for each in (flow, back))
+    hidden = (flow + back).square().sum(1, keepdim=True) > 0.01 * (length + other) + 0.5
+    down, across = torch.gradient(flow, dim=(-2, -1)) if min(height, width) > 1 else (flow * 0, flow * 0)
+    boundary = (down.square() + across.square()).sum(1, keepdim=True) > 0.01 * length + 0.002
+    place = places(flow)
+    inside = (place > -0.5) & (place < flow.new_tensor([width, height]).view(2, 1, 1) - 0.5)
+    return (~(hidden | boundary) & inside.all(1, keepdim=True)).float()
+
+
+def _grey(image: Tensor) -> Any:
+    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(3, 1, 1)
+    return (image[0] * weights).sum(0).clamp(0, 1).mul(255).round().byte().cpu().numpy()
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise VideoError("steady films need OpenCV: pip install 'impasto[video]'") from None
+    return cv2
