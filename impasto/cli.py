@@ -19,7 +19,7 @@ import tyro._errors
 
 from impasto import __version__, schema
 from impasto.commands import DEFAULTS
-from impasto.errors import ImpastoError, UsageError, spell
+from impasto.errors import ImpastoError, UsageError, lack_of_memory, spell
 
 ABOUT = {
     "transfer": "repaint a photograph in the style of a painting, by optimisation",
@@ -73,7 +73,7 @@ def execute(name: str, arguments: list[str]) -> None:
     from impasto import machine, video
 
     # Pictures given to `apply` may be huge; video frames are not.
-    huge = name == "apply" and not command.input.lower().endswith(video.SUFFIXES)
+    huge = name == "apply" and not all(each.lower().endswith(video.SUFFIXES) for each in command.inputs)
     with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
 
@@ -103,7 +103,7 @@ def guarded(run: Any) -> int:
             return fail(spell(str(error), "--", "-"), error.exit_code)
         if isinstance(error, OSError):
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}")
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
+        if lack_of_memory(error):
             return fail("not enough memory: try a smaller --memory, or a smaller --size")
         raise
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +15,48 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto import images
 from impasto.errors import InputError
 
 FLAT = 0.01  # standard deviation, for sRGB in [0, 1], below which there is no contrast: 2.5 of 255 levels
 DRAWS = 100  # attempts to find crops with contrast
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 def pictures(folder: str | Path) -> list[Path]:
-    """Every picture file below ``folder``, recognised by its suffix, sorted by path."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Every picture file below ``folder``: the first list of `survey`."""
+    return survey(folder)[0]
+
+
+def survey(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """The pictures below a folder, by their suffix, and everything else that is visible: files, unreadable folders.
+
+    Links to folders are followed, into each folder once. Hidden files and folders are skipped: their names begin with
+    a dot, as those of macOS's "._photo.jpg" and of our temporary files.
+
+    Args:
+        folder: to search.
+
+    Returns:
+        The pictures and the others, each sorted by path.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    entered = {os.path.realpath(folder)}
+
+    def complain(error: OSError) -> None:
+        others.append(Path(error.filename))
+
+    for place, below, names in os.walk(folder, onerror=complain, followlinks=True):
+        visible = [os.path.join(place, name) for name in sorted(below) if name[0] != "."]
+        visible.sort(key=os.path.islink)  # the folders themselves go before links to them
+        below.clear()
+        for path in visible:
+            if (real := os.path.realpath(path)) not in entered:
+                entered.add(real)
+                below.append(os.path.basename(path))
+        for file in (Path(place, name) for name in names if name[0] != "."):
+            (found if file.suffix.lower() in images.SUFFIXES and file.is_file() else others).append(file)
+    return sorted(found), sorted(others)
 
 
 @dataclass(frozen=True)

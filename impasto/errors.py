@@ -31,6 +31,10 @@ class ImageError(ImpastoError, ValueError):
     """A picture that cannot be read or written; the message names the file and a fix."""
 
 
+class OutputError(ImageError):
+    """A result that cannot be written; the message names the file and a fix."""
+
+
 class VideoError(ImpastoError, ValueError):
     """A film that cannot be read or written; the message names the cause and a fix."""
 
@@ -64,3 +68,8 @@ class Stopped(ImpastoError):
 def spell(message: str, prefix: str = "", joint: str = " ") -> str:
     """``message`` with parameters respelt: ``prefix`` "--" and ``joint`` "-" turn `style_scale` into --style-scale."""
     return re.sub(r"`(\w+)`", lambda name: prefix + name[1].replace("_", joint), message)
+
+
+def lack_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or of PyTorch's means that memory ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import secrets
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,9 @@ from PIL import ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto import files
 from impasto.errors import ImageError
+from impasto.files import atomic as atomic
 
 MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
@@ -37,6 +37,11 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
 }
+# Files that are taken for pictures in a folder; HEIC needs pillow-heif, all others only Pillow.
+HEIC = (".heic", ".heif", ".hif")
+SUFFIXES = {*FORMATS, *HEIC, ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf",
+            ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga"}  # fmt: skip
+RAW = {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 
 
 @dataclass(frozen=True, eq=False)  # comparing tensors gives no bool
@@ -191,21 +196,31 @@ def write(
         with atomic(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
     except OSError as error:
-        raise _error(path, f"cannot be written ({error.strerror or error}); choose another folder") from error
+        raise files.unwritable(path, error) from error
 
 
-def check_output(path: str | Path) -> Path:
-    """Return the path if ``write`` can write there, else raise ImageError; to be called before long work."""
+def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
+    """Return the path if ``write`` can write there, else raise ImageError; to be called before long work.
+
+    Args:
+        path: of the picture.
+        inputs: files that must not be overwritten.
+    """
     path = Path(path)
     if path.is_dir():
         raise _error(path, "is a folder; name a picture inside it, such as result.png")
     if path.suffix.lower() not in FORMATS:
         raise _error(path, f"cannot write {path.suffix or 'a file without extension'}; use {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise _error(path, f"the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise _error(path, f"the folder {path.parent} cannot be written to; choose another")
-    return path
+    return files.check_output(path, inputs)
+
+
+def has_receipt(path: str | Path) -> bool:
+    """Whether ``write`` made a picture, by its receipt."""
+    try:
+        read_receipt(path)
+    except ImageError:
+        return False
+    return True
 
 
 def read_receipt(path: str | Path) -> dict[str, Any]:
@@ -218,23 +233,6 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
         if not isinstance(receipt, dict):
             raise _error(name, "has no receipt; use a picture that impasto wrote and no other program re-saved")
         return receipt
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path``, which it replaces on success; it is removed on any exception.
-
-    The suffix is kept. Raises OSError.
-    """
-    path = Path(path).resolve()  # follow a symbolic link, as an ordinary write does
-    temporary = path.with_name(f".impasto-{secrets.token_hex(8)}{path.suffix}")  # not mkstemp: its mode is 0600
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -33,12 +33,38 @@ def generator(seed: int) -> torch.Generator:
 
 def test_pictures_are_found_at_every_depth_and_sorted(tmp_path: Path) -> None:
     names = ["b.png", "a/z.JPG", "a/b/c.webp", "a.jpeg", "B.tif"]
-    for name in [*names, "notes.txt", "a/picture.psd", "png"]:
+    for name in [*names, "notes.txt", "a/picture.xcf", "png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = datasets.pictures(tmp_path)
     assert found == sorted(tmp_path / name for name in names)
     assert datasets.pictures(str(tmp_path)) == found
+
+
+def test_survey_of_a_mixed_folder(tmp_path: Path) -> None:
+    """Every format that can be read is a picture; hidden and temporary files are not; the rest is named."""
+    (tmp_path / ".hidden").mkdir()
+    known = ["a.heic", "a.avif", "a.gif", "a.jfif", "a.jp2", "a.webp", "a.qoi", "a.PPM"]
+    rest = ["film.mov", "raw.dng", "notes.txt"]
+    for name in [*known, *rest, "._a.jpg", ".impasto-0-1-2.png", ".hidden/a.png"]:
+        (tmp_path / name).touch()
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nothing.png")
+    pictures, others = datasets.survey(tmp_path)
+    assert [path.name for path in pictures] == sorted(known)
+    assert [path.name for path in others] == sorted([*rest, "broken.png"])
+    assert datasets.survey(tmp_path / "nowhere") == ([], [tmp_path / "nowhere"])
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for folder in ("in/real", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").touch()
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "real")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    for name in ("one", "two"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    found = [str(path.relative_to(tmp_path / "in")) for path in datasets.pictures(tmp_path / "in")]
+    assert found == ["one/a.png", "real/a.png"]
 
 
 def test_a_folder_named_like_a_picture_is_searched(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "errors": {"errors"},
+    "files": {"files"},
     "facts": {"recipes", "images", "weights", "bundled", "winograd"},
     "parts": {
         "schema",

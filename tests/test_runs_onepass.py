@@ -11,7 +11,7 @@ import torch
 from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
 
-from impasto import cli, images, onepass
+from impasto import cli, files, images, onepass
 from impasto.networks import Architecture, Network
 
 Capture = pytest.CaptureFixture[str]
@@ -111,13 +111,122 @@ def test_a_folder(model: Path, folder: Path, tmp_path: Path, capsys: Capture) ->
     assert not out.exists()
     assert cli.main(command) == 1
     complaint = capsys.readouterr().err
-    assert "broken.png" in complaint and "1 of 4 pictures" in complaint
+    assert "broken.png" in complaint and "1 of 4 could not be repainted" in complaint
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["a.png", "b.jpg", "inner/c.png"]
     (folder / "broken.png").unlink()
     before = (out / "a.png").stat().st_mtime_ns
     (out / "b.jpg").unlink()
     assert cli.main([*command, "--resume"]) == 0
     assert (out / "b.jpg").exists() and (out / "a.png").stat().st_mtime_ns == before
+
+
+def painted(out: Path) -> list[str]:
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def apply(model: Path, tmp_path: Path) -> Callable[..., int]:
+    """Runs `impasto apply` on inputs, into the folder "out" if no other is given."""
+
+    def run(*arguments: str | Path, out: Path = tmp_path / "out") -> int:
+        return cli.main(["apply", *map(str, arguments), "--style", str(model), "-o", str(out), "--quiet"])
+
+    return run
+
+
+def test_a_folder_of_all_kinds_of_files(apply: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    """Every readable format is painted, and what is left out is named and counted."""
+    (mixed := tmp_path / "mixed").mkdir()
+    for name in ("a.avif", "b.jp2", "c.qoi", "d.jfif"):
+        save_picture(mixed / name, 40, 40)
+    frames = [opened(mixed / "c.qoi"), opened(mixed / "a.avif").rotate(90)]
+    for name in ("moving.gif", "moving.webp"):
+        frames[0].save(mixed / name, save_all=True, append_images=frames[1:])
+    for name in ("._a.jpg", "film.mov", "notes.txt", "photo.nef"):
+        (mixed / name).write_bytes(b"no picture")
+    assert apply(mixed) == 0
+    assert painted(tmp_path / "out") == [
+        "a.avif.png", "b.jp2.png", "c.qoi.png", "d.jfif.png", "moving.gif.png", "moving.webp",
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    for words in ("1 films", "(film.mov)", "1 RAW", "(photo.nef)", "1 files", "(notes.txt)", "first of 2 frames",
+                  "the same for 1 more"):  # fmt: skip
+        assert words in said
+    assert "._a.jpg" not in said
+
+
+def test_a_folder_without_pictures(apply: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mov").touch()
+    assert apply(tmp_path / "films") == 1
+    said = capsys.readouterr().err
+    assert "left out: 1 films" in said and "films: no picture to repaint" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["", "..", "inner"])
+def test_originals_are_not_overwritten(
+    apply: Callable[..., int], folder: Path, where: str, tmp_path: Path, capsys: Capture
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert apply(folder, out=folder / where) == 1
+    one_line(capsys, str(folder / where), "choose another folder", only=True)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert apply(folder / "a.png", out=folder / "a.png") == 1
+    one_line(capsys, "a.png", "is also an input", only=True)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "a.png").symlink_to(folder / "a.png")
+    assert apply(folder, out=linked) == 1
+    one_line(capsys, "a.png", "is also an input", only=True)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_results_inside_the_input_are_not_painted_again(apply: Callable[..., int], folder: Path) -> None:
+    for _ in range(2):
+        assert apply(folder, out=folder / "painted") == 0
+        assert painted(folder / "painted") == ["a.png", "b.jpg", "inner/c.png"]
+
+
+def test_several_inputs(apply: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    moving = film(tmp_path / "moving.avi", count=2)
+    assert apply(folder / "a.png", moving, "chelsea", folder / "inner", tmp_path / "none.png") == 1
+    assert painted(tmp_path / "out") == ["a.png", "chelsea.png", "inner/c.png", "moving.mp4"]
+    said = capsys.readouterr().err
+    assert "none.png: does not exist" in said and "1 of 5 could not be repainted" in said
+    other = save_picture(tmp_path / "a.png")
+    assert apply(folder / "a.png", other) == 1
+    one_line(capsys, f"{folder / 'a.png'}, {other}: both results", only=True)
+    assert apply(folder / "a.png", other, out=other) == 1
+    one_line(capsys, "must be a folder", only=True)
+    assert apply() == 1
+    one_line(capsys, "an input is needed", only=True)
+
+
+def test_lack_of_memory_ends_one_picture(
+    apply: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = onepass.apply
+
+    def short(image: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        if image.shape[-1] == 300:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return honest(image, *arguments, **options)
+
+    save_picture(folder / "huge.png", 300, 10)
+    monkeypatch.setattr(onepass, "apply", short)
+    assert apply(folder) == 1
+    assert painted(tmp_path / "out") == ["a.png", "b.jpg", "inner/c.png"]
+    said = capsys.readouterr().err
+    assert "huge.png: not enough memory" in said and "1 of 4 could not be repainted" in said
+
+
+def test_a_full_disk_ends_the_folder(
+    apply: Callable[..., int], tmp_path: Path, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "write", lambda path, *a, **k: files.check_output(Path("/proc/nothing.png")))
+    assert apply(folder) == 1
+    one_line(capsys, "cannot be written", only=True)
 
 
 def test_keep_colors_and_strength(model: Path, folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
-from impasto import bundled, datasets, fitting, images, machine, onepass, schema, sheets
+from impasto import bundled, datasets, files, fitting, images, machine, onepass, schema, sheets
 from impasto.networks import Layer, Network
 from impasto.onepass import Model
 from impasto.recipes import Training
@@ -143,7 +143,7 @@ def main() -> None:
                 "photographs": str(len(pool)),
                 "steps": f"{step.index}, of {len(group)} styles together",
             }
-            with images.atomic(args.out / f"{name}.safetensors") as part:
+            with files.atomic(args.out / f"{name}.safetensors") as part:
                 onepass.save(part, network, card)
 
     checkpoint = args.out / f"together-{args.group}.resume"
@@ -166,7 +166,7 @@ def main() -> None:
             print(step.index, ", ".join(f"{name} {value:.3f}" for name, value in sums.items()), flush=True)
             sums.clear()
             kept = {name: (balance.logarithm, balance.content) for name, balance in balances.items()}
-            with images.atomic(checkpoint) as part:
+            with files.atomic(checkpoint) as part:
                 torch.save({**step.state(), "averaged": averaged.state_dict(), "balances": kept}, part)
             write(step)
             painted = [

@@ -49,15 +49,18 @@ class TrainCommand:
 
 @dataclass
 class ApplyCommand:
-    """Repaint INPUT in one pass: a picture, a video, or a folder of pictures, whose structure is kept."""
+    """Repaint INPUT in one pass: a picture, a video, a folder of pictures, whose structure is kept, or several."""
 
-    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
+    inputs: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="INPUT [INPUT ...]", help_behavior_hint="(required)"),
+    ]
     """A picture, a video, a folder, or a name from `impasto list contents`."""
     style: tuple[str, ...]
     """The style: a name from `impasto list styles`, a file made by `impasto train`, or a checkpoint (.pth) of
     PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """The picture, video (.mp4) or folder to write."""
+    """The picture or video (.mp4) to write; the folder, if INPUT is one or there are several."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; none: equal weights."""
     strength: float = 1.0
@@ -79,12 +82,14 @@ class ApplyCommand:
         from impasto import machine, onepass
         from impasto.runs import onepass as run_onepass, terminal
 
+        if not self.inputs:
+            raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
         models = [onepass.load(style) for style in self.style]
         device = machine.pick_device(self.device)
         painter = run_onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
-            run_onepass.apply(self.input, self.out, painter, quiet=self.quiet, resume=self.resume)
+            run_onepass.apply(self.inputs, self.out, painter, quiet=self.quiet, resume=self.resume)
 
 
 @dataclass
@@ -98,12 +103,12 @@ class ExportCommand:
     that `impasto apply` adds first (--grain) is not included."""
 
     def run(self) -> None:
-        from impasto import images, interop, onepass
+        from impasto import files, interop, onepass
         from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
             raise InputError(f"{self.out}: the output must be an .onnx file in an existing folder")
         model = onepass.load(self.model)
-        with images.atomic(self.out) as part:
+        with files.atomic(self.out) as part:
             interop.to_onnx(model.network, part)
         terminal.say(self.out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, fitting, images, machine, onepass, schema, video
-from impasto.errors import DivergedError, ImageError, IncompleteError, InputError, Stopped
+from impasto import bundled, datasets, files, fitting, images, machine, onepass, schema, video
+from impasto.errors import (
+    DivergedError,
+    ImageError,
+    IncompleteError,
+    InputError,
+    OutputError,
+    Stopped,
+    VideoError,
+    lack_of_memory,
+)
 from impasto.networks import Network
 from impasto.onepass import Model
 from impasto.recipes import Training
@@ -118,7 +126,7 @@ def first() -> bool:
 
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
-    with images.atomic(out) as part:
+    with files.atomic(out) as part:
         onepass.save(part, network, {**card, "steps": str(step.index)})
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
@@ -160,12 +168,13 @@ class Painter:
         )  # fmt: skip
         return painted.cpu()
 
-    def file(self, path: Path, out: Path) -> None:
-        """Repaint a picture file and store the receipt in the result."""
+    def file(self, path: Path, out: Path) -> str | None:
+        """Repaint a picture file and store the receipt in the result; returns the note on the picture, if any."""
         picture = images.read(path)
         painted, receipt = self(picture.image), self.receipt(picture)
         alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
         images.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt)
+        return picture.note
 
     def receipt(self, picture: images.Picture) -> dict[str, Any]:
         """Everything that determines the repainted picture."""
@@ -176,21 +185,28 @@ class Painter:
         )  # fmt: skip
 
 
-def apply(source: str, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
-    """Repaint a picture, a video, or every picture below a folder, in one pass each.
+def apply(sources: Sequence[str], out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
+    """Repaint pictures, videos, and every picture below folders, in one pass each.
+
+    For a single picture or video ``out`` is the result, otherwise a folder for the results.
 
     Raises:
-        IncompleteError: some pictures of the folder could not be read; the others are done.
+        InputError: there is nothing to repaint, or results would overwrite inputs or each other.
+        OutputError: a result cannot be written.
+        IncompleteError: some of several pictures could not be read; the others are done.
         Stopped: after Ctrl-C; finished pictures are kept.
     """
-    path = bundled.locate(source)
-    if path.is_dir():
-        _folder(path, out, painter, quiet=quiet, resume=resume)
-    elif path.suffix.lower() in video.SUFFIXES:
-        _film(path, out, painter, quiet=quiet)
+    paths = [bundled.locate(source) for source in sources]
+    if len(paths) > 1 or paths[0].is_dir():
+        _several(paths, out, painter, quiet=quiet, resume=resume)
+    elif paths[0].suffix.lower() in video.SUFFIXES:
+        video.check_output(out)
+        files.check_output(out, paths)
+        _film(paths[0], out, painter, quiet=quiet)
     else:
-        images.check_output(out)
-        painter.file(path, out)
+        images.check_output(out, paths)
+        if note := painter.file(paths[0], out):
+            terminal.note(note)
 
 
 def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
@@ -206,36 +222,110 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
                 raise Stopped(f"stopped after {done} frames, saved in {out}")
 
 
-def _folder(folder: Path, out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
-    todo = list(jobs(folder, out, resume=resume))
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: the output for a folder must be a folder, not a file")
-    broken = []
+def _several(paths: Sequence[Path], out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
+    todo = [(path, to) for path, to in jobs(paths, out) if not (resume and to.exists())]
+    films = [(path, to) for path, to in todo if path.suffix.lower() in video.SUFFIXES]
+    pictures = [job for job in todo if job not in films]
+    failed = 0
+    notes: list[str] = []
     with (
-        terminal.progress(len(todo), quiet=quiet, label="repainting") as report,
+        terminal.progress(len(pictures), quiet=quiet or not pictures, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):
-        for done, (path, to) in enumerate(todo, 1):
-            to.parent.mkdir(parents=True, exist_ok=True)
+        for done, (path, to) in enumerate(pictures, 1):
             try:
-                painter.file(path, to)
-            except ImageError as error:
-                broken.append(str(error))
+                to.parent.mkdir(parents=True, exist_ok=True)
+                notes += filter(None, [painter.file(path, to)])
+            except OutputError:
+                raise
+            except Exception as error:
+                if not (isinstance(error, ImageError) or lack_of_memory(error)):
+                    raise
+                failed += 1
+                what = str(error) if isinstance(error, ImageError) else f"{path}: not enough memory; make it smaller"
+                terminal.complain(what)
             report(done, path.name)
             if interrupted():
                 raise Stopped(f"stopped after {to.name}; continue with `resume`")
-    for complaint in broken:
-        print(f"impasto: {complaint}", file=sys.stderr)
-    if broken:
-        raise IncompleteError(f"{len(broken)} of {len(todo)} pictures could not be repainted (named above)")
+    for path, to in films:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _film(path, to, painter, quiet=quiet)
+        except VideoError as error:
+            failed += 1
+            terminal.complain(str(error))
+    if notes:
+        terminal.note(notes[0] + (f"; the same for {len(notes) - 1} more" if len(notes) > 1 else ""))
+    if failed:
+        raise IncompleteError(f"{failed} of {len(todo)} could not be repainted (named above)")
 
 
-def jobs(folder: Path, out: Path, *, resume: bool) -> Iterator[tuple[Path, Path]]:
-    """Each picture of a folder and the path of its result: the same relative path below ``out``."""
-    for path in datasets.pictures(folder):
-        if out.resolve() in path.resolve().parents:
-            continue  # results of an earlier run
-        to = out / path.relative_to(folder)
-        to = to if to.suffix.lower() in images.FORMATS else to.with_name(f"{to.name}.png")  # keeps a.bmp, a.gif apart
-        if not (resume and to.exists()):
-            yield path, to
+def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Each picture of the inputs and the path of its result: the same relative path below the folder ``out``.
+
+    What is left out of folders is named in notes.
+
+    Raises:
+        InputError: there is nothing to repaint, or results would overwrite inputs or each other.
+        OutputError: the folder cannot be written to.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: the output for several pictures must be a folder, not a file")
+    there = Path(os.path.realpath(out))
+    originals: set[Path] = set()  # without links
+    found: dict[Path, Path] = {}  # result -> picture
+    others: list[Path] = []
+    for given in paths:
+        here = Path(os.path.realpath(given))
+        relative = {given: Path(given.name)}
+        if given.is_dir():
+            if there in (here, *here.parents):
+                raise InputError(f"{out}: is or contains the input, which could be overwritten; choose another folder")
+            pictures, left = datasets.survey(given)
+            others += [path for path in left if there not in path.parents]
+            relative = {path: path.relative_to(given) for path in pictures}
+            if len(paths) > 1:
+                relative = {path: here.name / below for path, below in relative.items()}
+        for path, below in relative.items():
+            original = Path(os.path.realpath(path))
+            if given.is_dir() and there in original.parents:  # of an earlier run
+                if not images.has_receipt(path):
+                    raise InputError(f"{out}: holds pictures of the input, such as {path.name}; choose another folder")
+                continue
+            to = out / below
+            if to.suffix.lower() in video.SUFFIXES:
+                to = to.with_suffix(".mp4")
+            elif to.suffix.lower() not in images.FORMATS:
+                to = to.with_name(f"{to.name}.png")  # keeps a.bmp and a.gif apart
+            if to in found:
+                raise InputError(f"{found[to]}, {path}: both results would be {to}; repaint them one after the other")
+            found[to] = path
+            originals.add(original)
+    _name_left_out(others)
+    if not found:
+        raise InputError(f"{', '.join(map(str, paths))}: no picture to repaint")
+    place = out
+    while not place.exists():  # the folders that will be created
+        place = place.parent
+    try:
+        files.probe(place / out.name)
+    except OSError as error:
+        raise files.unwritable(out, error) from error
+    for to in found:
+        if to.exists() and Path(os.path.realpath(to)) in originals:
+            raise OutputError(f"{to}: is also an input, which would be overwritten; choose another folder")
+    return [(path, to) for to, path in found.items()]
+
+
+def _name_left_out(others: Sequence[Path]) -> None:
+    films = [path for path in others if path.suffix.lower() in video.SUFFIXES]
+    raw = [path for path in others if path.suffix.lower() in images.RAW]
+    rest = [path for path in others if path not in {*films, *raw}]
+    for what, left in {
+        "films, which are repainted one by one": films,
+        "RAW photographs, which must be developed first": raw,
+        "files that are not pictures": rest,
+    }.items():
+        if left:
+            names = ", ".join(path.name for path in left[:5]) + (", ..." if len(left) > 5 else "")
+            terminal.note(f"left out: {len(left)} {what} ({names})")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import impasto
-from impasto import bundled, encoder, images, schema, weights
+from impasto import bundled, encoder, files, schema, weights
 from impasto.errors import InputError
 from impasto.images import Picture
 from impasto.recipes import Photo, Training, Transfer
@@ -49,7 +49,7 @@ def card(receipt: Mapping[str, Any]) -> dict[str, str]:
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint; OSError if that is not possible."""
     try:
-        with images.atomic(path) as part:
+        with files.atomic(path) as part:
             torch.save(dict(state), part)
     except RuntimeError as error:  # how torch reports a full disk
         raise OSError(0, f"cannot be written ({error})", str(path)) from None

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from impasto import weights
-from impasto.errors import Stopped
+from impasto.errors import Stopped, spell
 
 STDERR = Console(stderr=True)
 LOG_EVERY = 30  # seconds
@@ -83,6 +83,11 @@ def interruption() -> Iterator[Callable[[], bool]]:
 def note(text: str) -> None:
     """Print a note for the user."""
     print(f"impasto: note: {text}", file=sys.stderr)
+
+
+def complain(text: str) -> None:
+    """Print what went wrong with one of several files."""
+    print(f"impasto: {spell(text, '--', '-')}", file=sys.stderr)
 
 
 def say(path: Path) -> None:
