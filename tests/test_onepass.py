@@ -19,6 +19,8 @@ from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.onepass import Model
 from impasto.recipes import GRAIN, Training
 
+SHAPES = [SMALL, Architecture((4, 6, 8), blocks=1), Architecture((4, 6, 8), blocks=1, skip=True)]
+
 
 @pytest.fixture
 def recipe(tiny: str) -> Training:
@@ -34,7 +36,7 @@ def painting() -> Tensor:
     return torch.rand(1, 3, 60, 50, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])
+@pytest.mark.parametrize("architecture", SHAPES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (16, 16), (17, 31), (50, 43)])
 def test_the_output_has_the_size_of_the_input(architecture: Architecture, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -264,7 +266,7 @@ def test_files_that_are_not_models(tmp_path: Path, metadata: dict[str, str]) -> 
 
 @pytest.mark.parametrize("size", [(64, 48), (75, 61), (131, 33)])
 @pytest.mark.parametrize("band", [1, 2, 7, 16])
-@pytest.mark.parametrize("architecture", [SMALL, Architecture((4, 6, 8), blocks=1)])
+@pytest.mark.parametrize("architecture", SHAPES)
 def test_computing_in_bands_changes_nothing(architecture: Architecture, band: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = Network(architecture).double()
