@@ -135,7 +135,7 @@ def teach(kind: type) -> None:
     texts, kinds = schema.described(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in texts:
-            field.metadata = MappingProxyType({"help": texts[field.name]})
+            field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
         inner = kinds[field.name]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             teach(inner)

@@ -8,51 +8,62 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 ContentTerm = Literal["half-sum", "mean", "quarter-mean", "relative", "normalized"]
 StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative", "bounded"]
 
 GRAIN = 0.11  # noise, as a fraction of a photograph's contrast: it varies the strokes in skies, and changes no shapes
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+SEEDS = 2**32 - 1  # the largest seed: SciPy takes 32 bits
+
+Default = TypeVar("Default", int, float, tuple[float, ...])
+
+
+def within(least: float, most: float, default: Default, *, above: bool = False) -> Default:
+    """A field of a recipe whose value, or each of its values, lies in [least, most]; ``above``: in (least, most].
+
+    `impasto.schema` checks this range, the help texts show it, and the studio's inputs have it.
+    """
+    return dataclasses.field(default=default, metadata={"range": (least, most, above)})
 
 
 @dataclass(frozen=True)
 class Transfer:
     """Optimisation-based transfer and reconstruction: the pixels themselves are optimised."""
 
-    size: int = 512
+    size: int = within(0, 16_384, 512)
     """Long edge of the result in pixels; 0 keeps the content's own size."""
-    steps: int = 240
+    steps: int = within(0, 100_000, 240)
     """Number of iterations, divided evenly among the scales."""
-    strength: float = 1.0
-    """How strongly the style is painted, 0 or more: a factor on the style's weight."""
+    strength: float = within(0, 10_000, 1.0)
+    """How strongly the style is painted: a factor on the style's weight."""
 
     content_layers: tuple[str, ...] = ("relu4_2",)
     """Encoder layers whose activations are kept from the content."""
-    content_weight: float = 1.0
+    content_weight: float = within(0, 1e9, 1.0)
     """Weight of the content term (alpha)."""
-    content_layer_weights: tuple[float, ...] = ()
+    content_layer_weights: tuple[float, ...] = within(0, 1e9, ())
     """Weight of each content layer; default: 1 each."""
     content_term: ContentTerm = "relative"
     """Normalisation of the content's squared error; see impasto.losses.CONTENT_TERMS."""
     style_layers: tuple[str, ...] = FIVE
     """Encoder layers whose Gram matrices are matched to the style's."""
-    layer_weights: tuple[float, ...] = ()
+    layer_weights: tuple[float, ...] = within(0, 1e9, ())
     """Weight of each style layer; default: 1 each."""
-    style_weight: float = 20.0
+    style_weight: float = within(0, 1e9, 20.0)
     """Weight of the style term (beta)."""
     style_term: StyleTerm = "relative"
     """Normalisation of the Gram matrices' squared difference; see impasto.losses.STYLE_TERMS."""
-    smoothness: float = 3.0
+    smoothness: float = within(0, 1e6, 3.0)
     """Weight of the total variation; higher values give a smoother picture."""
-    feature_scale: float = 0.0
-    """Root mean square to which each layer's activations are scaled, measured on the content or else the style; it
+    feature_scale: float = within(0, 1e6, 0.0)
+    """Root mean square to which each layer's activations are scaled, measured on the content or else the style;
     imitates the network that an article's weights were chosen for. 0: not scaled."""
 
-    style_scale: float = 1.0
-    """Size of the strokes: the style's long edge as a multiple of the result's, more than 0."""
-    style_weights: tuple[float, ...] = ()
+    style_scale: float = within(0, 8, 1.0, above=True)
+    """Size of the strokes: the style's long edge as a multiple of the result's."""
+    style_weights: tuple[float, ...] = within(0, 1e9, ())
     """Share of each style; default: equal shares."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the content's colours. luma: paint only its brightness; histogram: match the style's colours to it first."""
@@ -63,37 +74,37 @@ class Transfer:
 
     init: str = "content"
     """What the optimisation starts from: content, noise, style, or the path of a picture."""
-    noise: float = 0.25
+    noise: float = within(0, 10, 0.25, above=True)
     """Standard deviation of the noise around mid grey when starting from noise, for sRGB in [0, 1]."""
-    scales: tuple[float, ...] = ()
+    scales: tuple[float, ...] = within(0, 1, (), above=True)
     """Fractions of the size to paint one after the other, each starting from the last; they end with 1. Default:
     halvings down to about 128 pixels."""
 
     optimizer: Literal["lbfgs", "adam", "descent"] = "lbfgs"
     """L-BFGS with a line search, Adam, or descent along the normalised gradient."""
-    rate: float = 1.0
+    rate: float = within(0, 1000, 1.0, above=True)
     """Learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step."""
-    flat: float = 0.0
+    flat: float = within(0, 1, 0.0)
     """Move to the next scale when the loss fell by less than this fraction over ten steps; 0 disables this."""
     clip: bool = True
     """Whether values are kept in [0, 1] at every step; otherwise they are only clipped on saving."""
 
-    sweep: tuple[float, ...] = ()
+    sweep: tuple[float, ...] = within(0, 1e9, ())
     """Style weights to paint one after the other, shown side by side."""
-    checkpoint_every: int = 0
+    checkpoint_every: int = within(0, 100_000, 0)
     """Steps between two checkpoints, each the picture and a file to resume from; 0: none."""
     figure: bool = False
     """Save content, picture and style side by side at each checkpoint."""
-    frame_every: int = 0
+    frame_every: int = within(0, 100_000, 0)
     """Steps between two frames of the video of the optimisation; 0: chosen for a video of ten seconds."""
-    fps: int = 25
+    fps: int = within(1, 240, 25)
     """Frames per second of that video."""
 
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
-    seed: int = 0
+    seed: int = within(0, SEEDS, 0)
     """Seed of the noise."""
 
 
@@ -101,30 +112,30 @@ class Transfer:
 class Training:
     """Training of a one-pass network."""
 
-    steps: int = 2400
+    steps: int = within(1, 10_000_000, 2400)
     """Number of training steps."""
-    batch: int = 2
+    batch: int = within(1, 1024, 2)
     """Crops per step."""
-    crop: int = 224
-    """Side of a crop in pixels, 64 or more."""
-    rate: float = 1.5e-3
+    crop: int = within(64, 4096, 224)
+    """Side of a crop in pixels."""
+    rate: float = within(0, 10, 1.5e-3, above=True)
     """Peak learning rate; it rises in the first steps, then falls along a cosine."""
-    strength: float = 1.0
+    strength: float = within(0, 10_000, 1.0)
     """How strongly the style is painted: a factor on the style's weight. Bundled styles use 0.7 to 7.5."""
-    style_size: int = 512
+    style_size: int = within(1, 16_384, 512)
     """Long edge of the photographs that the network is meant for, in pixels."""
-    style_scale: float = 1.0
-    """Size of the strokes: the style's long edge as a multiple of that of the photographs, more than 0."""
+    style_scale: float = within(0, 8, 1.0, above=True)
+    """Size of the strokes: the style's long edge as a multiple of that of the photographs."""
     descreen: bool = False
     """Remove a canvas's weave or a print's screen from the painting first; otherwise the network paints a mesh."""
-    smoothness: float = 2.0
+    smoothness: float = within(0, 1e6, 2.0)
     """Weight of the total variation; higher values give a smoother picture."""
-    lattice: float = 300.0
+    lattice: float = within(0, 1e6, 300.0)
     """Weight of the penalty on regular grids, which upsampling networks tend to paint instead of strokes."""
-    grain: float = GRAIN
-    """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast, 0 to 1;
+    grain: float = within(0, 1, GRAIN)
+    """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast;
     it varies the strokes in skies. 0: none."""
-    ramp: float = 0.1
+    ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"
     """Network to start from, which can already reproduce photographs: a bundled style or a model's file.
@@ -133,7 +144,7 @@ class Training:
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of network and encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
-    seed: int = 0
+    seed: int = within(0, SEEDS, 0)
     """Seed of the weights and the crops."""
 
     def loss_recipe(self) -> Transfer:
@@ -157,29 +168,29 @@ class Training:
 class Photo:
     """Photorealistic transfer: a photograph in another one's light (Luan et al. 2017)."""
 
-    size: int = 512
+    size: int = within(1, 8192, 512)
     """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
-    steps: int = 60
+    steps: int = within(1, 100_000, 60)
     """Iterations of L-BFGS."""
-    strength: float = 1.0
-    """How strongly the other photograph's light is applied, 0 or more: a factor on the style's weight."""
-    photorealism: float = 1000.0
+    strength: float = within(0, 10_000, 1.0)
+    """How strongly the other photograph's light is applied: a factor on the style's weight."""
+    photorealism: float = within(0, 1e9, 1000.0)
     """Weight of the matting Laplacian's energy per pixel, which keeps colours locally affine in the photograph's."""
-    detail: float = 1.5
+    detail: float = within(0, 1e6, 1.5)
     """Weight of the penalty on changed brightness gradients; keeps edges and texture."""
-    evenness: float = 2.0
+    evenness: float = within(0, 1e6, 2.0)
     """Weight of the distance from the photograph with each region simply recoloured; prevents stains."""
-    radius: int = 32
+    radius: int = within(1, 512, 32)
     """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
-    keep_highlights: float = 0.0
-    """How far near-white areas of the photograph (lamps, snow) stay as bright as they were: 0 not at all, 1 fully."""
-    regions: int = 6
+    keep_highlights: float = within(0, 1, 0.0)
+    """How far near-white areas of the photograph (lamps, snow) stay as bright as they were; 1: fully."""
+    regions: int = within(1, 50, 6)
     """Number of regions to find if no masks are given."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the encoder; auto: bfloat16 if the processor supports it, otherwise float32."""
-    seed: int = 0
+    seed: int = within(0, SEEDS, 0)
     """Seed of the search for regions."""
 
     def loss_recipe(self) -> Transfer:

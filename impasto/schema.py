@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import reprlib
 import typing
 from collections.abc import Mapping
 from itertools import pairwise
@@ -16,19 +17,8 @@ from impasto.recipes import Photo, Training, Transfer
 
 Recipe = TypeVar("Recipe", Transfer, Training, Photo)
 
-# Fields and their smallest valid values; others may have any value of their type.
-LEAST: dict[type, dict[str, int]] = {
-    Transfer: dict.fromkeys(
-        ("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat",
-         "checkpoint_every", "frame_every"), 0,
-    ),
-    Training: {"steps": 1, "batch": 1, "crop": 64, "style_size": 1}
-    | dict.fromkeys(("strength", "smoothness", "lattice", "grain", "ramp"), 0),
-    Photo: dict.fromkeys(("size", "steps", "radius", "regions"), 1)
-    | dict.fromkeys(("strength", "photorealism", "detail", "evenness", "keep_highlights"), 0),
-}  # fmt: skip
-POSITIVE = ("noise", "rate", "style_scale", "fps")  # in any recipe
-PARTS = ("keep_highlights", "grain")  # at most 1
+MOST_VALUES = 64  # in a list
+MOST_LETTERS = 4096  # in a string
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -38,23 +28,17 @@ def check(recipe: Recipe) -> Recipe:
         RecipeError: a value has the wrong type or is out of range, or the number of weights differs from that of
             their layers.
     """
-    for name, kind in typing.get_type_hints(type(recipe)).items():
-        value = _typed(name, kind, getattr(recipe, name))
-        if name in POSITIVE and not 0 < value < float("inf"):
-            raise RecipeError(f"`{name}` must be more than 0, not {value}")
-        least = LEAST[type(recipe)].get(name)
-        if least is not None and not least <= value < float("inf"):
-            raise RecipeError(f"`{name}` must be {least} or more, not {value}")
-        if name in PARTS and value > 1:
-            raise RecipeError(f"`{name}` must lie between 0 and 1, not {value:g}")
+    types = typing.get_type_hints(type(recipe))
+    for field in dataclasses.fields(recipe):
+        _check_range(field, _typed(field.name, types[field.name], getattr(recipe, field.name)))
     if isinstance(recipe, Transfer):
         _check_lists(recipe)
     return recipe
 
 
 def _check_lists(recipe: Transfer) -> None:
-    if recipe.scales and not (all(0 < scale <= 1 for scale in recipe.scales) and recipe.scales[-1] == 1):
-        raise RecipeError(f"`scales` must lie in (0, 1] and end with 1, not {recipe.scales}")
+    if recipe.scales and recipe.scales[-1] != 1:
+        raise RecipeError(f"`scales` must end with 1, not {recipe.scales}")
     for name, layers in (
         ("layer_weights", recipe.style_layers),
         ("content_layer_weights", recipe.content_layers),
@@ -62,9 +46,24 @@ def _check_lists(recipe: Transfer) -> None:
         weights = getattr(recipe, name)
         if weights and len(weights) != len(layers):
             raise RecipeError(f"`{name}`: {len(weights)} weights for {len(layers)} layers; give one for each, or none")
-    for name in ("layer_weights", "content_layer_weights", "style_weights", "sweep"):
-        if not all(0 <= weight < float("inf") for weight in getattr(recipe, name)):
-            raise RecipeError(f"`{name}` must be 0 or more, not {getattr(recipe, name)}")
+
+
+def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
+    """RecipeError if a value, or one in a list, is not in the field's range, or if it is too long."""
+    if isinstance(value, tuple) and len(value) > MOST_VALUES:
+        raise RecipeError(f"`{field.name}` has {len(value)} values; it may have {MOST_VALUES}")
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, str) and len(each) > MOST_LETTERS:
+            raise RecipeError(f"`{field.name}` has {len(each)} letters; it may have {MOST_LETTERS}")
+        if "range" not in field.metadata:
+            continue
+        least, most, above = field.metadata["range"]
+        if not (each > least if above else each >= least):  # so that NaN is refused
+            raise RecipeError(
+                f"`{field.name}` must be {f'more than {least}' if above else f'{least} or more'}, not {value}"
+            )
+        if not each <= most:
+            raise RecipeError(f"`{field.name}` must be {_shown(most)} or less, not {value}")
 
 
 def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
@@ -83,13 +82,13 @@ def from_json(fields: Mapping[str, Any], kind: type[Recipe]) -> Recipe:
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if name not in types:
-            raise RecipeError(f"unknown recipe field {name!r}")
+            raise RecipeError(f"unknown recipe field {reprlib.repr(name)}")
         values[name] = _typed(name, types[name], value)
     return check(kind(**values))
 
 
 def described(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, including inherited fields."""
+    """The docstring under each field of a dataclass, including inherited fields, and its range."""
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
         body = ast.parse(inspect.cleandoc(inspect.getsource(each))).body[0].body  # type: ignore[attr-defined]
@@ -98,7 +97,15 @@ def described(kind: type) -> dict[str, str]:
             for node, following in pairwise(body)
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr)
         }
+    for field in dataclasses.fields(kind):
+        if "range" in field.metadata:
+            least, most, above = field.metadata["range"]
+            texts[field.name] += f" {f'Above {least}, at most' if above else f'{least} to'} {_shown(most)}."
     return texts
+
+
+def _shown(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
@@ -108,11 +115,11 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1023 else float("inf")
     if isinstance(kind, type) and type(value) is kind:
         return value
     if typing.get_origin(kind) is Literal:
         wanted = f"one of {', '.join(typing.get_args(kind))}"
     else:
         wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}.get(kind, "a list")
-    raise RecipeError(f"`{name}` must be {wanted}, not {value!r}")
+    raise RecipeError(f"`{name}` must be {wanted}, not {reprlib.repr(value)}")

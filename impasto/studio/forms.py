@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields as dataclass_fields
+from dataclasses import Field, fields as dataclass_fields
 from typing import Any, Literal
 
 import gradio as gr
@@ -16,7 +16,8 @@ from impasto.errors import RecipeError
 def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
     """An input for each of these fields, with the value that it has in the recipe."""
     kinds, texts = typing.get_type_hints(type(recipe)), schema.described(type(recipe))
-    return [_input(name, kinds[name], getattr(recipe, name), texts[name]) for name in names]
+    known = {field.name: field for field in dataclass_fields(recipe)}
+    return [_input(known[name], kinds[name], getattr(recipe, name), texts[name]) for name in names]
 
 
 def all_but(kind: type, *left_out: str) -> list[str]:
@@ -50,14 +51,13 @@ def _value(name: str, kind: Any, value: Any) -> Any:
     return int(value) if kind is int else value
 
 
-def _input(name: str, kind: Any, value: Any, text: str) -> gr.components.Component:
-    common = {"label": name.replace("_", " "), "info": text, "value": shown(value), "interactive": True}
+def _input(field: Field[Any], kind: Any, value: Any, text: str) -> gr.components.Component:
+    common = {"label": field.name.replace("_", " "), "info": text, "value": shown(value), "interactive": True}
     if kind is bool:
         return gr.Checkbox(**common)
-    if kind is int:
-        return gr.Number(precision=0, **common)
-    if kind is float:
-        return gr.Number(**common)
+    if kind in (int, float):
+        least, most, _ = field.metadata["range"]
+        return gr.Number(precision=0 if kind is int else None, minimum=least, maximum=most, **common)
     if typing.get_origin(kind) is Literal:
         return gr.Dropdown(list(typing.get_args(kind)), **common)
     return gr.Textbox(**common)
