@@ -170,17 +170,30 @@ def convolution_rates(network: encoder.VGG) -> list[Row]:
 
 def process(arguments: list[str], runs: int) -> list[float]:
     """Seconds of whole `impasto` processes."""
-    taken = []
+    return [at_once(arguments, 1) for _ in track(range(runs), " ".join(arguments[:1]), console=STDERR)]
+
+
+def at_once(arguments: list[str], count: int) -> float:
+    """Seconds until ``count`` whole `impasto` processes, started at once, are done."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "impasto", *arguments]
-        command = [part.replace("OUT", f"{folder}/out.png") for part in command]
-        for _ in track(range(runs), " ".join(arguments[:1]), console=STDERR):
-            taken.append(
-                seconds(
-                    lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                )
-            )
-    return taken
+        commands = [
+            [sys.executable, "-m", "impasto", *(part.replace("OUT", f"{folder}/{index}.png") for part in arguments)]
+            for index in range(count)
+        ]
+        start = time.perf_counter()
+        running = [subprocess.Popen(each, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for each in commands]
+        assert [each.wait() for each in running] == [0] * count
+        return time.perf_counter() - start
+
+
+def together(arguments: list[str], rounds: int) -> dict[int, float]:
+    """The time of two and of three `impasto` processes at once, divided by that of one after the other."""
+    # In turn, so that other load on the machine affects all counts alike.
+    times = [
+        [at_once(arguments, count) for count in (1, 2, 3)] for _ in track(range(rounds), "at once", console=STDERR)
+    ]
+    alone, two, three = (median(column) for column in zip(*times, strict=True))
+    return {2: two / (2 * alone), 3: three / (3 * alone)}
 
 
 def memory(*arguments: object) -> dict[str, float]:
@@ -233,6 +246,10 @@ def report(record: Mapping[str, Any]) -> str:
         ("`impasto transfer rocket starry-night`", f"{median(record['transfer']):.1f} s", "15 s"),
         ("the same, one step at 64 px: the start-up", f"{median(record['start']):.1f} s", ""),
         ("`impasto --help`", f"{median(record['help']):.2f} s", "0.5 s"),
+    ]
+    rows += [
+        (f"{count} transfers at 384 px at once, against one after the other", f"{ratio:.2f} x", f"{goal} x")
+        for (count, ratio), goal in zip(record["together"].items(), (1.2, 1.3), strict=True)
     ]
     lines += table(("whole process", "median", "goal"), rows)
     if race := record["race"]:
@@ -293,6 +310,8 @@ def main() -> None:
     tiny = ["--size", "64", "--steps", "1", "--quiet"]
     record["start"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", *tiny], 3)
     record["transfer"] = process(["transfer", "rocket", "starry-night", "-o", "OUT", "--quiet"], 1 if quick else 3)
+    few = ["--size", "384", "--steps", "30", "--quiet"]
+    record["together"] = together(["transfer", "rocket", "starry-night", "-o", "OUT", *few], 1 if quick else 3)
     jobs: dict[str, tuple[tuple[object, ...], str]] = {}
     for side in (512, 1024) if quick else (512, 1024, 2048):
         jobs[f"ours, {side} px, 3 iterations"] = (("ours", side, 0, 3), "")

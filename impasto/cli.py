@@ -36,6 +36,8 @@ ABOUT = {
 
 LIGHT = ("list", "studio")  # run without torch
 
+SPINS = "5000"  # about 0.1 ms; see docs/scale.md
+
 EXAMPLES = """\
   impasto transfer chelsea the-great-wave -o cat.png
   impasto transfer photo.jpg painting.jpg -o out.png --size 1024 --keep-colors luma
@@ -48,6 +50,7 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    share_cores()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return guarded(lambda: print(usage(), flush=True)) or (0 if arguments else 2)
@@ -57,6 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in ABOUT:
         return fail(f"unknown command {name!r}: one of {', '.join(ABOUT)}; see impasto --help", 2)
     return guarded(lambda: execute(name, rest))
+
+
+def share_cores() -> None:
+    """Let idle threads of GNU OpenMP sleep soon, so that several processes can share the cores.
+
+    By default they spin for milliseconds, and take the cores from the threads that they wait for. The variable is read
+    once, when torch is imported.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def execute(name: str, arguments: list[str]) -> None:

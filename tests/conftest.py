@@ -1,9 +1,12 @@
 """Shared helpers and fixtures. No test needs the network or files outside the checkout."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is imported; see cli.share_cores
 
 import numpy as np
 import pytest

@@ -505,7 +505,7 @@ def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path
     one_line(capsys, "content")
 
 
-def test_torch_is_imported_only_when_needed_and_without_garbage_collection() -> None:
+def test_torch_is_imported_only_when_needed_without_garbage_collection_and_with_few_spins() -> None:
     code = """
 import gc, sys
 from impasto.cli import main
@@ -514,4 +514,15 @@ assert "torch" not in sys.modules and not gc.get_freeze_count()
 main(["replay", "nothing.png", "-o", "out.png"])
 assert "torch" in sys.modules and gc.isenabled() and gc.get_freeze_count()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, env=environment | {"OMP_DISPLAY_ENV": "verbose"}
+    )
+    assert sys.platform != "linux" or b"GOMP_SPINCOUNT = '5000'" in done.stderr  # what the library read
+
+
+def test_the_users_own_way_of_waiting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    cli.share_cores()
+    assert "GOMP_SPINCOUNT" not in os.environ
