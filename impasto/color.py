@@ -1,9 +1,11 @@
-"""Keep the content's colours: luma transfer, histogram matching, and mean and covariance matching."""
+"""Keep the content's colours: luma transfer, histogram matching. Take another picture's colours: by mean
+and covariance, or the whole distribution."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,17 +73,50 @@ def match_color(
     return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
 
 
-def transport_color(
-    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None
+def transport_colors(
+    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None, *, rounds: int = 40
 ) -> Tensor:
-    """Match mean and covariance by the linear map that moves colours least: optimal transport of two Gaussians.
+    """Match the whole distribution of colours by sliced optimal transport (Pitie2007).
 
-    A = S_img^-1/2 (S_img^1/2 S_ref S_img^1/2)^1/2 S_img^-1/2 (Pitie2007). Arguments and result as of `match_color`.
+    Each round turns the axes of the colour space at random and matches the quantiles along each axis. Pixels of one
+    colour, such as a white sky, are spread over the quantiles that they occupy, from the top down.
+
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W). A few ten thousand pixels are enough.
+
+    Args:
+        image, reference: the pictures.
+        where, what: (1, 1, H, W) masks in [0, 1] of image and reference, which weight the pixels.
+        rounds: how often the axes turn.
     """
-    mean, spread = _moments(image, where)
-    goal, goal_spread = _moments(reference, what)
-    root, inverse = _power(spread, 0.5), _power(spread, -0.5)
-    return _map(image, mean, inverse @ _power(root @ goal_spread @ root, 0.5, least=0.0) @ inverse, goal)
+    generator = np.random.default_rng(0)
+    turns = [np.linalg.qr(generator.standard_normal((3, 3)))[0] for _ in range(rounds)]
+    pictures = zip(image, reference.expand(len(image), -1, -1, -1), strict=True)
+    moved = [_transport(*map(_array, pair), where, what, turns) for pair in pictures]
+    return torch.from_numpy(np.stack(moved)).to(image).clamp(0, 1)
+
+
+def _transport(
+    image: NDArray[Any], reference: NDArray[Any], where: Tensor | None, what: Tensor | None, turns: list[NDArray[Any]]
+) -> NDArray[Any]:
+    colors, goals = (picture.reshape(3, -1).T.astype(float) for picture in (image, reference))
+    weights, goal_weights = (
+        np.ones(len(values)) if mask is None else _array(mask).ravel().clip(1e-6, None)
+        for values, mask in ((colors, where), (goals, what))
+    )
+    for axes in turns:
+        colors, turned = colors @ axes, goals @ axes
+        for axis in range(3):
+            order, goal_order = colors[:, axis].argsort(kind="stable"), turned[:, axis].argsort()
+            ranks, goal_ranks = _ranks(weights[order]), _ranks(goal_weights[goal_order])
+            colors[order, axis] = np.interp(ranks, goal_ranks, turned[goal_order, axis])
+        colors = colors @ axes.T
+    return colors.T.reshape(image.shape)
+
+
+def _ranks(weights: NDArray[Any]) -> NDArray[Any]:
+    """The quantile in [0, 1] of each of a row of sorted values with these weights."""
+    total: NDArray[Any] = weights.cumsum() - weights / 2
+    return total / weights.sum()
 
 
 def _map(image: Tensor, mean: Tensor, matrix: Tensor, goal: Tensor) -> Tensor:
@@ -101,10 +136,10 @@ def _moments(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return mean, ((centred * weights) @ centred.mT).cpu().double()
 
 
-def _power(matrix: Tensor, exponent: float, least: float = 1e-7) -> Tensor:
-    """A power of a symmetric matrix, with eigenvalues of at least ``least``: a grey image has variances of 0."""
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of a symmetric matrix, with eigenvalues of at least 1e-7: a grey image has variances of 0."""
     values, vectors = torch.linalg.eigh(matrix)
-    powers = values.clamp_min(least) ** exponent  # 1e-7 is below the rounding of 8 bits, 1.3e-6
+    powers = values.clamp_min(1e-7) ** exponent  # 1e-7 is below the rounding of 8 bits, 1.3e-6
     return torch.matmul(vectors * powers[..., None, :], vectors.mT)
 
 

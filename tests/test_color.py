@@ -15,7 +15,7 @@ FUNCTIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
     color.match_histogram,
     color.match_color,
     color.match_luma,
-    color.transport_color,
+    color.transport_colors,
 ]
 
 
@@ -142,23 +142,30 @@ def test_luma_transfer_has_a_gradient() -> None:
     assert torch.autograd.gradcheck(color.keep_luma, (content, result))
 
 
-def test_transport_color_by_hand() -> None:
-    """From a grey ramp of deviation s to one of t: the mean moves, differences are scaled by t / s."""
+def test_transport_of_colours_by_hand() -> None:
+    """A rising ramp, given the colours of a falling one with other values, still rises."""
     ramp = torch.linspace(0.2, 0.4, 9, dtype=torch.float64).expand(1, 3, 1, 9)
-    found = color.transport_color(ramp, 0.3 + 0.5 * ramp)
-    torch.testing.assert_close(found, 0.3 + 0.5 * ramp, rtol=0, atol=1e-3)
+    falling = torch.linspace(0.9, 0.5, 9, dtype=torch.float64).expand(1, 3, 1, 9)
+    torch.testing.assert_close(color.transport_colors(ramp, falling), falling.flip(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(color.transport_colors(ramp, ramp), ramp, rtol=0, atol=1e-6)
 
 
-def test_transport_color_matches_the_moments_and_moves_less_than_another_map() -> None:
-    image, reference = picture(0), picture(1).flip(1)
-    found, other = color.transport_color(image, reference), color.match_color(image, reference)
-    for ours, theirs in zip(color._moments(found, None), color._moments(reference, None), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    assert float((found - image).square().sum()) <= float((other - image).square().sum())
-
-
-def test_transport_color_of_a_region() -> None:
+def test_transport_of_colours_gives_the_whole_distribution() -> None:
+    """Two clusters of colours stay two clusters, which no linear map could make of one."""
     image, mask = picture(0), torch.zeros(1, 1, 12, 15, dtype=torch.float64)
-    mask[..., :7] = 1
-    expected = color.transport_color(image[..., :7], picture(1))
-    torch.testing.assert_close(color.transport_color(image, picture(1), mask)[..., :7], expected)
+    two = torch.where(torch.arange(180).view(1, 1, 12, 15) < 60, 0.1, 0.9).expand(1, 3, 12, 15)
+    found = color.transport_colors(image, two)
+    assert torch.minimum((found - 0.1).abs(), (found - 0.9).abs()).max() < 0.05
+    assert abs(float((found < 0.5).double().mean()) - 1 / 3) < 0.02
+    mask[..., :8, :] = 1  # half of what counts is dark now
+    counted = color.transport_colors(image, two, None, mask)
+    assert abs(float((counted < 0.5).double().mean()) - 1 / 2) < 0.02
+    inside = color.transport_colors(image, two, mask)[..., :8, :]
+    assert abs(float((inside < 0.5).double().mean()) - 1 / 3) < 0.02
+
+
+def test_transport_of_colours_spreads_a_flat_area_from_the_top_down() -> None:
+    flat, ramp = torch.full((1, 3, 4, 3), 0.5), torch.linspace(0.8, 0.2, 12).expand(1, 3, 1, 12)
+    rows = color.transport_colors(flat, ramp).mean((1, 3))[0]
+    assert torch.equal(rows, rows.sort().values) or torch.equal(rows, rows.sort(descending=True).values)
+    assert float(rows.std()) > 0.1
