@@ -91,7 +91,7 @@ def transport_colors(
     generator = np.random.default_rng(0)
     turns = [np.linalg.qr(generator.standard_normal((3, 3)))[0] for _ in range(rounds)]
     pictures = zip(image, reference.expand(len(image), -1, -1, -1), strict=True)
-    moved = [_transport(*map(_array, pair), where, what, turns) for pair in pictures]
+    moved = [_transport(_array(ours), _array(theirs), where, what, turns) for ours, theirs in pictures]
     return torch.from_numpy(np.stack(moved)).to(image).clamp(0, 1)
 
 
@@ -110,13 +110,14 @@ def _transport(
             ranks, goal_ranks = _ranks(weights[order]), _ranks(goal_weights[goal_order])
             colors[order, axis] = np.interp(ranks, goal_ranks, turned[goal_order, axis])
         colors = colors @ axes.T
-    return colors.T.reshape(image.shape)
+    result: NDArray[Any] = colors.T.reshape(image.shape)
+    return result
 
 
 def _ranks(weights: NDArray[Any]) -> NDArray[Any]:
     """The quantile in [0, 1] of each of a row of sorted values with these weights."""
-    total: NDArray[Any] = weights.cumsum() - weights / 2
-    return total / weights.sum()
+    ranks: NDArray[Any] = (weights.cumsum() - weights / 2) / weights.sum()
+    return ranks
 
 
 def _map(image: Tensor, mean: Tensor, matrix: Tensor, goal: Tensor) -> Tensor:
