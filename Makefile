@@ -1,9 +1,10 @@
 # make demo: repaint a photograph.   make test: run all tests.   make check: format, lint, types.
 # make docs: the API reference, into site/.   make package: wheel and sdist, into dist/, tested.
+# make image: the Docker image `impasto`.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check format docs package clean
+.PHONY: demo test check format docs package image clean
 
 demo: .venv/.user
 	$(BIN)/impasto transfer chelsea the-great-wave -o demo.png
@@ -28,6 +29,9 @@ package: .venv/.dev
 	rm -rf build dist
 	$(BIN)/python -m build
 	.ci/package $(PYTHON) dist
+
+image:
+	docker build --tag impasto $(if $(PIP_EXTRA_INDEX_URL),--build-arg PIP_EXTRA_INDEX_URL) .
 
 clean:
 	rm -rf .venv build dist site
