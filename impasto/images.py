@@ -26,6 +26,7 @@ from impasto.errors import ImageError
 from impasto.files import atomic as atomic
 
 MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
+VISIBLE = 0.5 / 255  # the least alpha that 8 bits can show
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
 # EXIF orientation -> the axes to flip, after the transposition of 5 to 8.
 FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
@@ -49,7 +50,7 @@ class Picture:
     """A picture as ``read`` returns it; of an animation, the first frame.
 
     Attributes:
-        image: (1, 3, H, W) float32 sRGB in [0, 1].
+        image: (1, 3, H, W) float32 sRGB in [0, 1]; invisible pixels are filled from visible ones, see `fill_hidden`.
         alpha: (1, 1, H, W) float32 in [0, 1]; None if the picture is opaque.
         profile: the file's ICC profile, for ``write``; None without one, or if it is broken or CMYK.
         name: the path as given, or "<array>", "<tensor>", "<image>".
@@ -388,7 +389,39 @@ def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
     planes = _unit(values.permute(2, 0, 1), name)
     colours = 3 if len(planes) > 2 else 1
     alpha = planes[None, colours:] if len(planes) > colours and planes[colours:].min() < 1 else None
-    return planes[:colours].expand(3, -1, -1)[None].contiguous(), alpha
+    image = planes[:colours].expand(3, -1, -1)[None].contiguous()
+    if alpha is None:
+        return image, None
+    if float(alpha.max()) < VISIBLE:
+        raise _error(name, "is entirely transparent; give it a visible part, or remove its transparency")
+    return fill_hidden(image, alpha), alpha
+
+
+def fill_hidden(image: Tensor, alpha: Tensor) -> Tensor:
+    """Replace the colours of invisible pixels by those of the visible ones around them (Gortler1996, pull-push).
+
+    Programs store anything there, which must not decide the result.
+
+    Args:
+        image: (1, 3, H, W).
+        alpha: (1, 1, H, W) in [0, 1], not 0 everywhere.
+
+    Returns:
+        (1, 3, H, W), unchanged where it is visible.
+    """
+    seen = (alpha >= VISIBLE).float()
+    if bool(seen.all()):
+        return image
+    colour, weight = image * seen, seen
+    levels = []
+    while bool((weight == 0).any()):
+        levels.append((colour, weight))
+        colour, weight = (F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (colour, weight))
+    filled = colour / weight
+    for colour, weight in reversed(levels):
+        around = F.interpolate(filled, colour.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(weight > 0, colour / weight.clamp_min(1e-6), around)
+    return torch.where(seen > 0, image, filled)
 
 
 def _planes(image: Tensor, name: str = "<tensor>") -> Tensor:

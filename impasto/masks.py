@@ -2,13 +2,85 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto import images
+from impasto.errors import InputError
+
 LEAST_SHARE = 1e-3  # of a mask, that a colour must cover to be a class
 SAME_COLOUR = 40  # of 255: the largest difference in a channel between two shades of one class
 MOST_CLASSES, MOST_UNSURE = 24, 0.2
+EMPTY = 0.02  # a mask's largest value up to which it masks everything
+# The colours of labels: black, white, and others as far apart as possible.
+LABELS = torch.tensor(sorted(product((0.0, 1.0, 0.5), repeat=3), key=lambda c: (0.5 in c, len({*c}), c)))
+
+
+def read(source: images.Source) -> Tensor:
+    """Read where a style is painted, or which part of a style is used.
+
+    Args:
+        source: white areas count. In a picture of 0 and 1, those with 1; in a picture of one colour on transparency,
+            the opaque ones. A tensor is taken as it is.
+
+    Returns:
+        (1, 1, H, W) in [0, 1].
+
+    Raises:
+        InputError: the mask is black everywhere, or a map of several labels.
+        ImageError: the source cannot be read.
+    """
+    if isinstance(source, Tensor):
+        return images.to_tensor(source).mean(1, keepdim=True)
+    picture = images.read(source)
+    mask = picture.image.mean(1, keepdim=True)
+    if picture.alpha is not None:
+        seen = mask[picture.alpha > 0.5]
+        flat = not seen.numel() or float(seen.max() - seen.min()) < EMPTY
+        mask = picture.alpha if flat else mask * picture.alpha
+    elif (labels := _labels(picture.image)) is not None:
+        if int(labels.max()) > 1:
+            most = int(labels.max())
+            raise InputError(f"{picture.name}: has the labels 0 to {most}; give a mask that is white in one area")
+        mask = labels[None, None].float()
+    if float(mask.max()) < EMPTY:
+        raise InputError(f"{picture.name}: is black everywhere; a mask is white where its style counts")
+    return mask
+
+
+def read_classes(source: images.Source) -> Tensor:
+    """Read a mask of flat colours, for `classes`; a map of labels 0, 1, 2, ... gets colours.
+
+    Args:
+        source: a picture; what is transparent is a class of its own.
+
+    Returns:
+        (1, 3, H, W) sRGB in [0, 1].
+
+    Raises:
+        ImageError: the source cannot be read.
+    """
+    picture = images.read(source)
+    if picture.alpha is not None:
+        seen = picture.alpha > 0.5
+        dark = bool((picture.image.amax(1, keepdim=True)[seen] < EMPTY).any())
+        return torch.where(seen, picture.image, 1.0 if dark else 0.0)
+    labels = _labels(picture.image)
+    return picture.image if labels is None else LABELS[labels].permute(2, 0, 1)[None]
+
+
+def _labels(image: Tensor) -> Tensor | None:
+    """The labels (H, W) in a picture of small integers, which would otherwise look black; None for any other."""
+    top = float(image.max())
+    for full in (65535, 255):
+        if 0 < top * full < MOST_CLASSES + 0.5:
+            numbers = image[0] * full
+            if bool((numbers == numbers[:1]).all()) and float((numbers - numbers.round()).abs().max()) < 0.01:
+                return numbers[0].round().long()
+    return None
 
 
 def at_layer(mask: Tensor, height: int, width: int) -> Tensor:

@@ -81,6 +81,7 @@ def train(
     pool: datasets.Pool,
     recipe: recipes.Training,
     *,
+    mask: Tensor | None = None,
     network: Network | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[fitting.TrainingStep]:
@@ -94,6 +95,7 @@ def train(
         style: (1, 3, H, W) sRGB in [0, 1].
         pool: photographs.
         recipe: what to train and how.
+        mask: (1, 1, H, W), the part of the style that is used; default: all of it.
         network: trained in place; default: that of `begin`.
         state: from an earlier step, to resume from.
 
@@ -103,7 +105,7 @@ def train(
         DivergedError: the loss is not finite, even with a sixteenth of the rate.
     """
     network = (network or begin(recipe)).to(style.device)
-    loss = task(network, style, pool, recipe)
+    loss = task(network, style, pool, recipe, mask=mask)
     yield from fitting.fit(
         network, loss, steps=recipe.steps, rate=recipe.rate, warmup=recipe.steps // 50, state=state, retries=4
     )
@@ -125,10 +127,13 @@ def task(
     pool: datasets.Pool,
     recipe: recipes.Training,
     strength: Callable[[int], float] | None = None,
+    *,
+    mask: Tensor | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
     """The loss of a step by its index, for ``network`` on crops of ``pool``, by ``style`` and ``recipe``; see `train`.
 
     ``strength`` gives the strength of each step; default: the recipe's, which rises in the first steps.
+    ``mask`` is as in `train`.
     """
     device = style.device
     several = distributed.is_available() and distributed.is_initialized()
@@ -137,7 +142,8 @@ def task(
         raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
     vgg = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
-    goal = objective.build(vgg, recipe.loss_recipe(), blank, [prepare_style(style, recipe)])
+    used = [] if mask is None else [mask.to(device)]
+    goal = objective.build(vgg, recipe.loss_recipe(), blank, [prepare_style(style, recipe)], style_masks=used)
     half = goal.dtype == torch.bfloat16
     # In float32 the gradient of the kernels takes twice as long in channels-last layout.
     layout = torch.channels_last if half else torch.contiguous_format

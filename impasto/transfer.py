@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, machine, matting, objective, optimize, recipes, schema
+from impasto import color, encoder, images, machine, masks, matting, objective, optimize, recipes, schema
 from impasto.errors import InputError, RecipeError
 from impasto.recipes import Transfer
 
@@ -105,7 +105,23 @@ def steps(
         raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
-    yield from _steps(content, styles, recipe, content_masks, style_masks, machine.pick_device(device), memory, state)
+    styles = [each if isinstance(each, Tensor) else images.read(each) for each in styles]
+    where, what = [masks.read(each) for each in content_masks], visible(styles, style_masks)
+    yield from _steps(content, styles, recipe, where, what, machine.pick_device(device), memory, state)
+
+
+def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source]) -> list[Tensor]:
+    """The masks of styles, (1, 1, H, W) each: the given ones, without what is transparent in a style; or none."""
+    alphas = [each.alpha if isinstance(each, images.Picture) else None for each in styles]
+    if not style_masks and all(alpha is None for alpha in alphas):
+        return []
+    given = [masks.read(each) for each in style_masks] or [
+        torch.ones_like(images.to_tensor(each)[:, :1]) for each in styles
+    ]
+    return [
+        mask if alpha is None else alpha * images.resize(mask, alpha.shape[-2], alpha.shape[-1])
+        for mask, alpha in zip(given, alphas, strict=True)
+    ]
 
 
 def _steps(

@@ -115,6 +115,63 @@ def test_transparency_and_profile_are_kept(run: Callable[..., int], tmp_path: Pa
     assert np.array_equal(np.asarray(result)[..., 3], np.asarray(picture)[..., 3])
 
 
+def cut_out(path: Path, below: int, seed: int) -> Path:
+    """A picture whose left half is hidden, with the given grey stored below."""
+    pixels = np.asarray(opened(save_picture(path, seed=seed)).convert("RGBA")).copy()
+    pixels[:, :20] = (below, below, below, 0)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_colours_under_transparency_do_not_count(
+    run: Callable[..., int], photo: Path, painting: Path, tmp_path: Path
+) -> None:
+    made = {}
+    for below in (0, 255):
+        cut, style = cut_out(tmp_path / "cut.png", below, 3), cut_out(tmp_path / "style.png", below, 4)
+        assert run(content=cut) == 0
+        assert run("-o", tmp_path / "styled.png", styles=(style,)) == 0
+        made[below] = [pixels(tmp_path / name) for name in ("out.png", "styled.png")]
+    for black, white in zip(*made.values(), strict=True):
+        assert np.array_equal(black, white)
+
+
+def test_a_styles_alpha_is_its_mask(run: Callable[..., int], tmp_path: Path) -> None:
+    """Two styles that differ only in alpha, with the same colours everywhere, paint differently."""
+    style = opened(save_picture(tmp_path / "style.png", seed=5)).convert("RGBA")
+    style.save(tmp_path / "style.png")
+    assert run(styles=(tmp_path / "style.png",)) == 0
+    whole = pixels(tmp_path / "out.png")
+    alpha = np.zeros((32, 48), np.uint8)
+    alpha[:, :24] = 255
+    mask = save_picture(tmp_path / "mask.png")
+    Image.fromarray(alpha).save(mask)
+    style.putalpha(Image.fromarray(np.maximum(alpha, 1)))  # visible everywhere, a little
+    style.save(tmp_path / "style.png")
+    assert run(styles=(tmp_path / "style.png",)) == 0
+    part = pixels(tmp_path / "out.png")
+    style.convert("RGB").save(tmp_path / "style.png")
+    assert run("--style-masks", mask, styles=(tmp_path / "style.png",)) == 0
+    assert np.abs(part.astype(int) - whole).max() > 8
+    assert np.abs(part.astype(int) - pixels(tmp_path / "out.png")).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [((0, 0), "black everywhere"), ((255, 255), "note"), ((0, 5), "labels 0 to 5"), ((0, 1), "")]
+)
+def test_masks_that_mean_nothing(
+    values: tuple[int, int], said: str, run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    mask = np.full((32, 48), values[0], np.uint8)
+    mask[:, 24:] = values[1]
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    refused = said not in ("", "note")
+    assert run("--content-masks", tmp_path / "mask.png", "--quiet") == refused
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("mask.png" in err) == bool(said) and "Traceback" not in err
+
+
 def test_masks_limit_a_style_to_their_area(run: Callable[..., int], photo: Path, tmp_path: Path) -> None:
     mask = np.zeros((32, 48), np.uint8)
     mask[:, :12] = 255

@@ -202,7 +202,8 @@ def test_alpha(tmp_path: Path) -> None:
     assert read(saved(tmp_path / "opaque.png", np.concatenate([PIXELS, alpha], 2))).alpha is None
     alpha[2, 3] = 0
     picture = read(saved(tmp_path / "hole.png", np.concatenate([PIXELS, alpha], 2)))
-    np.testing.assert_allclose(numbers(picture.image), PIXELS, atol=1e-4)  # also where it is transparent
+    seen = alpha[..., 0] > 0
+    np.testing.assert_allclose(numbers(picture.image)[seen], PIXELS[seen], atol=1e-4)
     assert picture.alpha is not None
     assert picture.alpha[0, 0, 2, 3] == 0
     assert picture.alpha.sum() == 53
@@ -210,6 +211,42 @@ def test_alpha(tmp_path: Path) -> None:
     key = read(tmp_path / "key.png").alpha
     assert key is not None
     assert key[0, 0, 0, 0] == 0
+
+
+def cut_out(path: Path, below: int, *, size: tuple[int, int] = (13, 22)) -> Path:
+    """A red picture whose right side is hidden, with the given grey stored below."""
+    pixels = np.full((*size, 4), (200, 30, 40, 255), np.uint8)
+    pixels[:, 10:] = (below, below, below, 0)
+    return saved(path, pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_hidden_colours_do_not_count(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    for name, below in {"black": 0, "white": 255}.items():
+        pixels = np.asarray(Image.open(cut_out(tmp_path / "cut.png", below)))
+        saved(tmp_path / f"{name}{suffix}", pixels, **options)
+    black, white = (read(tmp_path / f"{name}{suffix}") for name in ("black", "white"))
+    assert torch.equal(black.image, white.image)
+    np.testing.assert_allclose(numbers(black.image), np.full((13, 22, 3), (200, 30, 40)), atol=1e-3)
+    assert black.alpha is not None
+    assert black.alpha.sum() == 130
+    assert torch.equal(read(Image.open(tmp_path / f"black{suffix}")).image, black.image)
+    assert torch.equal(read(pixels).image, black.image)
+
+
+def test_fill_hidden_by_hand() -> None:
+    image = torch.tensor([0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.6]).expand(1, 3, 8, 8)
+    alpha = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0.01]).expand(1, 1, 8, 8)
+    row = images.fill_hidden(image, alpha)[0, 0, 3]
+    assert (row[0], row[7]) == (image[0, 0, 0, 0], image[0, 0, 0, 7])
+    assert (row[1:] >= row[:-1]).all()  # from one colour to the other, without the hidden 0.9
+    assert images.fill_hidden(image, torch.full((1, 1, 8, 8), 0.5)) is image
+
+
+def test_an_entirely_transparent_picture_is_refused(tmp_path: Path) -> None:
+    pixels = np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])
+    assert "entirely transparent" in refusal(saved(tmp_path / "nothing.png", pixels))
 
 
 def test_sixteen_bit_grey(tmp_path: Path) -> None:

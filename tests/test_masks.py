@@ -1,9 +1,14 @@
 """Guidance masks at a layer's size."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from impasto import masks
+from impasto.errors import ImageError, InputError
 
 
 def test_at_layer_by_hand() -> None:
@@ -39,3 +44,72 @@ def test_white_stays_white_and_edges_turn_soft() -> None:
 
 def test_share_by_hand() -> None:
     assert masks.share(torch.tensor([1.0, 0.5, 0.0, 0.0]).view(1, 1, 2, 2)) == 0.375
+
+
+HALF = np.repeat(np.repeat(np.array([[0, 1]], np.uint8), 8, 1), 10, 0)  # left 0, right 1, (10, 16)
+SHAPE = np.concatenate([np.zeros((10, 16, 3), np.uint8), 255 * HALF[..., None]], 2)  # black on transparency
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        HALF,
+        HALF.astype(np.uint16),
+        255 * HALF,
+        HALF > 0,
+        HALF.astype(np.float32),
+        SHAPE,
+        np.concatenate([255 - SHAPE[..., :3], SHAPE[..., 3:]], 2),
+        np.repeat(255 * HALF[..., None], 4, 2),
+    ],
+    ids=["0 and 1", "16 bits", "0 and 255", "bool", "float", "black shape", "white shape", "white and hidden"],
+)
+def test_all_kinds_of_masks_mean_the_same(source: np.ndarray) -> None:
+    assert torch.equal(masks.read(source)[0, 0], torch.from_numpy(HALF).float())
+
+
+def test_a_mask_in_a_file(tmp_path: Path) -> None:
+    """A palette picture whose indices are 0 and 1, as labelling programs write it."""
+    picture = Image.fromarray(HALF).convert("P")
+    picture.putpalette([value for index in range(256) for value in (index,) * 3])
+    picture.save(tmp_path / "mask.png")
+    assert torch.equal(masks.read(tmp_path / "mask.png")[0, 0], torch.from_numpy(HALF).float())
+
+
+def test_soft_masks_are_kept() -> None:
+    soft = torch.rand(1, 1, 9, 12)
+    torch.testing.assert_close(masks.read(soft), soft)
+    torch.testing.assert_close(masks.read(soft[0, 0].numpy()), soft)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), "black everywhere"),
+        (np.dstack([np.zeros((4, 4, 3)), np.full((4, 4), 0.001)]), "transparent"),
+        (3 * HALF, "labels 0 to 3"),
+        ((7 * HALF).astype(np.uint16), "labels 0 to 7"),
+    ],
+)
+def test_masks_that_mean_nothing_are_refused(source: np.ndarray, message: str) -> None:
+    with pytest.raises((InputError, ImageError), match=message):
+        masks.read(source)
+
+
+def test_label_maps_become_flat_colours() -> None:
+    labels = np.zeros((30, 30), np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 1, 2
+    found, palette = masks.classes(masks.read_classes(labels))
+    assert len(palette) == 3
+    assert len({int(found[5, column]) for column in (5, 15, 25)}) == 3
+    black_and_white = masks.read_classes((labels == 1).astype(np.uint8) * 255)
+    assert torch.equal(masks.read_classes((labels == 1).astype(np.uint8)), black_and_white)
+    spread = (masks.LABELS[:, None] - masks.LABELS).abs().amax(2) + torch.eye(len(masks.LABELS))
+    assert float(spread.min()) >= 0.5 and len(masks.LABELS) > masks.MOST_CLASSES
+
+
+@pytest.mark.parametrize("shape", [0, 255])
+def test_transparency_is_a_class_of_its_own(shape: int) -> None:
+    pixels = np.concatenate([np.full((10, 16, 3), shape, np.uint8), SHAPE[..., 3:]], 2)
+    found, palette = masks.classes(masks.read_classes(pixels))
+    assert len(palette) == 2 and int(found[5, 2]) != int(found[5, 12])

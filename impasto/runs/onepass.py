@@ -62,7 +62,10 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            for step in onepass.train(painting.image.to(target), pool.to(target), recipe, network=network, state=state):
+            steps = onepass.train(
+                painting.image.to(target), pool.to(target), recipe, mask=painting.alpha, network=network, state=state
+            )
+            for step in steps:
                 last = step
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))

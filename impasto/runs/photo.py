@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from impasto import bundled, encoder, images, machine, photo, schema, weights
+from impasto import bundled, encoder, images, machine, masks as masking, photo, schema, weights
 from impasto.errors import InputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Photo
@@ -41,11 +41,14 @@ def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | N
     if masks is None:
         regions = photo.find(photograph.image.to(device), other.image.to(device), recipe)
     else:
-        ours, theirs = (images.to_tensor(mask) for mask in masks)
+        ours, theirs = (masking.read_classes(mask) for mask in masks)
         try:
             regions = photo.from_masks(ours, theirs, photograph.image, other.image)
         except ValueError as error:
             raise InputError(f"{masks[0]}, {masks[1]}: {error}") from None
+    if other.alpha is not None:  # only what is visible has light to take
+        seen = images.resize(other.alpha, *regions.style[0].shape[-2:])
+        regions = replace(regions, style=[seen.to(mask) * mask for mask in regions.style])
     receipt = receipts.build(
         "photo",
         recipe=recipe,

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, images, schema, sheets, study, transfer, video, weights
+from impasto import bundled, encoder, images, masks, schema, sheets, study, transfer, video, weights
 from impasto.errors import InputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
@@ -57,7 +57,12 @@ def read_inputs(
         return picture
 
     groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
-    return Inputs(read(content), *groups)
+    inputs = Inputs(read(content), *groups)
+    for mask in (*inputs.content_masks, *inputs.style_masks):
+        values = masks.read(mask)
+        if float(values.max() - values.min()) < masks.EMPTY:
+            terminal.note(f"{mask.name}: has one value everywhere, so that it limits nothing")
+    return inputs
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
