@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,16 +44,16 @@ class _Exported(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> Tensor:
-        painted: Tensor = self.network(image)
+    def forward(self, *pictures: Tensor) -> Tensor:
+        painted: Tensor = self.network(*pictures)
         return painted.clamp(0, 1)
 
 
-def to_onnx(network: nn.Module, path: Path) -> None:
+def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",)) -> None:
     """Write a one-pass network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
 
     The file accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller pictures, and adds no
-    noise ("grain").
+    noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
 
     Raises:
         WeightsError: the exporter is not installed.
@@ -63,13 +63,14 @@ def to_onnx(network: nn.Module, path: Path) -> None:
     except ImportError:
         raise WeightsError(f"{path}: the export needs onnxscript: pip install 'impasto[export]'") from None
     free = torch.export.Dim.DYNAMIC
+    examples = tuple(torch.rand(2, 3, 61 + 19 * index, 98 - 19 * index) for index in range(len(inputs)))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports what torchvision would add
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
-            _Exported(network).eval(), (torch.rand(2, 3, 61, 98),), input_names=["image"],
+            _Exported(network).eval(), examples, input_names=list(inputs),
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
-            dynamic_shapes=({0: free, 2: free, 3: free},),
+            dynamic_shapes=(({0: free, 2: free, 3: free},) * len(inputs),),
         )  # fmt: skip
     assert program is not None
     program.save(path, external_data=False)

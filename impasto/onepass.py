@@ -1,7 +1,8 @@
-"""One network, one style, one pass (Johnson2016).
+"""Repaint photographs in one pass.
 
 An image transformation network is trained once with the objective of optimisation-based transfer, on a folder of
-photographs. It then repaints a photograph in one pass.
+photographs. It then repaints a photograph in one pass, in that style (Johnson2016). Any other painting is painted by
+the network of `anystyle`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from impasto import (
+    anystyle,
     bundled,
     color,
     datasets,
@@ -46,10 +48,17 @@ BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network and its metadata: architecture, training recipe and card."""
+    """A network with one style, and its metadata: architecture, training recipe and card.
 
-    network: Network
+    Attributes:
+        network: takes a photograph, and how much noise to add to it first.
+        metadata: of the network's file; with a painting, its name and sha256.
+        style: the painting's statistics, if the network is that of `anystyle`.
+    """
+
+    network: Network | anystyle.Repainter
     metadata: Mapping[str, str]
+    style: anystyle.Style | None = None
 
     @property
     def grain(self) -> float:
@@ -118,7 +127,16 @@ def begin(recipe: recipes.Training) -> Network:
         WeightsError: the file is missing, damaged, or not such a model.
     """
     torch.manual_seed(recipe.seed)
-    return load(recipe.start).network.requires_grad_(True) if recipe.start else Network()
+    if not recipe.start:
+        return Network()
+    return trained(load(recipe.start), recipe.start).requires_grad_(True)
+
+
+def trained(model: Model, source: str) -> Network:
+    """The network of one style; WeightsError, which names the ``source``, if it is that of any painting."""
+    if isinstance(model.network, anystyle.Repainter):
+        raise WeightsError(f"{source}: a painting, not a model; impasto train makes one")
+    return model.network
 
 
 def task(
@@ -200,13 +218,17 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
         raise OSError(0, f"cannot be written ({error})", str(path)) from None
 
 
-def load(source: str | Path) -> Model:
-    """Load a bundled style by its name, a file that `save` wrote, or a checkpoint of PyTorch's fast_neural_style.
+def load(source: str | Path, style_scale: float = 1.0) -> Model:
+    """Load a bundled style by its name, a file that `save` wrote, a checkpoint of PyTorch's fast_neural_style, or a
+    painting; see `study`.
 
     Raises:
         WeightsError: the file is missing, damaged, or not such a model.
+        ImageError: the painting cannot be read.
     """
     path = bundled.network(str(source)) or Path(source)
+    if path.suffix.lower() in images.SUFFIXES:
+        return study(path, style_scale)
     if not path.exists() and not path.suffix:
         names = ", ".join(bundled.STYLES)
         raise WeightsError(f"{source}: neither a bundled style ({names}) nor a file")
@@ -227,12 +249,36 @@ def load(source: str | Path) -> Model:
 
 
 @torch.no_grad()
+def study(painting: images.Source, style_scale: float = 1.0) -> Model:
+    """A model that paints like any painting, without training. Its statistics are kept, so reuse it for many pictures.
+
+    Args:
+        painting: a path, PIL image, array or tensor.
+        style_scale: size of the strokes: the painting is studied at this multiple of `anystyle.STYLE_SIZE` pixels.
+
+    Raises:
+        InputError: the scale is not positive.
+        ImageError, WeightsError: the painting or the network cannot be read.
+    """
+    if not 0 < style_scale < math.inf:
+        raise InputError(f"`style_scale` must be more than 0, not {style_scale:g}")
+    picture = images.read(painting)
+    network, metadata = anystyle.load()
+    device = picture.image.device
+    small = images.to_size(picture.image, min(anystyle.WHOLE, max(32, round(style_scale * anystyle.STYLE_SIZE))))
+    about = {"name": Path(picture.name).name, "sha256": picture.sha256, "scale": style_scale}
+    return Model(network, {**metadata, "painting": json.dumps(about)}, network.to(device).study(small))
+
+
+@torch.no_grad()
 def apply(
     image: images.Source,
     style: str | Path | Model | Sequence[str | Path | Model],
     *,
     style_weights: Sequence[float] = (),
+    masks: Sequence[images.Source] = (),
     strength: float = 1.0,
+    style_scale: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none",
     grain: float | None = None,
     size: int | None = None,
@@ -246,9 +292,12 @@ def apply(
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
-        style: the name of a bundled style, a model's file, or a model; the results of several are mixed.
+        style: the name of a bundled style, a painting's or a model's file, or a model; several are mixed: paintings by
+            their statistics, the others' results pixel by pixel.
         style_weights: shares of several styles; empty: equal shares.
+        masks: one for each style, which is painted where its mask is white; empty: everywhere.
         strength: 0 is the photograph, 1 the full style.
+        style_scale: size of the strokes of paintings, as in `study`.
         keep_colors: as in optimisation-based transfer.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
@@ -260,11 +309,11 @@ def apply(
         (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
-        InputError: strength, weights, grain or size are out of range.
-        ImageError, WeightsError: the image or a model cannot be read.
+        InputError: strength, weights, masks, scale, grain or size are out of range.
+        ImageError, WeightsError: a picture or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength, grain, size)
+    parts = check_mixture(len(styles), style_weights, strength, grain, size, masks)
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
@@ -277,21 +326,75 @@ def apply(
         photograph = images.to_size(photograph, size or SIZE)
     if size is not None:
         original = photograph
-    dtype = machine.precision(precision, photograph.device)
-    result = (1 - strength) * photograph if strength < 1 else torch.zeros(())
-    for each, part in zip(styles, parts, strict=True):
-        model = each if isinstance(each, Model) else load(each)
-        network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
-        with torch.autocast(photograph.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            painted = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=noise)
-        painted.clamp_(0, 1)
-        result = painted if strength * part == 1 else result + painted.mul_(strength * part)
-        del painted
+    half = machine.precision(precision, photograph.device) == torch.bfloat16
+    models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
+    if masks:
+        result = _in_regions(photograph, models, parts, masks, strength, grain, half)
+    else:
+        result = _mixture(photograph, *_merged(models, parts), strength, grain, half)
     if original is not photograph:
         result = enlarge(result, photograph, original)
     if keep_colors == "luma":
         return color.keep_luma(original, result)
     return color.match_histogram(result, original) if keep_colors == "histogram" else result
+
+
+def _mixture(
+    photograph: Tensor, models: Sequence[Model], parts: Sequence[float], strength: float, grain: float | None,
+    half: bool,
+) -> Tensor:  # fmt: skip
+    result = torch.zeros(())
+    for model, part in zip(models, parts, strict=True):
+        painted = _paint(photograph, model, strength, grain, half)
+        result = painted if part == 1 else result + painted.mul_(part)
+        del painted
+    return result
+
+
+def _in_regions(
+    photograph: Tensor, models: Sequence[Model], parts: Sequence[float], sources: Sequence[images.Source],
+    strength: float, grain: float | None, half: bool,
+) -> Tensor:  # fmt: skip
+    """Each style where its mask is white, mixed by ``parts`` where masks overlap; elsewhere the photograph."""
+    size = photograph.shape[-2:]
+    where = [images.resize(images.to_tensor(each).to(photograph).mean(1, keepdim=True), *size) for each in sources]
+    total = sum(part * mask for part, mask in zip(parts, where, strict=True))
+    covered = torch.stack(where).sum(0).clamp(max=1)
+    result = photograph * (1 - covered)
+    for model, part, mask in zip(models, parts, where, strict=True):
+        if mask.any():
+            painted = _paint(photograph, model, strength, grain, half, mask)
+            result += painted.mul_(covered * part * mask / torch.as_tensor(total).clamp_min(1e-6))
+    return result
+
+
+def _paint(
+    photograph: Tensor, model: Model, strength: float, grain: float | None, half: bool, mask: Tensor | None = None
+) -> Tensor:
+    """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
+    if strength == 0:
+        return photograph.clone()
+    network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
+    with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
+        if isinstance(network, Network):
+            painted: Tensor = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=noise).clamp_(0, 1)
+            return painted if strength == 1 else torch.lerp(photograph, painted, strength)
+        assert model.style is not None
+        painted = network(photograph, model.style.to(photograph.device), strength=strength, grain=noise, mask=mask)
+        return painted.clamp_(0, 1)
+
+
+def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model], list[float]]:
+    """The models with all paintings mixed into one, and their shares."""
+    pairs = list(zip(models, parts, strict=True))
+    paintings = [(model, model.style, part) for model, part in pairs if model.style is not None and part > 0]
+    if len(paintings) < 2:
+        return list(models), list(parts)
+    whole = sum(part for *_, part in paintings)
+    style = anystyle.mix([style for _, style, _ in paintings], [part / whole for *_, part in paintings])
+    others = [(model, part) for model, part in pairs if model.style is None]
+    merged = [(replace(paintings[0][0], style=style), whole), *others]
+    return [model for model, _ in merged], [part for _, part in merged]
 
 
 def enlarge(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
@@ -323,12 +426,13 @@ def check_mixture(
     strength: float,
     grain: float | None = None,
     size: int | None = None,
+    masks: Sequence[Any] = (),
 ) -> list[float]:
     """The shares of ``styles`` styles by ``style_weights``, which sum to 1; also checks the other arguments.
 
     Raises:
-        InputError: there are too many or too few weights, or some are negative or all 0; strength or grain is not in
-            [0, 1]; or the size is negative.
+        InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength or
+            grain is not in [0, 1]; or the size is negative.
     """
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
@@ -336,6 +440,8 @@ def check_mixture(
         raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
     if size is not None and size < 0:
         raise InputError(f"`size` must be 0 (the photograph's own) or more, not {size}")
+    if masks and len(masks) != styles:
+        raise InputError(f"{len(masks)} masks for {styles} styles: give one for each style, or none")
     parts = list(style_weights) or [1.0] * styles
     if len(parts) != styles or min(parts) < 0 or not 0 < sum(parts) < math.inf:
         raise InputError(f"`style_weights`: give one for each of {styles} styles, none negative, not all 0")

@@ -54,6 +54,15 @@ WEIGHTS: dict[str, Weights] = {
         source="distilled for impasto from VGG-19 (Simonyan and Zisserman) "
         "and a pruned VGG-19 (Wang2020); see compact.md",
     ),
+    "any-style": Weights(
+        name="any-style",
+        file="any-style.safetensors",
+        url=None,
+        sha256="7516a352b5d83f4a2a198f8eb6a9a021dd9e2c87f4fa21d533361eb7cc667daa",
+        size=1_699_390,
+        licence="MIT",
+        source="trained for impasto; see any-style.md",
+    ),
     "vgg19": Weights(
         name="vgg19",
         file="vgg19-dcbb9e9d.pth",

@@ -28,7 +28,7 @@ FLOORS = {
         "datasets",
         "sheets",
     },
-    "objective": {"objective"},
+    "objective": {"objective", "anystyle"},
     "methods": {"onepass", "photo", "transfer", "study", "video"},
     "runs": {"runs"},
     "apps": {"studio", "commands", "cli", "__main__"},

@@ -57,14 +57,18 @@ class ApplyCommand:
     ]
     """A picture, a video, a folder, or a name from `impasto list contents`."""
     style: tuple[str, ...]
-    """The style: a name from `impasto list styles`, a file made by `impasto train`, or a checkpoint (.pth) of
-    PyTorch's fast_neural_style example. Several are mixed."""
+    """The style: a painting (a picture file), a name from `impasto list styles`, a file made by `impasto train`, or a
+    checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
     """The picture or video (.mp4) to write; the folder, if INPUT is one or there are several."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; none: equal weights."""
+    masks: tuple[str, ...] = ()
+    """For each style a mask of INPUT: the style is painted where the mask is white."""
     strength: float = 1.0
     """From 0, the photograph, to 1, the full style."""
+    style_scale: float = 1.0
+    """Size of a painting's strokes, more than 0; bundled styles and trained networks have their own."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
@@ -79,15 +83,21 @@ class ApplyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import machine, onepass
+        from impasto import images, machine, onepass
         from impasto.runs import onepass as run_onepass, terminal
 
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
-        parts = onepass.check_mixture(len(self.style), self.style_weights, self.strength, self.grain, self.size)
-        models = [onepass.load(style) for style in self.style]
+        parts = onepass.check_mixture(
+            len(self.style), self.style_weights, self.strength, self.grain, self.size, self.masks
+        )
+        models = [onepass.load(style, self.style_scale) for style in self.style]
+        masks = [images.read(mask) for mask in self.masks]
         device = machine.pick_device(self.device)
-        painter = run_onepass.Painter(models, parts, self.strength, self.keep_colors, device, self.grain, self.size)
+        painter = run_onepass.Painter(
+            models, parts, self.strength, self.keep_colors, device, self.grain, self.size, masks,
+            sources=[*self.style, *self.masks],
+        )  # fmt: skip
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
             run_onepass.apply(self.inputs, self.out, painter, quiet=self.quiet, resume=self.resume)
 
@@ -97,18 +107,21 @@ class ExportCommand:
     """Write a one-pass network as ONNX, for pictures of any size; needs `pip install 'impasto[export]'`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A name from `impasto list styles`, or a model file."""
+    """A name from `impasto list styles`, a model file, or any-style: the network that paints like any painting, with
+    a second input "painting"."""
     out: Out
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
     that `impasto apply` adds first (--grain) is not included."""
 
     def run(self) -> None:
-        from impasto import files, interop, onepass
+        from impasto import anystyle, files, interop, onepass
         from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
             raise InputError(f"{self.out}: the output must be an .onnx file in an existing folder")
-        model = onepass.load(self.model)
         with files.atomic(self.out) as part:
-            interop.to_onnx(model.network, part)
+            if self.model == "any-style":
+                interop.to_onnx(anystyle.Immediate(anystyle.load()[0]), part, ("image", "painting"))
+            else:
+                interop.to_onnx(onepass.trained(onepass.load(self.model), self.model), part)
         terminal.say(self.out)

@@ -154,6 +154,8 @@ class Painter:
         models, parts: the styles and their weights in the mixture.
         strength, keep_colors, grain, size: as `onepass.apply` takes them.
         device: where to compute.
+        masks: one for each style, or none.
+        sources: files of styles and masks, which must not be overwritten.
     """
 
     models: Sequence[Model]
@@ -163,11 +165,13 @@ class Painter:
     device: torch.device
     grain: float | None = None
     size: int | None = None
+    masks: Sequence[images.Picture] = ()
+    sources: Sequence[str] = ()
 
     def __call__(self, image: Tensor) -> Tensor:
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
-            keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
         )  # fmt: skip
         return painted.cpu()
 
@@ -183,7 +187,7 @@ class Painter:
         """Everything that determines the repainted picture."""
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
-            strength=self.strength, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
             content=picture,
         )  # fmt: skip
 
@@ -204,10 +208,10 @@ def apply(sources: Sequence[str], out: Path, painter: Painter, *, quiet: bool, r
         _several(paths, out, painter, quiet=quiet, resume=resume)
     elif paths[0].suffix.lower() in video.SUFFIXES:
         video.check_output(out)
-        files.check_output(out, paths)
+        files.check_output(out, [*paths, *painter.sources])
         _film(paths[0], out, painter, quiet=quiet)
     else:
-        images.check_output(out, paths)
+        images.check_output(out, [*paths, *painter.sources])
         if note := painter.file(paths[0], out):
             terminal.note(note)
 

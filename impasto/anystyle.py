@@ -1,0 +1,431 @@
+"""Any painting in one pass: a network that takes the style from a painting's statistics.
+
+The photograph's features, from the frozen encoder, get the painting's mean and covariance by optimal transport. A
+decoder paints them, coarse to fine, and its own features get the painting's statistics twice more on the way. The
+covariances carry the texture: with means and deviations alone (Huang2017), little more than the colours change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impasto import encoder, images, masks, weights
+from impasto.encoder import VGG
+from impasto.errors import WeightsError
+from impasto.losses import positions
+from impasto.networks import Layer, as_it_is, uneven_
+
+WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
+STRIDES = {"relu4_1": 8, "relu3_1": 4, "relu2_1": 2, "rgb": 1}  # of what is matched, in the decoder's order
+SHRINKAGE = 0.01  # added to a covariance, relative to the mean variance: what does not vary is not amplified much
+ROUNDS = 18  # of the Newton-Schulz iteration
+STYLE_SIZE = 512  # long edge in pixels at which a painting is studied
+WHOLE = 2048  # side in pixels up to which a picture is painted at once
+LEAST = 32  # smallest side in pixels: every layer needs pixels to reflect
+TILE, HALO = 1024, 96  # side of a tile, and the pixels around it that its result depends on
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, (B, C), and mean outer product, (B, C, C), of features over their positions.
+
+    The moments of a collage are the mean of its parts' moments: styles are mixed, and tiles added, in this form.
+    """
+
+    mean: Tensor
+    second: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """(B, C, C), with `SHRINKAGE`."""
+        raw = self.second - self.mean[:, :, None] * self.mean[:, None, :]
+        variance = raw.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+        unit = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
+        return raw + SHRINKAGE * variance[:, None, None] * unit
+
+    def through(self, weight: Tensor, bias: Tensor) -> Moments:
+        """The moments of weight x + bias, for a (C', C) weight and a (C',) bias."""
+        mean = self.mean @ weight.T
+        cross = mean[:, :, None] * bias
+        second = weight @ self.second @ weight.T + cross + cross.transpose(1, 2) + bias[:, None] * bias
+        return Moments(mean + bias, second)
+
+
+def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
+    """The `Moments` of (B, C, H, W), in float32; positions are weighted by ``mask``, (1, 1, H, W)."""
+    rows = positions(x)
+    if mask is None:
+        weighted = rows / rows.shape[1]
+    else:
+        weighted = rows * (mask / mask.sum().clamp_min(1e-6)).flatten(2).transpose(1, 2)
+    return Moments(weighted.sum(1), rows.transpose(1, 2) @ weighted)
+
+
+def blend(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
+    """The moments of a collage in which each part covers its share; shares sum to 1."""
+    pairs = list(zip(parts, shares, strict=True))
+    mean = torch.stack([share * part.mean for part, share in pairs]).sum(0)
+    return Moments(mean, torch.stack([share * part.second for part, share in pairs]).sum(0))
+
+
+def roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The square root of symmetric positive definite matrices, (B, C, C), and its inverse (Higham2008, eq. 6.35).
+
+    Newton and Schulz's iteration consists of matrix products: gradients stay finite where eigenvalues coincide, and
+    every runtime has them.
+    """
+    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
+    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    root, inverse = matrix / norm, unit.expand_as(matrix)
+    for _ in range(ROUNDS):
+        factor = 1.5 * unit - 0.5 * inverse @ root
+        root, inverse = root @ factor, factor @ inverse
+    return root * norm.sqrt(), inverse / norm.sqrt()
+
+
+Affine = tuple[Tensor, Tensor]
+
+
+def transport(source: Moments, target: Moments) -> Affine:
+    """The affine map that gives features the target's moments and displaces them least (Lu2019).
+
+    Returns:
+        (B, C, C) matrix and (B, C) bias.
+    """
+    root, inverse = roots(source.covariance)
+    middle, _ = roots(root @ target.covariance @ root)
+    matrix = inverse @ middle @ inverse
+    return matrix, target.mean - (matrix @ source.mean[:, :, None])[:, :, 0]
+
+
+def affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """matrix x + bias at every position of (B, C, H, W)."""
+    batch, channels, height, width = x.shape
+    rows = torch.baddbmm(bias[:, None, :], positions(x), matrix.transpose(1, 2))
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the network knows of paintings: the moments to match, and a vector of all layers' means and deviations."""
+
+    moments: Mapping[str, Moments]
+    vector: Tensor
+
+    def to(self, device: torch.device) -> Style:
+        levels = {level: Moments(each.mean.to(device), each.second.to(device)) for level, each in self.moments.items()}
+        return Style(levels, self.vector.to(device))
+
+
+def mix(styles: Sequence[Style], shares: Sequence[float]) -> Style:
+    """The style of a collage in which each style covers its share; shares sum to 1."""
+    vector = torch.stack([share * style.vector for style, share in zip(styles, shares, strict=True)]).sum(0)
+    levels = {level: blend([style.moments[level] for style in styles], shares) for level in STRIDES}
+    return Style(levels, vector)
+
+
+Modulation = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Painter(nn.Module):
+    """The decoder: paints a photograph's features with the statistics of a `Style`."""
+
+    vector_mean: Tensor
+    vector_scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer, width in WIDTHS.items():
+            self.register_buffer(f"{layer}_mean", torch.zeros(width))
+            self.register_buffer(f"{layer}_scale", torch.ones(width))
+        size = 2 * sum(WIDTHS.values())
+        self.register_buffer("vector_mean", torch.zeros(size))
+        self.register_buffer("vector_scale", torch.ones(size))
+        shapes = {
+            "deep": (80, 112),
+            "first": (112, 112),
+            "second": (112, 112),
+            "up3": (112, 80),
+            "merge": (80 + 64, 96),
+            "third": (96, 96),
+            "up2": (96, 64),
+            "fine": (64, 48),
+            "up1": (48, 24),
+            "last": (24, 3),
+        }
+        self.layers = nn.ModuleDict(
+            {
+                name: Layer(*shape, 3, up=name.startswith("up"), smooth=True, rectify=False, normalise=False)
+                for name, shape in shapes.items()
+            }
+        )
+        self.layers["reduce"] = Layer(160, 64, 1, rectify=False, normalise=False)
+        self.modulated = {name: shape[1] for name, shape in shapes.items() if name not in ("up2", "last")}
+        self.predict = nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, 2 * sum(self.modulated.values())))
+        nn.init.zeros_(self.predict[2].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.predict[2].bias)  # type: ignore[arg-type]
+        for name, each in self.layers.items():
+            kernel = each.get_submodule("convolution").weight
+            nn.init.kaiming_normal_(kernel, nonlinearity="linear" if name == "last" else "relu")  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def units(self, layer: str, features: Tensor) -> Tensor:
+        """The encoder's features in units of their deviation over many pictures, so that no channel dominates."""
+        mean, scale = (getattr(self, f"{layer}_{part}")[:, None, None] for part in ("mean", "scale"))
+        scaled: Tensor = (features - mean) * scale
+        return scaled
+
+    def study(self, paintings: Tensor, features: Mapping[str, Tensor]) -> Style:
+        """The style of each of (B, 3, H, W) paintings, with the encoder's features at `WIDTHS`' layers."""
+        known = {"rgb": moments(paintings)}
+        parts = []
+        for layer, raw in features.items():
+            x = self.units(layer, raw)
+            if layer in STRIDES:
+                known[layer] = moments(x)
+            deviation, mean = torch.std_mean(x, (2, 3))
+            parts += [mean, deviation]
+        reduce = self.layers["reduce"].get_submodule("convolution")
+        known["relu3_1"] = known["relu3_1"].through(reduce.weight[:, :, 0, 0], reduce.bias)  # type: ignore[index, arg-type]
+        return Style(known, torch.cat(parts, 1))
+
+    def modulation(self, style: Style) -> Modulation:
+        """layer -> factor and offset of its channels, (B, C, 1, 1) each, predicted from the style."""
+        values = self.predict(((style.vector - self.vector_mean) * self.vector_scale).clamp(-4, 4))
+        split = values[:, :, None, None].split([width for width in self.modulated.values() for _ in range(2)], 1)
+        return {name: (1 + split[2 * i], split[2 * i + 1]) for i, name in enumerate(self.modulated)}
+
+    def _layer(self, name: str, x: Tensor, modulation: Modulation) -> Tensor:
+        factor, offset = modulation[name]
+        y: Tensor = self.layers[name](x)
+        return y * factor.to(y.dtype) + offset.to(y.dtype)
+
+    def enter(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The photograph's features at relu3_1 and relu4_1, as they are matched to the style's."""
+        side = self.layers["reduce"](self.units("relu3_1", features["relu3_1"]))
+        return {"relu4_1": self.units("relu4_1", features["relu4_1"]), "relu3_1": side.float()}
+
+    def coarse(self, matched: Mapping[str, Tensor], modulation: Modulation) -> Tensor:
+        """The matched features of `enter` -> the decoder's features at half resolution."""
+        x = F.relu(self._layer("deep", matched["relu4_1"], modulation))
+        x = F.relu(x + self._layer("second", F.relu(self._layer("first", x, modulation)), modulation))
+        x = F.relu(self._layer("up3", x, modulation))
+        x = F.relu(self._layer("merge", torch.cat([x, matched["relu3_1"].to(x.dtype)], 1), modulation))
+        x = F.relu(x + self._layer("third", x, modulation))
+        rough: Tensor = self.layers["up2"](x)
+        return rough.float()
+
+    def detail(self, matched: Tensor, modulation: Modulation) -> Tensor:
+        """The matched features of `coarse` -> the picture, before its colours are matched."""
+        x = F.relu(self._layer("fine", matched, modulation))
+        x = F.relu(self._layer("up1", x, modulation))
+        painted: Tensor = self.layers["last"](x)
+        return painted.float()
+
+
+class Repainter(nn.Module):
+    """Paints photographs with any style: the frozen encoder and the `Painter`."""
+
+    def __init__(self, eye: VGG, painter: Painter) -> None:
+        super().__init__()
+        self.eye, self.painter = eye, painter
+
+    def study(self, paintings: Tensor) -> Style:
+        """The style of each of (B, 3, H, W) pictures, sRGB in [0, 1]; it can be kept and used again."""
+        with as_it_is(paintings):
+            return self.painter.study(paintings, self.eye(paintings, WIDTHS))
+
+    def forward(
+        self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0
+    ) -> Tensor:
+        """Paint (B, 3, H, W) sRGB in [0, 1]; the result may exceed [0, 1].
+
+        Args:
+            image: photographs of any size; large ones are painted in tiles, with the statistics of the whole.
+            style: of one painting, or one for each photograph.
+            strength: 1 is the style, 0 the photograph; between them, the statistics of both are mixed.
+            mask: (1, 1, H, W), the part of the photograph whose statistics are replaced by the style's.
+            grain: standard deviation of the smooth noise added first, relative to the image's own.
+        """
+        half = torch.is_autocast_enabled(image.device.type)
+        with as_it_is(image):
+            if strength == 1:
+                return self._paint(image, style, mask, grain, half)
+            own = self.study(images.to_size(image, min(WHOLE, max(image.shape[-2:]))))
+            mixed = mix([own, style], [1 - strength, strength])
+            # What the network cannot reproduce of the photograph is added in proportion.
+            lost = image - self._paint(image, own, None, 0.0, half)
+            return self._paint(image, mixed, mask, strength * grain, half).add_(lost, alpha=1 - strength)
+
+    def _paint(self, image: Tensor, style: Style, mask: Tensor | None, grain: float, half: bool) -> Tensor:
+        height, width = image.shape[-2:]
+        if grain:
+            image = uneven_((2 * image).sub_(1), grain).add_(1).div_(2)
+        below, right = -height % 8, -width % 8  # every layer divides evenly
+        if height < LEAST or width < LEAST:
+            below, right = max(below, LEAST - height), max(right, LEAST - width)
+        image = F.pad(image, [0, right, 0, below], "replicate")
+        mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
+        canvas = _Canvas(self, image, style, mask, half)
+        painted = canvas.whole() if max(image.shape[-2:]) <= WHOLE else canvas.tiled()
+        return painted[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture: its rows and columns, and those that its result depends on."""
+
+    rows: slice
+    columns: slice
+    outer_rows: slice
+    outer_columns: slice
+
+    def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
+        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
+        top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
+        down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
+        across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)
+        return x[..., down, across]
+
+
+def tiles(height: int, width: int) -> Iterator[Tile]:
+    """Tiles of `TILE` pixels with a border of `HALO`; sides and borders are multiples of 8."""
+
+    def spans(length: int) -> list[tuple[slice, slice]]:
+        starts = range(0, length, TILE)
+        ends = [min(length, start + TILE) for start in starts]
+        outer = [slice(max(0, start - HALO), min(length, end + HALO)) for start, end in zip(starts, ends, strict=True)]
+        return [(slice(start, end), around) for start, end, around in zip(starts, ends, outer, strict=True)]
+
+    for rows, outer_rows in spans(height):
+        for columns, outer_columns in spans(width):
+            yield Tile(rows, columns, outer_rows, outer_columns)
+
+
+class _Canvas:
+    """A photograph while it is painted."""
+
+    def __init__(self, network: Repainter, image: Tensor, style: Style, mask: Tensor | None, half: bool) -> None:
+        self.eye, self.painter = network.eye, network.painter
+        self.image, self.style, self.mask, self.half = image, style, mask, half
+        self.modulation = self.painter.modulation(style)
+        self.maps: dict[str, Affine] = {}
+
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.image.device.type, torch.bfloat16, enabled=self.half)
+
+    def match(self, level: str, source: Moments) -> None:
+        self.maps[level] = transport(source, self.style.moments[level])
+
+    def enter(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.eye(image, ("relu3_1", "relu4_1"))
+        with self.precision():
+            return self.painter.enter(features)
+
+    def coarse(self, entered: Mapping[str, Tensor]) -> Tensor:
+        matched = {level: affine(x, *self.maps[level]) for level, x in entered.items()}
+        with self.precision():
+            return self.painter.coarse(matched, self.modulation)
+
+    def detail(self, rough: Tensor) -> Tensor:
+        matched = affine(rough, *self.maps["relu2_1"])
+        with self.precision():
+            return self.painter.detail(matched, self.modulation)
+
+    def whole(self) -> Tensor:
+        entered = self.enter(self.image)
+        for level, x in entered.items():
+            self.match(level, moments(x, self.mask_at(level)))
+        rough = self.coarse(entered)
+        self.match("relu2_1", moments(rough, self.mask_at("relu2_1")))
+        return self.colored(self.detail(rough))
+
+    def tiled(self) -> Tensor:
+        """As `whole`, but each level's statistics are collected from all tiles before the next level is painted."""
+        height, width = self.image.shape[-2:]
+        parts = list(tiles(height, width))
+
+        def entered(tile: Tile) -> dict[str, Tensor]:
+            return self.enter(self.image[..., tile.outer_rows, tile.outer_columns])
+
+        self.collect((tile, entered(tile)) for tile in parts)
+        self.collect((tile, {"relu2_1": self.coarse(entered(tile))}) for tile in parts)
+        painted = torch.empty_like(self.image)
+        for tile in parts:
+            painted[..., tile.rows, tile.columns] = tile.within(self.detail(self.coarse(entered(tile))), 1)
+        return self.colored(painted)
+
+    def colored(self, painted: Tensor) -> Tensor:
+        self.match("rgb", moments(painted, self.mask))
+        return affine(painted, *self.maps["rgb"])
+
+    def collect(self, features: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> None:
+        """Match levels, given the features of each outer tile."""
+        found: dict[str, list[tuple[float, Moments]]] = {}
+        for tile, levels in features:
+            for level, x in levels.items():
+                x, mask = tile.within(x, STRIDES[level]), self.mask_at(level)
+                mask = None if mask is None else tile.within(mask, STRIDES[level], outer=False)
+                area = x[0, 0].numel() if mask is None else float(mask.sum())
+                found.setdefault(level, []).append((area, moments(x, mask)))
+        for level, parts in found.items():
+            total = sum(area for area, _ in parts)
+            self.match(level, blend([each for _, each in parts], [area / max(total, 1e-6) for area, _ in parts]))
+
+    def mask_at(self, level: str) -> Tensor | None:
+        if self.mask is None:
+            return None
+        height, width = (side // STRIDES[level] for side in self.image.shape[-2:])
+        return masks.at_layer(self.mask, height, width)
+
+
+class Immediate(nn.Module):
+    """A `Repainter` that takes the painting itself, as other software runs it."""
+
+    def __init__(self, network: Repainter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, painting: Tensor) -> Tensor:
+        """(B, 3, H, W) photographs and (B, 3, h, w) paintings -> (B, 3, H, W)."""
+        painted: Tensor = self.network(image, self.network.study(painting))
+        return painted
+
+
+def save(path: Path, painter: Painter, metadata: Mapping[str, str]) -> None:
+    """Write the decoder's weights as float16 safetensors; the encoder's are in a file of their own.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in painter.state_dict().items()}
+    try:
+        save_file(tensors, path, dict(metadata))
+    except SafetensorError as error:
+        raise OSError(0, f"cannot be written ({error})", str(path)) from None
+
+
+@cache
+def load() -> tuple[Repainter, Mapping[str, str]]:
+    """The embedded network, frozen, and its metadata; the same one at every call.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    path = weights.path("any-style")
+    state, metadata = weights.load(path)
+    painter = Painter()
+    try:
+        painter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError:
+        raise WeightsError(f"{path}: not the decoder of any styles; reinstall impasto") from None
+    return Repainter(encoder.load("compact"), painter.requires_grad_(False)).eval(), metadata

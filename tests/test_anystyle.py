@@ -1,0 +1,194 @@
+"""Any painting in one pass: statistics, transport, tiles, and the embedded network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import one_line, save_picture
+from torch import Tensor
+
+from impasto import anystyle, cli, images, onepass, weights
+from impasto.anystyle import Moments, Repainter, Style
+from impasto.errors import InputError, WeightsError
+
+
+def correlated(channels: int, *, seed: int, offset: float = 0.0) -> Tensor:
+    """(1, C, 20, 30) features with correlated channels."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(channels, channels, generator=generator)
+    return torch.einsum("ij,bjhw->bihw", mixing, torch.randn(1, channels, 20, 30, generator=generator)) + offset
+
+
+def picture(height: int, width: int, *, seed: int) -> Tensor:
+    """(1, 3, H, W) smooth random colours."""
+    small = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(seed))
+    return images.resize(small, height, width)
+
+
+@pytest.fixture(scope="module")
+def network() -> Repainter:
+    return anystyle.load()[0]
+
+
+@pytest.fixture
+def style(network: Repainter) -> Style:
+    return network.study(picture(48, 64, seed=1))
+
+
+def test_roots() -> None:
+    a = correlated(6, seed=0)[0].flatten(1)
+    matrix = (a @ a.T / a.shape[1] + 0.1 * torch.eye(6))[None]
+    root, inverse = anystyle.roots(matrix)
+    torch.testing.assert_close(root @ root, matrix, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(root @ inverse, torch.eye(6)[None], rtol=1e-4, atol=1e-4)
+
+
+def test_transport_gives_the_targets_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anystyle, "SHRINKAGE", 0.0)
+    x, goal = correlated(5, seed=1), anystyle.moments(correlated(5, seed=2, offset=3.0))
+    moved = anystyle.moments(anystyle.affine(x, *anystyle.transport(anystyle.moments(x), goal)))
+    torch.testing.assert_close(moved.mean, goal.mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(moved.covariance, goal.covariance, rtol=1e-2, atol=1e-2)
+
+
+def test_transport_to_itself_moves_nothing() -> None:
+    x = correlated(5, seed=3, offset=-1.0)
+    same = anystyle.moments(x)
+    torch.testing.assert_close(anystyle.affine(x, *anystyle.transport(same, same)), x, rtol=1e-3, atol=1e-3)
+
+
+def test_moments_of_collages_parts_and_linear_maps() -> None:
+    x = correlated(4, seed=4, offset=2.0)
+    whole = anystyle.moments(x)
+    halves = [anystyle.moments(part) for part in x.split(15, 3)]
+    mask = torch.zeros(1, 1, 20, 30)
+    mask[..., :15] = 1
+    weight, bias = torch.randn(3, 4), torch.randn(3)
+    mapped = anystyle.moments(torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None])
+    for found, wanted in (
+        (anystyle.blend(halves, [0.5, 0.5]), whole),
+        (anystyle.moments(x, mask), halves[0]),
+        (whole.through(weight, bias), mapped),
+    ):
+        torch.testing.assert_close(found.mean, wanted.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.second, wanted.second, rtol=1e-4, atol=1e-3)
+
+
+def test_even_features_stay_finite() -> None:
+    even, goal = torch.ones(1, 4, 6, 6), anystyle.moments(correlated(4, seed=5))
+    moved = anystyle.affine(even, *anystyle.transport(anystyle.moments(even), goal))
+    torch.testing.assert_close(moved[0, :, 0, 0], goal.mean[0], rtol=1e-3, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+def test_tiles_change_nothing(network: Repainter, style: Style, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = picture(150, 201, seed=2), picture(150, 201, seed=3)[:, :1] if masked else None
+    whole = network(image, style, mask=mask)
+    for name, value in {"WHOLE": 100, "TILE": 64, "HALO": 64}.items():
+        monkeypatch.setattr(anystyle, name, value)
+    assert len(list(anystyle.tiles(152, 208))) == 12
+    torch.testing.assert_close(network(image, style, mask=mask), whole, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (7, 40), (33, 35)])
+def test_sizes(network: Repainter, style: Style, size: tuple[int, int]) -> None:
+    painted = network(picture(*size, seed=2), style)
+    assert painted.shape == (1, 3, *size) and painted.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_batch_is_painted_like_its_pictures(network: Repainter, style: Style) -> None:
+    batch = torch.cat([picture(48, 64, seed=seed) for seed in (5, 6)])
+    singles = torch.cat([network(each[None], style) for each in batch])
+    torch.testing.assert_close(network(batch, style), singles, rtol=0, atol=1e-3)
+
+
+def test_the_embedded_network() -> None:
+    network, metadata = anystyle.load()
+    assert weights.path("any-style").stat().st_size < 4e6
+    assert {"recipe", "photographs", "paintings"} <= set(metadata)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_painting_gives_its_colours_and_keeps_the_structure() -> None:
+    photograph = picture(96, 128, seed=7)
+    painting = 0.5 * picture(96, 96, seed=8) + torch.tensor([0.5, 0.2, 0.0]).view(1, 3, 1, 1)
+    painted = onepass.apply(photograph, onepass.study(painting), precision="float32")
+    colours = [image.mean((2, 3)) for image in (photograph, painting, painted)]
+    assert (colours[2] - colours[1]).norm() < 0.3 * (colours[0] - colours[1]).norm()
+    light = [image.mean(1).flatten() for image in (photograph, painted)]
+    assert torch.corrcoef(torch.stack(light))[0, 1] > 0.5
+
+
+def test_strength() -> None:
+    photograph, model = picture(40, 56, seed=9), onepass.study(picture(40, 40, seed=10))
+    at = {s: onepass.apply(photograph, model, strength=s, grain=0, precision="float32") for s in (0, 0.02, 0.5, 1)}
+    assert torch.equal(at[0], photograph)
+    distances = [float((image - photograph).abs().mean()) for image in at.values()]
+    assert distances == sorted(distances) and distances[1] < 0.1 * distances[3]
+
+
+def test_mixtures_of_paintings() -> None:
+    photograph = picture(40, 56, seed=11)
+    first, second = (onepass.study(picture(40, 40, seed=seed)) for seed in (12, 13))
+    alone, mixed, other = (
+        onepass.apply(photograph, [first, second], style_weights=shares, precision="float32")
+        for shares in ([1, 0], [1, 1], [0, 1])
+    )
+    assert torch.equal(alone, onepass.apply(photograph, first, precision="float32"))
+    colours = [image.mean((2, 3)) for image in (alone, mixed, other)]
+    torch.testing.assert_close(colours[1], (colours[0] + colours[2]) / 2, rtol=0, atol=0.05)
+
+
+def test_masks() -> None:
+    photograph = picture(40, 56, seed=14)
+    models = [onepass.study(picture(40, 40, seed=seed)) for seed in (15, 16)]
+    left, nothing = torch.zeros(1, 1, 40, 56), torch.zeros(1, 1, 40, 56)
+    left[..., :28] = 1
+    painted = onepass.apply(photograph, models, masks=[left, nothing], precision="float32")
+    assert torch.equal(painted[..., 28:], photograph[..., 28:])
+    assert float((painted - photograph)[..., :28].abs().mean()) > 0.02
+    both = onepass.apply(photograph, models, masks=[left, 1 - left], precision="float32")
+    torch.testing.assert_close(both[..., :28], painted[..., :28])
+    with pytest.raises(InputError, match="1 masks for 2 styles"):
+        onepass.apply(photograph, models, masks=[left])
+
+
+def test_style_scale() -> None:
+    painting = picture(64, 64, seed=17)
+    assert not torch.equal(
+        *(onepass.study(painting, scale).style.vector for scale in (0.2, 0.4))  # type: ignore[union-attr]
+    )
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="`style_scale`"):
+            onepass.study(painting, wrong)
+
+
+def test_a_painting_is_no_model_to_train_from(tmp_path: Path) -> None:
+    model = onepass.load(save_picture(tmp_path / "painting.png"))
+    with pytest.raises(WeightsError, match="a painting, not a model"):
+        onepass.trained(model, "painting.png")
+
+
+def test_apply_with_a_painting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, painting = (save_picture(tmp_path / f"{seed}.png", 64, 48, seed=seed) for seed in (1, 2))
+    out = tmp_path / "out.png"
+    command = ["apply", str(photo), "--style", str(painting), "--quiet", "-o"]
+    assert cli.main([*command, str(out), "--style-scale", "0.5", "--strength", "0.7"]) == 0
+    receipt = images.read_receipt(out)
+    assert '"2.png"' in receipt["models"][0]["painting"] and str(tmp_path) not in str(receipt)
+    capsys.readouterr()
+    assert cli.main([*command, str(painting)]) == 1
+    one_line(capsys, "2.png", "also an input", only=True)
+    assert cli.main([*command, str(out), "--style-scale", "0"]) == 1
+    one_line(capsys, "--style-scale", only=True)
+
+
+def test_save_and_moments_of_several(tmp_path: Path, network: Repainter) -> None:
+    path = tmp_path / "any.safetensors"
+    anystyle.save(path, network.painter, {"recipe": "{}"})
+    state, metadata = weights.load(path)
+    assert metadata == {"recipe": "{}"} and state.keys() == network.painter.state_dict().keys()
+    assert isinstance(network.study(picture(32, 32, seed=1)).moments["rgb"], Moments)
