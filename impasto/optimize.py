@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -20,30 +21,6 @@ Evaluation = tuple[dict[str, float], Tensor]
 HISTORY = 10  # pairs that L-BFGS keeps at most
 MEMORY = 800_000_000  # bytes that they may take: 2 pairs fit at 16 megapixels, none above 33
 LARGE_RATE = 0.005  # of Adam, which replaces L-BFGS there
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """One iteration.
-
-    Attributes:
-        index: iterations done, from 1.
-        loss: of the picture before this iteration.
-        terms: the terms, whose sum is the loss.
-        state: returns what `minimize` needs to resume from here; call it before the next iteration.
-        look: returns the picture itself, which the next iteration changes.
-    """
-
-    index: int
-    loss: float
-    terms: Mapping[str, float]
-    state: Callable[[], dict[str, Any]]
-    look: Callable[[], Tensor] = field(repr=False)
-
-    @cached_property
-    def image(self) -> Tensor:
-        """(1, 3, H, W), a copy of the picture after this iteration; read it before the next."""
-        return self.look().clone()
 
 
 def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> Objective:
@@ -84,7 +61,7 @@ class Adam:
         return terms
 
     def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
+        return copy.deepcopy(self.inner.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inner.load_state_dict(state)
@@ -234,14 +211,48 @@ class LBFGS:
 
     def state_dict(self) -> dict[str, Any]:
         used = 2 * len(self.order)
-        return {"rows": self.rows[:used].clone(), "products": self.products, "order": list(self.order)}
+        return {"rows": self.rows[:used].clone(), "products": self.products.clone(), "order": list(self.order)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         used = len(state["rows"])
         if used:
             self.rows = torch.zeros(2 * self.history, state["rows"].shape[1], device=self.device)
             self.rows[:used] = state["rows"]
-        self.products, self.order = state["products"].cpu(), list(state["order"])
+        self.products, self.order = state["products"].cpu().clone(), list(state["order"])
+
+
+Optimizer = LBFGS | Adam | NormalizedDescent
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration. The next one changes ``x`` and ``optimizer`` in place: use `image` and `state` before it.
+
+    Attributes:
+        index: iterations done, from 1.
+        loss: of the picture before this iteration.
+        terms: the terms, whose sum is the loss.
+        losses: of the last eleven iterations.
+        x: (1, 3, H, W) the picture itself.
+        optimizer: what changes it.
+    """
+
+    index: int
+    loss: float
+    terms: Mapping[str, float]
+    losses: Sequence[float] = field(repr=False)
+    x: Tensor = field(repr=False)
+    optimizer: Optimizer = field(repr=False)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """(1, 3, H, W), a copy of the picture after this iteration."""
+        return self.x.clone()
+
+    def state(self) -> dict[str, Any]:
+        """A copy of what `minimize` needs to resume from here."""
+        optimizer = self.optimizer.state_dict()
+        return {"index": self.index, "image": self.x.clone(), "optimizer": optimizer, "losses": [*self.losses]}
 
 
 def minimize(
@@ -273,7 +284,7 @@ def minimize(
     x = (image if state is None else state["image"].to(image.device)).detach().clone()
     del image
     pairs = history(x)
-    solver: LBFGS | Adam | NormalizedDescent
+    solver: Optimizer
     if optimizer == "descent":
         solver = NormalizedDescent(rate)
     elif optimizer == "adam" or not pairs:
@@ -307,8 +318,4 @@ def minimize(
         losses = [*losses[-10:], loss]
         if clip:
             x.clamp_(0, 1)
-
-        def snapshot(index: int = index, losses: list[float] = losses) -> dict[str, Any]:
-            return {"index": index, "image": x.clone(), "optimizer": solver.state_dict(), "losses": losses}
-
-        yield Iteration(index, loss, terms, snapshot, lambda: x)
+        yield Iteration(index, loss, terms, losses, x, solver)

@@ -34,7 +34,7 @@ class Transfer:
 
     size: int = within(0, 16_384, 512)
     """Long edge of the result in pixels; 0 keeps the content's own size."""
-    steps: int = within(0, 100_000, 240)
+    steps: int = within(1, 100_000, 240)
     """Number of iterations, divided evenly among the scales."""
     strength: float = within(0, 10_000, 1.0)
     """How strongly the style is painted: a factor on the style's weight."""

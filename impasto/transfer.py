@@ -1,11 +1,13 @@
 """Optimisation-based transfer (Gatys2016): reconstruction of content, of style, and of both at once.
 
-For each scale, coarse to fine, `objective.build` computes the targets once, then `optimize.minimize` iterates.
+`steps` reads the inputs (`prepare`) and plans the scales (`plan`). At each scale, coarse to fine, `paint` builds the
+objective once, and `optimize.minimize` iterates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from impasto import color, encoder, images, machine, masks, matting, objective, optimize, recipes, schema
-from impasto.errors import InputError, RecipeError
+from impasto.errors import InputError
 from impasto.recipes import Transfer
 
 PALETTE = 128  # long edge at which colours are matched
@@ -22,8 +24,45 @@ LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the siz
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What a run paints from, on its device.
+
+    Attributes:
+        photograph: (1, 3, H, W) the content.
+        content: the same, in the styles' colours if the recipe has `palette`.
+        styles: (1, 3, h, w) each.
+        content_masks, style_masks: empty, or (1, 1, h, w) for each style.
+    """
+
+    photograph: Tensor
+    content: Tensor
+    styles: Sequence[Tensor]
+    content_masks: Sequence[Tensor]
+    style_masks: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale of a run: a fraction of the full size, its height and width, and its iterations after those before."""
+
+    fraction: float
+    size: tuple[int, int]
+    before: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where an earlier run stopped: its iterations, its picture, and the state of `optimize.minimize`."""
+
+    done: int = 0
+    image: Tensor | None = None
+    inner: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Step:
-    """One iteration of a transfer.
+    """One iteration of a transfer. Use `image` and `state` before the next one, which paints on the same tensors.
 
     Attributes:
         index: iterations done, from 1.
@@ -32,8 +71,8 @@ class Step:
         loss: the weighted sum of the terms.
         terms: content, style and smoothness, weighted.
         size: height and width of the picture at this scale.
-        state: returns what `steps` needs to resume from here; call it before the next iteration.
-        look: returns the picture like `image`, but computes it again each time.
+        iteration: of `optimize.minimize` at this scale.
+        colors: (1, 3, H, W) the photograph whose colours the picture takes; None: it keeps its own.
     """
 
     index: int
@@ -42,13 +81,18 @@ class Step:
     loss: float
     terms: Mapping[str, float]
     size: tuple[int, int]
-    state: Callable[[], dict[str, Any]]
-    look: Callable[[], Tensor] = field(repr=False)
+    iteration: optimize.Iteration = field(repr=False)
+    colors: Tensor | None = field(repr=False)
 
     @cached_property
     def image(self) -> Tensor:
-        """(1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size; read it before the next step."""
-        return self.look()
+        """(1, 3, H, W) the picture so far, sRGB in [0, 1], at the scale's size."""
+        image = self.iteration.x.clamp(0, 1)
+        return image if self.colors is None else color.keep_luma(images.resize(self.colors, *self.size), image)
+
+    def state(self) -> dict[str, Any]:
+        """A copy of what `steps` needs to resume from here."""
+        return {"done": self.index, "inner": self.iteration.state()}
 
 
 def stylize(content: images.Source, style: images.Source | Sequence[images.Source], recipe: Transfer = recipes.impasto,
@@ -61,12 +105,10 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
     Returns:
         (1, 3, H, W) sRGB in [0, 1], with the content's aspect ratio.
     """
-    last = None
-    for last in steps(content, style, recipe, **options):  # noqa: B007
-        pass
-    if last is None:
-        raise RecipeError("`steps` must be 1 or more")
-    return last.image
+    last = deque(steps(content, style, recipe, **options), maxlen=1)
+    if not last:
+        raise InputError("no steps are left to do")
+    return last[0].image
 
 
 def steps(
@@ -105,9 +147,51 @@ def steps(
         raise InputError(f"`memory` must be 0 or more GB, not {memory:g}")
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
+    target = machine.pick_device(device)
+    pictures = prepare(content, styles, recipe, content_masks, style_masks, target)
+    network = encoder.load(recipe.encoder).to(target)
+    spare = _spare_memory(pictures, recipe, target, memory)
+    resumed = Resumed()
+    if state is not None:
+        resumed = Resumed(int(state["done"]), state["inner"]["image"].to(target), state["inner"])
+    image, colors = resumed.image, pictures.photograph if recipe.keep_colors == "luma" else None
+    for scale in plan(recipe, pictures):
+        if resumed.done >= scale.before + scale.steps:
+            continue
+        inner = resumed.inner if resumed.done > scale.before else None
+        for each in paint(image, pictures, scale, recipe, network, spare, inner):
+            image, index = each.x, scale.before + each.index
+            yield Step(index, recipe.steps, scale.fraction, each.loss, each.terms, scale.size, each, colors)
+
+
+def prepare(
+    content: images.Source,
+    styles: Sequence[images.Source],
+    recipe: Transfer,
+    content_masks: Sequence[images.Source],
+    style_masks: Sequence[images.Source],
+    device: torch.device,
+) -> Pictures:
+    """Read the inputs of `steps`, and recolour them as the recipe says.
+
+    Args:
+        content, styles, recipe, content_masks, style_masks: those of `steps`.
+        device: of the run.
+
+    Raises:
+        ImageError, InputError: one of them cannot be read, or is not a mask.
+    """
     styles = [each if isinstance(each, Tensor) else images.read(each) for each in styles]
-    where, what = [masks.read(each) for each in content_masks], visible(styles, style_masks)
-    yield from _steps(content, styles, recipe, where, what, machine.pick_device(device), memory, state)
+    photograph = images.to_tensor(content).to(device)
+    paintings = [images.to_tensor(source).to(device) for source in styles]
+    where = [masks.read(mask).to(device) for mask in content_masks]
+    what = [mask.to(device) for mask in visible(styles, style_masks)]
+    if recipe.keep_colors == "luma":
+        paintings = [color.match_luma(painting, photograph) for painting in paintings]
+    elif recipe.keep_colors == "histogram":
+        paintings = [color.match_histogram(painting, photograph) for painting in paintings]
+    colored = recolor(photograph, paintings, recipe, where, what) if recipe.palette else photograph
+    return Pictures(photograph, colored, paintings, where, what)
 
 
 def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source]) -> list[Tensor]:
@@ -124,86 +208,65 @@ def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source
     ]
 
 
-def _steps(
-    content: images.Source,
-    styles: Sequence[images.Source],
+def plan(recipe: Transfer, pictures: Pictures) -> list[Scale]:
+    """The scales of a run, coarse to fine; those that get no iteration are left out."""
+    height, width = pictures.photograph.shape[-2:]
+    if recipe.size:
+        height, width = images.fit(height, width, recipe.size)
+    fractions = recipe.scales or halvings(max(height, width))
+    scales, before = [], 0
+    for fraction, count in zip(fractions, shares(recipe.steps, len(fractions)), strict=True):
+        if count:
+            size = max(1, round(fraction * height)), max(1, round(fraction * width))
+            scales.append(Scale(fraction, size, before, count))
+        before += count
+    return scales
+
+
+def paint(
+    image: Tensor | None,
+    pictures: Pictures,
+    scale: Scale,
     recipe: Transfer,
-    content_masks: Sequence[images.Source],
-    style_masks: Sequence[images.Source],
-    target: torch.device,
-    memory: float,
-    state: Mapping[str, Any] | None,
-) -> Iterator[Step]:
-    network = encoder.load(recipe.encoder).to(target)
-    photograph = images.to_tensor(content).to(target)
-    paintings = [images.to_tensor(source).to(target) for source in styles]
-    where, what = (
-        [images.to_tensor(mask).to(target).mean(1, keepdim=True) for mask in group]
-        for group in (content_masks, style_masks)
+    network: encoder.VGG,
+    spare: float,
+    state: Mapping[str, Any] | None = None,
+) -> Iterator[optimize.Iteration]:
+    """Paint one scale: build its objective, then minimise it.
+
+    Args:
+        image: the picture of the scale before; None: `start` makes one.
+        pictures, scale: from `prepare` and `plan`, for the recipe.
+        recipe: what to optimise and how.
+        network: the encoder.
+        spare: bytes for the optimiser and the objective.
+        state: of an iteration at this scale, to resume from.
+    """
+    content = images.resize(pictures.content, *scale.size)
+    longest = max(1, round(recipe.style_scale * max(scale.size)))
+    goal = objective.build(
+        network,
+        recipe,
+        content,
+        [images.to_size(style, longest) for style in pictures.styles],
+        [images.resize(mask, *scale.size) for mask in pictures.content_masks],
+        pictures.style_masks,
+        budget=0.7 * (spare - optimize.memory(content, recipe.optimizer)),
     )
-    if recipe.keep_colors == "luma":
-        paintings = [color.match_luma(painting, photograph) for painting in paintings]
-    elif recipe.keep_colors == "histogram":
-        paintings = [color.match_histogram(painting, photograph) for painting in paintings]
-    colored = recolor(photograph, paintings, recipe, where, what) if recipe.palette else photograph
-    full = (photograph.shape[-2], photograph.shape[-1])
-    full = images.fit(*full, recipe.size) if recipe.size else full
-
-    def finish(image: Tensor) -> Tensor:
-        image = image.clamp(0, 1)
-        if recipe.keep_colors == "luma":
-            image = color.keep_luma(images.resize(photograph, *image.shape[-2:]), image)
-        return image
-
-    pictures = sum(t.nbytes for t in (photograph, *paintings, *where, *what))
-    available = (memory * 1e9 or 0.7 * machine.free_memory(target)) - pictures - LIBRARIES
-    done = 0
-    resumed = int(state["done"]) if state is not None else 0
-    image = state["inner"]["image"].to(target) if state is not None else None
-    least = optimize.memory(torch.empty(1, 3, *full, device="meta"), recipe.optimizer)
-    if available <= least:
-        need = (least + pictures + LIBRARIES) / 1e9
-        raise InputError(f"not enough memory: {full[1]} x {full[0]} needs over {need:.1f} GB; raise `memory`")
-    scales = recipe.scales or halvings(max(full))
-    for scale, count in zip(scales, shares(recipe.steps, len(scales)), strict=True):
-        done += count
-        if count == 0 or resumed >= done:
-            continue
-        before = done - count
-        shape = (max(1, round(scale * full[0])), max(1, round(scale * full[1])))
-        small = images.resize(colored, *shape)
-        edge = recipe.style_scale * max(shape)
-        goal = objective.build(
-            network,
-            recipe,
-            small,
-            [images.to_size(painting, max(1, round(edge))) for painting in paintings],
-            [images.resize(mask, *shape) for mask in where],
-            what,
-            budget=0.7 * (available - optimize.memory(small, recipe.optimizer)),
-        )
-        engine = optimize.minimize(
-            start(recipe, small, paintings) if image is None else enlarge(image, colored, small, recipe),
-            goal,
-            optimizer=recipe.optimizer,
-            steps=count,
-            rate=recipe.rate,
-            clip=recipe.clip,
-            flat=recipe.flat,
-            state=state["inner"] if state is not None and resumed > before else None,
-        )
-        image = state["inner"]["image"] if state is not None and resumed > before else None
-        del small  # so that only the engine holds the large picture
-        for step in engine:
-            image, index = step.look(), before + step.index
-
-            def snapshot(step: optimize.Iteration = step, index: int = index) -> dict[str, Any]:
-                return {"done": index, "inner": step.state()}
-
-            def look(step: optimize.Iteration = step) -> Tensor:
-                return finish(step.look())
-
-            yield Step(index, recipe.steps, scale, step.loss, step.terms, shape, snapshot, look)
+    if image is None:
+        image = start(recipe, content, pictures.styles)
+    elif state is None:
+        image = enlarge(image, pictures.content, content, recipe)
+    return optimize.minimize(
+        image,
+        goal,
+        optimizer=recipe.optimizer,
+        steps=scale.steps,
+        rate=recipe.rate,
+        clip=recipe.clip,
+        flat=recipe.flat,
+        state=state,
+    )
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
@@ -316,3 +379,16 @@ def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequenc
             raise InputError(f"{len(given)} {kind} masks for {len(styles)} styles: give one for each style, or none")
     if recipe.style_weights and len(recipe.style_weights) != len(styles):
         raise InputError(f"{len(recipe.style_weights)} style weights for {len(styles)} styles")
+
+
+def _spare_memory(pictures: Pictures, recipe: Transfer, device: torch.device, memory: float) -> float:
+    """Bytes of ``memory`` (GB; 0: of the free memory) that the pictures leave for painting."""
+    inputs = pictures.photograph, *pictures.styles, *pictures.content_masks, *pictures.style_masks
+    held = LIBRARIES + sum(x.nbytes for x in inputs)
+    spare = (memory * 1e9 or 0.7 * machine.free_memory(device)) - held
+    height, width = plan(recipe, pictures)[-1].size
+    least = optimize.memory(torch.empty(1, 3, height, width, device="meta"), recipe.optimizer)
+    if spare <= least:
+        need = (least + held) / 1e9
+        raise InputError(f"not enough memory: {width} x {height} needs over {need:.1f} GB; raise `memory`")
+    return spare

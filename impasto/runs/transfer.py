@@ -123,7 +123,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 save(watch, inputs, images.resize(last.image.cpu(), height, width))
             raise
     if last is None:
-        raise InputError("no steps are left to do" if watch.state else "`steps` must be 1 or more")
+        raise InputError("no steps are left to do")
     image = images.resize(last.image.cpu(), height, width)
     del last, step  # frees the optimiser's memory
     save(watch, inputs, image)
