@@ -35,7 +35,9 @@ STYLE_TERMS: dict[StyleTerm, Factor] = {
     "owl": lambda c, m: 1 / c**4,  # F F^T / (C M), mean: OwlBook
 }
 
-EPSILON = 1e-5  # added to the variances of normalised activations
+# Added to the variances of normalised activations. It is absolute, as in instance normalisation: encoders' activations
+# are near 1 or larger, so it only keeps channels that hardly respond, and whose values are rounding, from counting.
+EPSILON = 1e-5
 PARTS = 8  # partial sums over the positions, for a Gram matrix in bfloat16
 
 

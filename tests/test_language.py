@@ -9,6 +9,7 @@ import pytest
 import impasto
 from impasto import datasets, errors, fitting, onepass, optimize, recipes, schema, transfer, video
 from impasto.commands import DEFAULTS
+from impasto.runs import onepass as onepass_runs, photo as photo_runs, receipts, terminal, transfer as transfer_runs
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo)} | {
@@ -17,10 +18,13 @@ KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, re
 EXPORTED = [
     name for name in impasto.__all__ if inspect.isfunction(getattr(impasto, name)) and not name.endswith("Error")
 ]
-# Functions with three parameters or more in the methods and in the engines below them.
+# Functions with three parameters or more in the methods, the engines below them and the runs above.
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
-    for module in (datasets, errors, fitting, onepass, optimize, transfer, video)
+    for module in (
+        *(datasets, errors, fitting, onepass, optimize, transfer, video),
+        *(onepass_runs, photo_runs, receipts, terminal, transfer_runs),
+    )
     for name, each in vars(module).items()
     if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_")
     if len(inspect.signature(each).parameters) >= 3

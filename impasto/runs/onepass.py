@@ -38,6 +38,15 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
 
     Under torchrun each process computes a part of every batch, and the first one writes.
 
+    Args:
+        style: the path of a painting, or the name of a bundled one.
+        photos: the folder of photographs.
+        out: the .safetensors file; the checkpoint is the same with .resume.
+        recipe: what to train and how.
+        device: auto, cpu, cuda or mps.
+        quiet: show no progress.
+        resume: continue from the checkpoint, if there is one.
+
     Raises:
         InputError: the folder has no pictures, or the checkpoint is from another training.
         DivergedError: the loss is not finite; such weights are never written.
@@ -129,6 +138,7 @@ def first() -> bool:
 
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
+    """Write the network of a step with its ``card`` to ``out``, and ``checkpoint`` to resume from."""
     with files.atomic(out) as part:
         onepass.save(part, network, {**card, "steps": str(step.index)})
     receipts.save_state(checkpoint, {**step.state(), "card": card})
@@ -195,7 +205,12 @@ class Painter:
 def apply(sources: Sequence[str], out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
     """Repaint pictures, videos, and every picture below folders, in one pass each.
 
-    For a single picture or video ``out`` is the result, otherwise a folder for the results.
+    Args:
+        sources: paths, or names of bundled pictures.
+        out: the result of a single picture or video; otherwise a folder for the results.
+        painter: repaints each of them.
+        quiet: show no progress.
+        resume: of several pictures, skip those whose results exist.
 
     Raises:
         InputError: there is nothing to repaint, or results would overwrite inputs or each other.

@@ -30,6 +30,12 @@ class Pair:
 def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | None, *, device: torch.device) -> Pair:
     """Read the photographs and their masks; without masks, find the matching regions.
 
+    Args:
+        content, style: the photograph to change, and the one to take the light from.
+        recipe: how regions are found.
+        masks: one of flat colours for each photograph, or None.
+        device: to find regions on.
+
     Raises:
         ImageError: a file cannot be read.
         InputError: the photograph is too small, or the masks do not match.
@@ -69,14 +75,19 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
 
 
 def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
-    """Write the result at the photograph's size."""
+    """Write the result of a step, made by ``recipe`` from ``pair``, to ``out`` at the photograph's size."""
     ours = pair.photograph.image.to(step.q.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
 
 
 def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:
-    """Repeat a result from its receipt; the inputs are searched in the folders and the bundled pictures.
+    """Repeat a result from its receipt.
+
+    Args:
+        receipt: from `images.read_receipt`.
+        folders: where to look for the inputs, besides the bundled pictures.
+        out, device, quiet: those of `change_light`.
 
     Raises:
         InputError: an input is missing, or it or the encoder is not the same as in the receipt.
@@ -100,6 +111,16 @@ def change_light(
     keep_masks: bool, resume: Path | None, device: str, quiet: bool,
 ) -> None:  # fmt: skip
     """Give a photograph another one's light, and write it with its receipt.
+
+    Args:
+        content, style: paths or names of bundled pictures.
+        out: the path of the result.
+        recipe: what to optimise and how.
+        content_mask, style_mask: both or neither; without them, matching regions are found automatically.
+        keep_masks: save the regions next to the result.
+        resume: a checkpoint to continue from.
+        device: auto, cpu, cuda or mps.
+        quiet: show no progress.
 
     Raises:
         InputError: only one mask is given, or `read` raises it.

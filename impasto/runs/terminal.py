@@ -40,6 +40,11 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
     """A progress bar on stderr; yields a function that takes the steps done, a detail to show, and a new total.
 
     If stderr is not a terminal, a line is printed every `LOG_EVERY` seconds instead.
+
+    Args:
+        total: steps in all, if known.
+        quiet: show nothing.
+        label: in front of the bar.
     """
     rest = Column(ratio=1, no_wrap=True)  # the rest of the line: only the detail is cut where space is short
     columns = (

@@ -48,7 +48,11 @@ class Watch:
 def read_inputs(
     content: str, styles: Sequence[str] = (), content_masks: Sequence[str] = (), style_masks: Sequence[str] = ()
 ) -> Inputs:
-    """Read every input before any work starts; notes about them go to the standard error."""
+    """Read every input before any work starts; notes about them go to the standard error.
+
+    Args:
+        content, styles, content_masks, style_masks: paths, or names of bundled pictures.
+    """
 
     def read(name: str) -> Picture:
         picture = images.read(bundled.locate(name))
@@ -66,7 +70,7 @@ def read_inputs(
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
-    """Everything that determines the picture: version, recipe, and the sha256 of the encoder and inputs."""
+    """Everything that determines a picture: version, ``command``, ``recipe``, and the sha256 of encoder and inputs."""
     initial = {}
     if (start := Path(recipe.init)).is_file():
         initial["begun"] = start
@@ -76,7 +80,15 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
 
 
 def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
-    """Run a transfer or a reconstruction as ``watch`` says, and write the picture.
+    """Run a transfer or a reconstruction, and write the picture.
+
+    Args:
+        inputs: from `read_inputs`.
+        recipe: what to optimise and how.
+        watch: where the picture goes, and how the run is shown; its receipt is filled in.
+
+    Returns:
+        (1, 3, H, W) the picture, sRGB in [0, 1].
 
     Raises:
         Stopped: after Ctrl-C; the picture so far has been written.
@@ -135,7 +147,10 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
 
 
 def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
-    """Write a picture with the content's transparency and colour profile, and the receipt."""
+    """Write ``image`` with the receipt of ``watch`` and the transparency and colour profile of ``inputs``.
+
+    Its ``path`` is ``watch.out`` by default.
+    """
     alpha = inputs.content.alpha
     if alpha is not None:
         alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
@@ -148,7 +163,10 @@ def numbered(out: Path, label: str) -> Path:
 
 
 def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transfer.Step) -> None:
-    """Write OUT_0050.png, the checkpoint and, if the recipe asks for it, a figure of content, result and styles."""
+    """Write a ``step`` as OUT_0050.png and checkpoint; if ``recipe`` asks for it, a figure of ``inputs`` and result.
+
+    OUT is that of ``watch``.
+    """
     image = step.image.cpu()
     label = f"{step.index:04d}"
     save(watch, inputs, image, numbered(watch.out, label))
@@ -163,14 +181,14 @@ def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transf
 def drawing(
     inputs: Inputs, panels: Sequence[study.Panel], *, device: str, memory: float
 ) -> Iterator[tuple[study.Panel, transfer.Step]]:
-    """Every step of every panel of a study."""
+    """Every step of every panel of a study; the arguments are those of `draw`: inputs, panels, device, memory."""
     for panel in panels:
         for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
             yield panel, step
 
 
 def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
-    """The sheet of a study: the content, the styles, and the last step of each panel."""
+    """A sheet with a ``title``: the ``inputs``, content at ``size``, and the last step of each panel, ``drawn``."""
     panels = [("content", images.to_size(inputs.content.image, size))]
     panels += [("style", style.image) for style in inputs.styles]
     panels += [(label, step.image.cpu()) for label, step in drawn.items()]
@@ -180,7 +198,19 @@ def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int
 def draw(
     inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
 ) -> tuple[Tensor, bool]:
-    """Run each panel of a study; returns the labelled sheet, and whether Ctrl-C stopped it early."""
+    """Run each panel of a study.
+
+    Args:
+        inputs: from `read_inputs`.
+        panels: of one study.
+        title: of the sheet.
+        device: auto, cpu, cuda or mps.
+        memory: GB that a panel may use; 0: most of the free memory.
+        quiet: show no progress.
+
+    Returns:
+        The labelled sheet, and whether Ctrl-C stopped it early.
+    """
     drawn: dict[str, transfer.Step] = {}
     stopped = False
     total = sum(panel.recipe.steps for panel in panels)
