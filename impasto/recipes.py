@@ -69,8 +69,8 @@ class Transfer:
     """Keep the content's colours. luma: paint only its brightness; histogram: match the style's colours to it first."""
 
     palette: bool = False
-    """Recolour the content with the style's palette (its whole distribution of colours) first; optimisation starts
-    from that and keeps its structure."""
+    """Whether the content is first recoloured with the style's palette (its whole distribution of colours);
+    optimisation starts from that and keeps its structure."""
 
     init: str = "content"
     """What the optimisation starts from: content, noise, style, or the path of a picture."""

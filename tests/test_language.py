@@ -46,6 +46,11 @@ def test_help_texts_are_short(kind: str) -> None:
     assert {name: len(text) for name, text in texts.items() if len(text) > 200} == {}
 
 
+def test_help_texts_state_the_constants() -> None:
+    assert f"over {onepass.SIZE} pixels" in schema.described(KINDS["apply"])["size"]
+    assert f"at most {onepass_runs.PHOTOGRAPHS} " in schema.described(KINDS["train"])["photos"]
+
+
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_functions_have_sections(name: str) -> None:
     function = getattr(impasto, name)

@@ -75,8 +75,8 @@ class ApplyCommand:
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the style's training."""
     size: int | None = None
-    """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 1280
-    pixels are painted at 1280 and enlarged, so that strokes stay visible."""
+    """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 900
+    pixels are painted at 900 and enlarged, so that strokes stay visible."""
     resume: bool = False
     """Skip pictures of a folder that are already done."""
     device: Device = "auto"

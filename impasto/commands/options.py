@@ -13,6 +13,8 @@ Device = Annotated[
 ]
 Memory = Annotated[
     float,
-    tyro.conf.arg(help="Memory limit in GB; larger pictures are painted in tiles, without seams. 0: all free memory."),
+    tyro.conf.arg(
+        help="Memory limit in GB; larger pictures are painted in tiles, without seams. 0: most of what is free."
+    ),
 ]
 Quiet = Annotated[bool, tyro.conf.arg(help="Print only the result's path.")]
