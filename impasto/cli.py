@@ -85,8 +85,9 @@ def execute(name: str, arguments: list[str]) -> None:
         gc.enable()
     from impasto import machine, video
 
-    # Pictures given to `apply` may be huge; video frames are not.
-    huge = name == "apply" and not all(each.lower().endswith(video.SUFFIXES) for each in command.inputs)
+    # A picture given to `apply` may be huge; video frames are not, and a folder's pictures reuse each other's memory.
+    given: tuple[str, ...] = command.inputs if name == "apply" else ()
+    huge = len(given) == 1 and not os.path.isdir(given[0]) and not given[0].lower().endswith(video.SUFFIXES)
     with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
 

@@ -13,12 +13,13 @@ import torch
 
 from impasto.errors import InputError
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # malloc.h
 # glibc cannot report these settings: the variable that sets each, and its usual value once tensors have been freed.
 USUAL = {
     TRIM_THRESHOLD: ("MALLOC_TRIM_THRESHOLD_", 32 << 20),
     MMAP_THRESHOLD: ("MALLOC_MMAP_THRESHOLD_", 32 << 20),
     MMAP_MAX: ("MALLOC_MMAP_MAX_", 65536),
+    ARENA_MAX: ("MALLOC_ARENA_MAX", 0),
 }
 
 
@@ -68,6 +69,7 @@ def reused_memory(*, sparingly: bool = False) -> Iterator[None]:
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(ARENA_MAX, 1)  # the arenas of other threads cannot keep large blocks
         libc.mallopt(MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(MMAP_MAX, 65536 if sparingly else 0)
         libc.mallopt(TRIM_THRESHOLD, 32 << 20 if sparingly else -1)  # -1: never

@@ -57,14 +57,16 @@ def test_automatic_precision(monkeypatch: pytest.MonkeyPatch, avx512: bool, amx:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 @pytest.mark.parametrize(("mode", "kept"), [("sparingly=False", True), ("sparingly=True", False)])
-def test_reused_memory_is_kept_and_given_back(mode: str, kept: bool) -> None:
+@pytest.mark.parametrize("thread", [False, True])
+def test_reused_memory_is_kept_and_given_back(mode: str, kept: bool, thread: bool) -> None:
     """In a separate process: the memory held after freeing a block of 256 MB, inside and outside."""
     code = f"""
-import gc, psutil, torch
+import psutil, threading, torch
 from impasto import machine
 held = lambda: psutil.Process().memory_info().rss
 def block():
-    torch.ones(1 << 26)
+    work = threading.Thread(target=torch.ones, args=(1 << 26,))
+    (work.start(), work.join()) if {thread} else torch.ones(1 << 26)
 before = held()
 try:
     with machine.reused_memory({mode}):

@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from PIL import Image
 
 from impasto import cli, files, images, onepass
 from impasto.networks import Architecture, Network
+from impasto.runs import onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
 
@@ -219,6 +224,53 @@ def test_lack_of_memory_ends_one_picture(
     assert painted(tmp_path / "out") == ["a.png", "b.jpg", "inner/c.png"]
     said = capsys.readouterr().err
     assert "huge.png: not enough memory" in said and "1 of 4 could not be repainted" in said
+
+
+def test_memory_that_others_needed_is_tried_again(
+    apply: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, tries = run_onepass.Painter.file, []
+
+    def short(painter: run_onepass.Painter, path: Path, *others: Any) -> object:
+        tries.append(path.name)
+        if tries.count("a.png") == 1 and path.name == "a.png":
+            raise MemoryError
+        return honest(painter, path, *others)
+
+    monkeypatch.setattr(run_onepass.Painter, "file", short)
+    assert apply(folder) == 0
+    assert painted(tmp_path / "out") == ["a.png", "b.jpg", "inner/c.png"]
+    assert tries[-1] == "a.png" and len(tries) == 4
+
+
+def test_pictures_are_painted_side_by_side(
+    apply: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, honest = threading.Barrier(2, timeout=20), onepass.apply
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    (folder / "b.jpg").unlink()
+
+    def paint(*arguments: Any, **options: Any) -> torch.Tensor:
+        together.wait()  # breaks if only one is painted at a time
+        return honest(*arguments, **options)
+
+    monkeypatch.setattr(onepass, "apply", paint)
+    assert apply(folder) == 0
+
+
+def test_large_pictures_are_painted_alone() -> None:
+    room, inside, most = run_onepass.Room(100), [], []
+
+    def work(pixels: int) -> None:
+        with room.hold(pixels):
+            inside.append(pixels)
+            most.append(sum(inside))
+            time.sleep(0.002)
+            inside.remove(pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [40, 300, 50, 60, 10, 200, 30, 100, 40]))
+    assert all(total <= 100 or total in (200, 300) for total in most) and len(most) == 9
 
 
 def test_a_full_disk_ends_the_folder(

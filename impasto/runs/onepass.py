@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from impasto.recipes import Training
 from impasto.runs import receipts, terminal
 
 EVERY = 200  # steps between previews, and between checkpoints
+BYTES_PER_PIXEL = 125  # of memory while a large picture is painted: at most 119 were measured
 PHOTOGRAPHS = 2000  # the most that a training uses: they are kept in memory, 1.2 MB each
 
 
@@ -185,12 +188,19 @@ class Painter:
         )  # fmt: skip
         return painted.cpu()
 
-    def file(self, path: Path, out: Path) -> str | None:
-        """Repaint a picture file and store the receipt in the result; returns the note on the picture, if any."""
+    def file(self, path: Path, out: Path, room: Room | None = None) -> str | None:
+        """Repaint a picture file and store the receipt in the result; returns the note on the picture, if any.
+
+        Args:
+            path: of the picture.
+            out: of the result.
+            room: the memory for painting, shared with others.
+        """
         picture = images.read(path)
-        painted, receipt = self(picture.image), self.receipt(picture)
+        with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
+            painted = self(picture.image)
         alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
-        images.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt)
+        images.write(out, painted, alpha=alpha, profile=picture.profile, receipt=self.receipt(picture))
         return picture.note
 
     def receipt(self, picture: images.Picture) -> dict[str, Any]:
@@ -250,14 +260,14 @@ def _several(paths: Sequence[Path], out: Path, painter: Painter, *, quiet: bool,
     pictures = [job for job in todo if job not in films]
     failed = 0
     notes: list[str] = []
+    started = time.monotonic()
     with (
         terminal.progress(len(pictures), quiet=quiet or not pictures, label="repainting") as report,
         terminal.interruption() as interrupted,
     ):
-        for done, (path, to) in enumerate(pictures, 1):
+        for done, (path, to, outcome) in enumerate(repaint(pictures, painter), 1):
             try:
-                to.parent.mkdir(parents=True, exist_ok=True)
-                notes += filter(None, [painter.file(path, to)])
+                notes += filter(None, [outcome.result()])
             except OutputError:
                 raise
             except Exception as error:
@@ -266,7 +276,7 @@ def _several(paths: Sequence[Path], out: Path, painter: Painter, *, quiet: bool,
                 failed += 1
                 what = str(error) if isinstance(error, ImageError) else f"{path}: not enough memory; make it smaller"
                 terminal.complain(what)
-            report(done, path.name)
+            report(done, f"{done / (time.monotonic() - started):.2g} pictures per second, {path.name}")
             if interrupted():
                 raise Stopped(f"stopped after {to.name}; continue with `resume`")
     for path, to in films:
@@ -280,6 +290,63 @@ def _several(paths: Sequence[Path], out: Path, painter: Painter, *, quiet: bool,
         terminal.note(notes[0] + (f"; the same for {len(notes) - 1} more" if len(notes) > 1 else ""))
     if failed:
         raise IncompleteError(f"{failed} of {len(todo)} could not be repainted (named above)")
+
+
+class Room:
+    """Memory for pictures that are painted at the same time.
+
+    Args:
+        pixels: as many as fit together; a larger picture is painted alone.
+    """
+
+    def __init__(self, pixels: float) -> None:
+        self.pixels, self.used, self.changed = pixels, 0, threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until ``pixels`` fit, and keep them."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.used or self.used + pixels <= self.pixels)
+            self.used += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= pixels
+                self.changed.notify_all()
+
+
+def repaint(pictures: Sequence[tuple[Path, Path]], painter: Painter) -> Iterator[tuple[Path, Path, Future[str | None]]]:
+    """Repaint picture files, and yield each with the outcome of `Painter.file` when it is done.
+
+    On a CPU, as many are in work as there are cores, each with its own thread: reading and writing use only one core,
+    and threads that paint one picture together wait for each other. Elsewhere one is painted, and two are read and
+    written. Pictures for which memory ran out are tried again at the end, alone.
+    """
+    cores, cpu = torch.get_num_threads(), painter.device.type == "cpu"
+    lanes = max(1, min(cores, len(pictures))) if cpu else 3
+    room = Room(machine.free_memory(painter.device) / 2 / BYTES_PER_PIXEL if cpu else 0)
+
+    def work(path: Path, to: Path) -> str | None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        return painter.file(path, to, room)
+
+    alone = []
+    pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(max(1, cores // lanes),))
+    try:
+        for path, to, outcome in [(path, to, pool.submit(work, path, to)) for path, to in pictures]:
+            error = outcome.exception()
+            if error is not None and lack_of_memory(error):
+                alone.append((path, to))
+            else:
+                yield path, to, outcome
+        for path, to in alone:
+            outcome = pool.submit(work, path, to)
+            wait([outcome])
+            yield path, to, outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # part of it is not the thread's but the process's
 
 
 def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
