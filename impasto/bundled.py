@@ -74,3 +74,13 @@ def thumbnail(name: str) -> Path | None:
     """The path of a small picture painted by a style's one-pass network; None as for `network`."""
     path = network(name)
     return path.with_suffix(".jpg") if path is not None else None
+
+
+TRANSLATORS: dict[str, str] = {}  # bundled models of `impasto pix2pix`, and what they do
+
+
+def translator(name: str) -> Path | None:
+    """The path of a bundled model of `impasto pix2pix`; None for other names, and if a file ``name`` exists."""
+    if name not in TRANSLATORS or Path(name).exists():
+        return None
+    return Path(str(resources.files("impasto.models") / f"{name}.safetensors"))

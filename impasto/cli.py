@@ -27,11 +27,13 @@ ABOUT = {
     "train": "train a network that repaints photographs in one style in one pass",
     "apply": "repaint a picture, a video or a folder in one pass",
     "photo": "give a photograph the light of another one, without a painted look",
+    "pix2pix train": "train a network on pairs of pictures, to turn one into the other",
+    "pix2pix apply": "translate a picture, a video or a folder by such a network",
     "studio": "open a web page on this machine that does all of this",
-    "export": "write a one-pass network as ONNX",
+    "export": "write a one-pass network, or one of pix2pix, as ONNX",
     "study": "draw a labelled sheet that compares layers or strengths",
     "replay": "repeat a result from the receipt stored in it",
-    "list": "list the recipes, styles, contents or weights",
+    "list": "list the recipes, styles, contents, translations or weights",
 }
 
 LIGHT = ("list", "studio")  # run without torch
@@ -57,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         return guarded(lambda: print(f"impasto {__version__}", flush=True))
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in ABOUT:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    second = [each.removeprefix(f"{name} ") for each in ABOUT if each.startswith(f"{name} ")]
+    if second:
+        return fail(f"impasto {name}: name what to do: {' or '.join(second)}; see impasto {name} {second[0]} --help", 2)
     if name not in ABOUT:
         return fail(f"unknown command {name!r}: one of {', '.join(ABOUT)}; see impasto --help", 2)
     return guarded(lambda: execute(name, rest))
@@ -86,7 +93,7 @@ def execute(name: str, arguments: list[str]) -> None:
     from impasto import machine, video
 
     # A picture given to `apply` may be huge; video frames are not, and a folder's pictures reuse each other's memory.
-    given: tuple[str, ...] = command.inputs if name == "apply" else ()
+    given = command.inputs if name == "apply" else [command.input] if name == "pix2pix apply" else []
     huge = len(given) == 1 and not os.path.isdir(given[0]) and not given[0].lower().endswith(video.SUFFIXES)
     with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
@@ -94,7 +101,7 @@ def execute(name: str, arguments: list[str]) -> None:
 
 def usage() -> str:
     lines = [f"impasto {__version__}: repaints photographs.", "", "usage: impasto COMMAND ...", ""]
-    lines += [f"  {name:<12} {about}" for name, about in ABOUT.items()]
+    lines += [f"  {name:<14} {about}" for name, about in ABOUT.items()]
     lines += ["", "examples:", EXAMPLES.rstrip(), "", "See impasto COMMAND --help for the options of a command."]
     return "\n".join(lines)
 

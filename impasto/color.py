@@ -150,3 +150,37 @@ def _spread(values: Tensor) -> Tensor:
 
 def _array(picture: Tensor) -> NDArray[Any]:
     return picture.detach().cpu().to(torch.promote_types(picture.dtype, torch.float32)).numpy()
+
+
+# CIE 1931, D65, two degrees (IEC 61966-2-1): linear sRGB -> XYZ, as fractions of the white point.
+_WHITE = (0.95047, 1.0, 1.08883)
+_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+
+
+def to_lab(image: Tensor) -> Tensor:
+    """sRGB to CIE L*a*b*, D65: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), L in [0, 100], a and b about -110 to 110."""
+    linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
+    xyz = torch.einsum("ij,bjhw->bihw", image.new_tensor(_XYZ) / image.new_tensor(_WHITE)[:, None], linear)
+    f = torch.where(xyz > 216 / 24389, xyz.clamp_min(1e-4) ** (1 / 3), (24389 / 27 * xyz + 16) / 116)
+    x, y, z = f.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def from_lab(lab: Tensor) -> Tensor:
+    """CIE L*a*b* to sRGB, the inverse of `to_lab`; colours outside sRGB are clamped to [0, 1]."""
+    lightness, a, b = lab.unbind(1)
+    y = (lightness + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], 1)
+    xyz = torch.where(f > 6 / 29, f**3, (116 * f - 16) * 27 / 24389)
+    inverse = torch.linalg.inv((lab.new_tensor(_XYZ) / lab.new_tensor(_WHITE)[:, None]).double()).to(lab)
+    linear = torch.einsum("ij,bjhw->bihw", inverse, xyz)
+    gamma = 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1)
+
+
+def bins(step: int = 10) -> Tensor:
+    """The centres in a and b of the bins, of side ``step``, that hold colours of sRGB: (Q, 2)."""
+    line = torch.linspace(0, 1, 33)
+    cube = torch.stack(torch.meshgrid(line, line, line, indexing="ij")).flatten(1)[None, :, :, None]
+    found = torch.unique((to_lab(cube)[0, 1:, :, 0] / step).round(), dim=1)
+    return step * Tensor(found).T

@@ -45,6 +45,11 @@ def cosine(step: int, total: int, *, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def linear(step: int, total: int, *, constant: float) -> float:
+    """The rate's factor at a ``step`` of ``total``: 1 for a ``constant`` share of the steps, then linear to 0."""
+    return min(1.0, (total - step) / max(1.0, total * (1 - constant)))
+
+
 def fit(
     model: nn.Module,
     objective: Callable[[int], Mapping[str, Tensor]],
@@ -52,6 +57,9 @@ def fit(
     steps: int,
     rate: float,
     warmup: int = 0,
+    schedule: Callable[[int, int], float] | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    rival: tuple[nn.Module, Callable[[int], Mapping[str, Tensor]]] | None = None,
     weight_decay: float = 0.0,
     state: Mapping[str, Any] | None = None,
     check_every: int = 50,
@@ -66,6 +74,10 @@ def fit(
         steps: number of steps in all.
         rate: the peak learning rate.
         warmup: steps in which the rate rises from 0.
+        schedule: (step, steps in all) -> the factor of the rate; default: `cosine` with the warm-up.
+        betas: of AdamW.
+        rival: a network that is trained against the model, and its objective: a discriminator (Goodfellow2014). In
+            each step it moves first.
         weight_decay: of AdamW.
         state: from an earlier ``TrainingStep.state()``; the model is restored from it.
         check_every: steps between two checks that the loss is finite.
@@ -75,44 +87,62 @@ def fit(
         DivergedError: the loss or the final weights are not finite; the message names the step. The model keeps its
             weights if they are finite; otherwise it gets the last ones with a finite loss.
     """
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=rate, weight_decay=weight_decay
-    )
+    players = {"": (model, objective)} if rival is None else {"rival ": rival, "": (model, objective)}
+    optimizers = {
+        who: torch.optim.AdamW(
+            [parameter for parameter in player.parameters() if parameter.requires_grad],
+            lr=rate, betas=betas, weight_decay=weight_decay,
+        )
+        for who, (player, _) in players.items()
+    }  # fmt: skip
+    schedule = schedule or partial(cosine, warmup=warmup)
 
     def snapshot(done: int) -> dict[str, Any]:
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+        models = {f"{who}model": player.state_dict() for who, (player, _) in players.items()}
+        return {**models, **{f"{who}optimizer": each.state_dict() for who, each in optimizers.items()}, "step": done}
 
     def restore(state: Mapping[str, Any]) -> int:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for who, (player, _) in players.items():
+            player.load_state_dict(state[f"{who}model"])
+            optimizers[who].load_state_dict(state[f"{who}optimizer"])
         return int(state["step"])
+
+    def all_finite() -> bool:
+        return all(finite(player) for player, _ in players.values())
 
     index = start = restore(state) if state is not None else 0
     good: dict[str, Any] | None = None
     while index < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine(index, steps, warmup=warmup)
-        optimizer.zero_grad(set_to_none=True)
-        terms = objective(index)
-        loss = torch.stack([*terms.values()]).sum()
+        factor = schedule(index, steps)
         checked = index % check_every == 0 or index in (start, steps - 1)
-        sound = not checked or bool(torch.isfinite(loss))
-        if sound:
-            if checked:
-                good = copy.deepcopy(snapshot(index))  # the weights that gave this loss
+        before = copy.deepcopy(snapshot(index)) if checked else None
+        terms: dict[str, Tensor] = {}
+        sound = True
+        for who, (_, loss_of) in players.items():
+            optimizer = optimizers[who]
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+            own = loss_of(index)
+            loss = torch.stack([*own.values()]).sum()
+            sound = not checked or bool(torch.isfinite(loss))
+            if not sound:
+                break
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            sound = index < steps - 1 or finite(model)
+            terms |= {name: term.detach() for name, term in own.items()}
+        if sound:
+            good = before or good  # the weights that gave this loss
+            sound = index < steps - 1 or all_finite()
         if not sound:
-            if good is not None and (retries or not finite(model)):
+            if good is not None and (retries or not all_finite()):
                 back = restore(copy.deepcopy(good))
             if good is None or not retries:
                 raise DivergedError(f"the loss is not finite at step {index + 1} of {steps}: try a lower rate")
             index, rate, retries = back, rate / 2, retries - 1
             continue
         index += 1
-        detached = {name: term.detach() for name, term in terms.items()}
-        yield TrainingStep(index, steps, detached, optimizer.param_groups[0]["lr"], partial(snapshot, index))
+        yield TrainingStep(index, steps, terms, rate * factor, partial(snapshot, index))
 
 
 def finite(model: nn.Module) -> bool:

@@ -49,11 +49,12 @@ class _Exported(nn.Module):
         return painted.clamp(0, 1)
 
 
-def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",)) -> None:
-    """Write a one-pass network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
+def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",), example: Tensor | None = None) -> None:
+    """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
 
-    The file accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller pictures, and adds no
-    noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
+    The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller
+    pictures, and adds no noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
+    With an ``example``, the file takes only pictures of its shape.
 
     Raises:
         WeightsError: the exporter is not installed.
@@ -64,13 +65,15 @@ def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",)) 
         raise WeightsError(f"{path}: the export needs onnxscript: pip install 'impasto[export]'") from None
     free = torch.export.Dim.DYNAMIC
     examples = tuple(torch.rand(2, 3, 61 + 19 * index, 98 - 19 * index) for index in range(len(inputs)))
+    if example is not None:
+        examples = (example,)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports what torchvision would add
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
             _Exported(network).eval(), examples, input_names=list(inputs),
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
-            dynamic_shapes=(({0: free, 2: free, 3: free},) * len(inputs),),
+            dynamic_shapes=(({0: free, 2: free, 3: free},) * len(inputs),) if example is None else None,
         )  # fmt: skip
     assert program is not None
     program.save(path, external_data=False)

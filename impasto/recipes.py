@@ -202,6 +202,71 @@ class Photo:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Translation:
+    """Training of a network that translates pictures, from pairs (Isola2017)."""
+
+    epochs: float = within(0, 100_000, 200.0, above=True)
+    """How often every pair is used."""
+    steps: int = within(0, 100_000_000, 0)
+    """Number of training steps; 0: as many as the epochs take."""
+    batch: int = within(1, 1024, 1)
+    """Pairs per step."""
+    rate: float = within(0, 1000, 2e-4, above=True)
+    """Learning rate of both networks."""
+    constant: float = within(0, 1, 0.5)
+    """Share of the steps with this rate; after it, the rate falls linearly to 0."""
+    generator: str = "unet256"
+    """unet256, unet128: a U-Net that halves so many pixels down to one; resnet9, resnet6: so many residual blocks;
+    features: colours from the encoder's features, only for `colorize`."""
+    width: int = within(1, 1024, 64)
+    """Channels of the generator's first layer; less for small machines."""
+    critic_width: int = within(1, 1024, 64)
+    """Channels of the discriminator's first layer."""
+    critic_layers: int = within(0, 6, 3)
+    """Layers of the discriminator with a stride: 3 judges patches of 70 pixels, 0 single pixels, 1 of 16, 5 of 286."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Normalisation: batch uses the statistics of the batch itself, also when applied."""
+    dropout: float = within(0, 0.99, 0.5)
+    """Probability at which channels are dropped: the noise, also when applied."""
+    resize: bool = False
+    """Upsample by resizing before a convolution, against checkerboards, instead of by transposed convolutions."""
+    gan: Literal["bce", "lsgan", "none"] = "bce"
+    """The adversarial loss: cross-entropy, squares, or none, which trains on L1 alone."""
+    gan_weight: float = within(0, 1e6, 1.0)
+    """Weight of the adversarial loss."""
+    l1: float = within(0, 1e6, 100.0)
+    """Weight of the L1 distance to the target (lambda)."""
+    pairs: Literal["given", "colorize", "edges"] = "given"
+    """given: the pairs in the folder. The others make pairs from photographs: lightness and colours, or edges and
+    photograph."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """From the left picture to the right one, or the first folder to the second, or back."""
+    inputs: int = within(1, 1024, 3)
+    """Channels of the inputs: 1 grey, 3 colour, 4 with transparency; TIFF and .npy may have any number."""
+    outputs: int = within(1, 1024, 3)
+    """Channels of the targets."""
+    load: int = within(8, 8192, 286)
+    """Short side in pixels to which pairs are resized."""
+    crop: int = within(8, 8192, 256)
+    """Side in pixels of the random crops of these."""
+    mirror: bool = True
+    """Mirror half of the pairs."""
+    validation: float = within(0, 0.9, 0.05)
+    """Share of the pairs that is held out to measure L1, PSNR and SSIM."""
+    encoder: str = "compact"
+    """Perceptual encoder of the generator `features`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the networks; auto: bfloat16 if the processor supports it, otherwise float32."""
+    seed: int = within(0, SEEDS, 0)
+    """Seed of the weights, the crops, the noise and the split."""
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of inputs and targets, as the networks see them."""
+        return {"given": (self.inputs, self.outputs), "colorize": (1, 2), "edges": (1, 3)}[self.pairs]
+
+
 # Structure of the content (Park2019), bounded style (Cheng2021), starting in the palette of the painting (Pitie2007).
 impasto = Transfer(
     content_layers=("relu3_1", "relu4_2", "relu5_1"),
@@ -334,6 +399,36 @@ reconstruct_style = Transfer(
     init="noise",
     smoothness=0.0,
 )
+
+# Isola2017, section 6.2: the epochs, the batch, and whether there is jitter (286 to 256 pixels) of each task. The paper
+# keeps the rate; the decay of the second half is that of the authors' later code.
+TRANSLATIONS: dict[str, Translation] = {
+    "pix2pix": Translation(),
+    "facades": Translation(direction="BtoA"),
+    "maps": Translation(),
+    "cityscapes": Translation(direction="BtoA"),
+    "day2night": Translation(epochs=17.0, batch=4),
+    "edges2photos": Translation(epochs=15.0, batch=4, load=256),
+    "edges": Translation(pairs="edges", epochs=15.0, batch=4),
+    "colorize": Translation(pairs="colorize", epochs=6.0, batch=4, load=256),
+    "colorize-small": Translation(
+        pairs="colorize", generator="features", epochs=16.0, batch=16, rate=2e-3, constant=0.0, crop=224, gan="none",
+    ),
+    "small": Translation(generator="unet128", width=24, critic_width=32, load=143, crop=128, resize=True),
+}  # fmt: skip
+
+ABOUT_TRANSLATIONS: dict[str, str] = {
+    "pix2pix": "Isola2017: U-Net of width 64, patches of 70 pixels, batch 1, 200 epochs.",
+    "facades": "Labels to facades: photographs left, labels right, as in CMP's pairs.",
+    "maps": "Aerial photographs to maps, or back with --direction BtoA.",
+    "cityscapes": "Labels to street scenes.",
+    "day2night": "Day to night: 17 epochs of batch 4.",
+    "edges2photos": "Drawings to shoes or handbags: 15 epochs of batch 4, no jitter.",
+    "edges": "Edges to photographs; the pairs are made from any photographs.",
+    "colorize": "Grey to colour with the paper's networks; the pairs are made from any photographs.",
+    "colorize-small": "Grey to colour from the encoder's features: for one to ten thousand photographs.",
+    "small": "A U-Net for 128 pixels of width 24, for small machines.",
+}
 
 TRANSFERS: dict[str, Transfer] = {
     "impasto": impasto,

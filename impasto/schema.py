@@ -13,9 +13,9 @@ from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from impasto.errors import RecipeError
-from impasto.recipes import Photo, Training, Transfer
+from impasto.recipes import Photo, Training, Transfer, Translation
 
-Recipe = TypeVar("Recipe", Transfer, Training, Photo)
+Recipe = TypeVar("Recipe", Transfer, Training, Photo, Translation)
 
 MOST_VALUES = 64  # in a list
 MOST_LETTERS = 4096  # in a string
@@ -66,7 +66,7 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
             raise RecipeError(f"`{field.name}` must be {_shown(most)} or less, not {value}")
 
 
-def to_json(recipe: Transfer | Training | Photo) -> dict[str, Any]:
+def to_json(recipe: Transfer | Training | Photo | Translation) -> dict[str, Any]:
     """The fields as JSON values."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return fields

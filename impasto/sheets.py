@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +62,28 @@ def blocks(picture: Path, *, columns: int) -> str:
         cells = (f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m▀" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True))
         lines.append("".join(cells) + "\x1b[0m")
     return "\n".join(lines)
+
+
+def curves(values: Mapping[str, Sequence[float]], *, width: int, height: int = 120) -> Tensor:
+    """Curves of several quantities, each on its own scale, in a column of strips.
+
+    Args:
+        values: what each strip shows; its label has the first and the last value.
+        width: of the result in pixels.
+        height: of each strip.
+
+    Returns:
+        (1, 3, H, width) sRGB in [0, 1].
+    """
+    paper = Image.new("RGB", (width, len(values) * height), PAPER)
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(14)
+    for index, (label, line) in enumerate(values.items()):
+        top = index * height + 24
+        low, span = min(line), (max(line) - min(line)) or 1.0
+        points = [
+            (GAP + (width - 2 * GAP) * at / max(1, len(line) - 1), top + (height - 32) * (1 - (value - low) / span))
+            for at, value in enumerate(line)
+        ]
+        draw.text((GAP, index * height + 4), f"{label}: {line[0]:.4g} to {line[-1]:.4g}", INK, font)
+        draw.line(points, INK, 2)
+    return torch.from_numpy(np.array(paper)).permute(2, 0, 1)[None].float() / 255

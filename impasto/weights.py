@@ -167,7 +167,7 @@ def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise WeightsError(f"{file}: {what}, not a file of weights; name a .safetensors, .pth or .pt file")
         if (suffix := file.suffix.lower()) == ".safetensors":
             with safe_open(file, framework="pt", device="cpu") as opened:
-                metadata = dict(opened.metadata() or {})
+                metadata = dict(sorted((opened.metadata() or {}).items()))  # the reader's order is random
                 state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 -- not a dict
         elif suffix in (".pth", ".pt"):
             state = torch.load(file, map_location="cpu", weights_only=True)

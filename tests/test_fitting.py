@@ -167,3 +167,79 @@ def test_the_last_weights_are_checked() -> None:
     with pytest.raises(DivergedError, match="step 4 of 4"):
         list(fitting.fit(network, spoilt, steps=4, rate=0.01))
     assert fitting.finite(network)
+
+
+def test_linear_by_hand() -> None:
+    assert [fitting.linear(step, 8, constant=0.5) for step in range(8)] == pytest.approx([1] * 5 + [0.75, 0.5, 0.25])
+    assert [fitting.linear(step, 3, constant=1.0) for step in range(3)] == [1, 1, 1]
+    assert [fitting.linear(step, 4, constant=0.0) for step in range(4)] == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+def duel(us: nn.Module, them: nn.Module, **options: Any) -> Iterator[fitting.TrainingStep]:
+    """One network learns a number, its rival to stay two above it."""
+    ours, theirs = next(us.parameters()), next(them.parameters())
+    return fitting.fit(
+        us, lambda index: {"ours": (ours - theirs.detach()).square().sum() + 0.01 * index * ours.sum()},
+        rival=(them, lambda index: {"theirs": (theirs - ours.detach() - 2).square().sum()}),
+        **({"steps": 6, "rate": 0.1, "schedule": lambda step, total: 1.0} | options),
+    )  # fmt: skip
+
+
+def scalars() -> tuple[nn.Module, nn.Module]:
+    pair = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for network in pair:
+        network.weight.data.fill_(1.0)
+    return pair
+
+
+def test_the_rival_moves_first() -> None:
+    """Its first step goes up by the rate; the model's loss then is the square of that."""
+    us, them = scalars()
+    step = next(duel(us, them))
+    assert {name: float(term) for name, term in step.terms.items()} == pytest.approx({"theirs": 4.0, "ours": 0.01})
+    assert (float(them.weight.detach()), float(us.weight.detach())) == pytest.approx((1.1, 1.1), abs=1e-6)
+
+
+def test_resume_with_a_rival_is_exact_to_the_bit() -> None:
+    whole, first, second = scalars(), scalars(), scalars()
+    for _ in duel(*whole):
+        pass
+    for step in duel(*first):
+        if step.index == 3:
+            break
+    file = io.BytesIO()
+    torch.save(step.state(), file)
+    file.seek(0)
+    assert [step.index for step in duel(*second, state=torch.load(file, weights_only=True))] == [4, 5, 6]
+    for one, other in zip(whole, second, strict=True):
+        assert torch.equal(one.weight, other.weight)
+
+
+def test_a_rival_that_is_not_finite() -> None:
+    """Both networks go back to the last weights with finite losses."""
+    us, them = scalars()
+    ours, theirs = us.weight, them.weight
+    steps = fitting.fit(
+        us, lambda index: {"ours": ours.square().sum()},
+        rival=(them, lambda index: {"theirs": theirs.square().sum() * (float("nan") if index == 2 else 1.0)}),
+        steps=4, rate=0.1, schedule=lambda step, total: 1.0, check_every=1, retries=1,
+    )  # fmt: skip
+    seen = []
+    with pytest.raises(DivergedError, match="step 3 of 4"):
+        for step in steps:
+            seen.append((step.index, step.rate, float(ours.detach()), float(theirs.detach())))
+    assert [(index, rate) for index, rate, *_ in seen] == [(1, 0.1), (2, 0.1)] + [(2, 0.05)] * (len(seen) - 2)
+    assert ours.isfinite().all() and theirs.isfinite().all()
+
+
+def test_betas() -> None:
+    """Adam's second step by hand, for gradients of 1 and 3 and betas of 0.5 and 0.9."""
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.zero_()
+    for _ in fitting.fit(
+        network, lambda index: {"w": (1 + 2 * index) * network.weight.sum()}, steps=2, rate=0.1, betas=(0.5, 0.9),
+        schedule=lambda step, total: 1.0,
+    ):  # fmt: skip
+        pass
+    first, second = (0.5 * 0.5 + 0.5 * 3) / 0.75, (0.9 * 0.1 + 0.1 * 9) / 0.19
+    assert network.weight.item() == pytest.approx(-0.1 - 0.1 * first / math.sqrt(second), abs=1e-5)

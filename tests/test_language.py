@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 
 import impasto
-from impasto import datasets, errors, fitting, onepass, optimize, recipes, schema, transfer, video
+from impasto import datasets, errors, fitting, onepass, optimize, pairs, pix2pix, recipes, schema, transfer, video
 from impasto.commands import DEFAULTS
-from impasto.runs import onepass as onepass_runs, photo as photo_runs, receipts, terminal, transfer as transfer_runs
+from impasto.runs import (
+    onepass as onepass_runs,
+    photo as photo_runs,
+    pix2pix as pix2pix_runs,
+    receipts,
+    terminal,
+    transfer as transfer_runs,
+)
 
 ROOT = Path(__file__).parent.parent
-KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo)} | {
+KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo, recipes.Translation)} | {
     name: type(default([])) for name, default in DEFAULTS.items()
 }
 EXPORTED = [
@@ -22,8 +29,8 @@ EXPORTED = [
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
     for module in (
-        *(datasets, errors, fitting, onepass, optimize, transfer, video),
-        *(onepass_runs, photo_runs, receipts, terminal, transfer_runs),
+        *(datasets, errors, fitting, onepass, optimize, pairs, pix2pix, transfer, video),
+        *(onepass_runs, photo_runs, pix2pix_runs, receipts, terminal, transfer_runs),
     )
     for name, each in vars(module).items()
     if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_")

@@ -27,9 +27,11 @@ FLOORS = {
         "flow",
         "datasets",
         "sheets",
+        "generators",
+        "colorizer",
     },
-    "objective": {"objective", "anystyle"},
-    "methods": {"onepass", "photo", "transfer", "study", "video"},
+    "objective": {"objective", "anystyle", "pairs"},
+    "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "video"},
     "runs": {"runs"},
     "apps": {"studio", "commands", "cli", "__main__"},
 }

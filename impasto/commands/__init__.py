@@ -10,6 +10,7 @@ from tyro import MISSING
 from impasto.commands.listing import ListCommand
 from impasto.commands.onepass import ApplyCommand, ExportCommand, TrainCommand
 from impasto.commands.photo import PhotoCommand
+from impasto.commands.pix2pix import TranslatorApplyCommand, default_train
 from impasto.commands.studio import StudioCommand
 from impasto.commands.transfer import ReplayCommand, StudyCommand, default_reconstruct, default_transfer
 from impasto.recipes import Photo, Training
@@ -22,6 +23,8 @@ DEFAULTS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": lambda arguments: TrainCommand(MISSING, MISSING, MISSING, Training()),
     "apply": lambda arguments: ApplyCommand(MISSING, MISSING, MISSING),
     "photo": lambda arguments: PhotoCommand(MISSING, MISSING, MISSING, Photo()),
+    "pix2pix train": default_train,
+    "pix2pix apply": lambda arguments: TranslatorApplyCommand(MISSING, MISSING, MISSING),
     "export": lambda arguments: ExportCommand(MISSING, MISSING),
     "replay": lambda arguments: ReplayCommand(MISSING, MISSING),
     "studio": lambda arguments: StudioCommand(),

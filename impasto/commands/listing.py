@@ -1,4 +1,4 @@
-"""The command that lists recipes, styles, contents and weights."""
+"""The command that lists recipes, styles, contents, translations and weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from impasto import recipes
 class ListCommand:
     """List what is available, with sources, sizes and licences."""
 
-    what: tyro.conf.Positional[Literal["recipes", "styles", "contents", "weights"]]
+    what: tyro.conf.Positional[Literal["recipes", "styles", "contents", "translations", "weights"]]
     """What to list."""
 
     def run(self) -> None:
@@ -23,6 +23,8 @@ class ListCommand:
 
         if self.what == "recipes":
             rows = [(name, recipes.ABOUT[name]) for name in recipes.TRANSFERS]
+        elif self.what == "translations":
+            rows = [*bundled.TRANSLATORS.items(), *recipes.ABOUT_TRANSLATIONS.items()]
         elif self.what == "weights":
             rows = [
                 (name, f"{entry.size / 1e6:.1f} MB, {entry.licence}; {entry.source}")

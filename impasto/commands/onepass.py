@@ -104,17 +104,17 @@ class ApplyCommand:
 
 @dataclass
 class ExportCommand:
-    """Write a one-pass network as ONNX, for pictures of any size; needs `pip install 'impasto[export]'`."""
+    """Write a one-pass network, or one of `impasto pix2pix`, as ONNX; needs `pip install 'impasto[export]'`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A name from `impasto list styles`, a model file, or any-style: the network that paints like any painting, with
-    a second input "painting"."""
+    """A name from `impasto list styles` or `impasto list translations`, a model file, or any-style: the network that
+    paints like any painting, with a second input "painting"."""
     out: Out
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
     that `impasto apply` adds first (--grain) is not included."""
 
     def run(self) -> None:
-        from impasto import anystyle, files, interop, onepass
+        from impasto import anystyle, bundled, files, interop, onepass, pix2pix
         from impasto.runs import terminal
 
         if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
@@ -122,6 +122,9 @@ class ExportCommand:
         with files.atomic(self.out) as part:
             if self.model == "any-style":
                 interop.to_onnx(anystyle.Immediate(anystyle.load()[0]), part, ("image", "painting"))
+            elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
+                network, example = pix2pix.exportable(pix2pix.load(self.model))
+                interop.to_onnx(network, part, example=example)
             else:
                 interop.to_onnx(onepass.trained(onepass.load(self.model), self.model), part)
         terminal.say(self.out)

@@ -228,8 +228,10 @@ class ReplayCommand:
 
         receipt = images.read_receipt(self.picture)
         folders = [Path(), self.picture.parent, *self.inputs]
-        if receipt["command"] == "apply":
-            raise InputError(f"{self.picture}: made by impasto apply, which replay does not support: run it again")
+        if receipt["command"] in ("apply", "pix2pix apply"):
+            raise InputError(
+                f"{self.picture}: made by impasto {receipt['command']}, which replay does not support: run it again"
+            )
         if receipt["command"] == "photo":
             with terminal.saying(self.out):
                 run_photo.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, distributed
@@ -153,9 +153,9 @@ def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         theirs = state.pop("card")
     except Exception:
-        raise InputError(f"{path}: not a checkpoint of impasto train; remove it to start again") from None
+        raise InputError(f"{path}: not a checkpoint of this training; remove it to start again") from None
     if theirs != card:
-        raise InputError(f"{path}: from a training with other settings or another style")
+        raise InputError(f"{path}: from a training with other settings or other pictures")
     return state
 
 
@@ -212,7 +212,21 @@ class Painter:
         )  # fmt: skip
 
 
-def apply(sources: Sequence[str], out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
+class Repaints(Protocol):
+    """What repaints pictures, in memory and as files: `Painter`, or the translator of pix2pix."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+    def file(self, path: Path, out: Path, room: Room | None = None) -> str | None: ...
+
+
+def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, resume: bool) -> None:
     """Repaint pictures, videos, and every picture below folders, in one pass each.
 
     Args:
@@ -241,7 +255,7 @@ def apply(sources: Sequence[str], out: Path, painter: Painter, *, quiet: bool, r
             terminal.note(note)
 
 
-def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
+def _film(path: Path, out: Path, painter: Repaints, *, quiet: bool) -> None:
     video.check_output(out)
     started = time.monotonic()
     with (
@@ -254,7 +268,7 @@ def _film(path: Path, out: Path, painter: Painter, *, quiet: bool) -> None:
                 raise Stopped(f"stopped after {done} frames, saved in {out}")
 
 
-def _several(paths: Sequence[Path], out: Path, painter: Painter, *, quiet: bool, resume: bool) -> None:
+def _several(paths: Sequence[Path], out: Path, painter: Repaints, *, quiet: bool, resume: bool) -> None:
     todo = [(path, to) for path, to in jobs(paths, out) if not (resume and to.exists())]
     films = [(path, to) for path, to in todo if path.suffix.lower() in video.SUFFIXES]
     pictures = [job for job in todo if job not in films]
@@ -316,7 +330,9 @@ class Room:
                 self.changed.notify_all()
 
 
-def repaint(pictures: Sequence[tuple[Path, Path]], painter: Painter) -> Iterator[tuple[Path, Path, Future[str | None]]]:
+def repaint(
+    pictures: Sequence[tuple[Path, Path]], painter: Repaints
+) -> Iterator[tuple[Path, Path, Future[str | None]]]:
     """Repaint picture files, and yield each with the outcome of `Painter.file` when it is done.
 
     On a CPU, as many are in work as there are cores, each with its own thread: reading and writing use only one core,

@@ -13,7 +13,7 @@ import impasto
 from impasto import bundled, encoder, files, schema, weights
 from impasto.errors import InputError
 from impasto.images import Picture
-from impasto.recipes import Photo, Training, Transfer
+from impasto.recipes import Photo, Training, Transfer, Translation
 
 
 def build(command: str, **facts: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _plain(fact: Any) -> Any:
         return {"name": fact.name, "sha256": weights.sha256(fact)}
     if isinstance(fact, list | tuple):
         return [_plain(each) for each in fact]
-    return schema.to_json(fact) if isinstance(fact, Transfer | Training | Photo) else fact
+    return schema.to_json(fact) if isinstance(fact, Transfer | Training | Photo | Translation) else fact
 
 
 def card(receipt: Mapping[str, Any]) -> dict[str, str]:

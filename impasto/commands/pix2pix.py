@@ -1,0 +1,91 @@
+"""Commands of paired image-to-image translation: pix2pix train, pix2pix apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from impasto import recipes
+from impasto.commands.options import Device, Out, Quiet
+from impasto.commands.transfer import peek
+from impasto.errors import IncompleteError, RecipeError, Stopped
+from impasto.recipes import Translation
+
+
+@dataclass
+class TranslatorTrainCommand:
+    """Train a network on the pairs in FOLDER, to turn one picture of a pair into the other (Isola2017).
+
+    Every 200 steps it writes the network so far, and OUT.png and OUT.csv with held-out pairs and the losses.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Pictures with both halves of a pair side by side, a folder with the folders A and B, or photographs."""
+    out: Out
+    """The file to write, .safetensors."""
+    settings: Annotated[Translation, tyro.conf.arg(name="")]
+    recipe: str = "pix2pix"
+    """A preset (`impasto list translations`); other flags override single values of it."""
+    targets: Path | None = None
+    """A second folder, with the other pictures of the pairs under the same names; FOLDER then has the first ones."""
+    resume: bool = False
+    """Continue an interrupted training from its checkpoint next to OUT; the result is bit-identical."""
+    device: Device = "auto"
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto.runs import onepass as run_onepass, pix2pix as run_pix2pix, terminal
+
+        try:
+            run_pix2pix.train(
+                self.folder, self.targets, self.out, self.settings,
+                device=self.device, quiet=self.quiet, resume=self.resume,
+            )  # fmt: skip
+        except Stopped:
+            terminal.say(self.out)
+            raise
+        if run_onepass.first():
+            terminal.say(self.out)
+
+
+@dataclass
+class TranslatorApplyCommand:
+    """Translate INPUT by a network that `impasto pix2pix train` made: a picture, a video, or a folder of pictures."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A name from `impasto list translations`, or a model file."""
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
+    """A picture, a video, a folder, or a name from `impasto list contents`."""
+    out: Out
+    """The picture, video (.mp4) or folder to write."""
+    seed: int = 0
+    """Seed of the dropout, the network's noise: another one gives another result."""
+    steady: bool = False
+    """Switch the dropout off."""
+    trace: bool = False
+    """For models of edges: INPUT is a photograph; its edges are translated."""
+    resume: bool = False
+    """Skip pictures of a folder that are already done."""
+    device: Device = "auto"
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from impasto import machine, pix2pix
+        from impasto.runs import pix2pix as run_pix2pix, terminal
+
+        model = pix2pix.load(self.model)
+        seed = None if self.steady else self.seed
+        translator = run_pix2pix.Translator(model, seed, self.trace, machine.pick_device(self.device), [self.model])
+        with terminal.saying(self.out, although=(Stopped, IncompleteError)):
+            run_pix2pix.apply(self.input, self.out, translator, quiet=self.quiet, resume=self.resume)
+
+
+def default_train(arguments: Sequence[str]) -> TranslatorTrainCommand:
+    name = peek(arguments, "--recipe") or "pix2pix"
+    if name not in recipes.TRANSLATIONS:
+        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSLATIONS)}")
+    return TranslatorTrainCommand(tyro.MISSING, tyro.MISSING, recipes.TRANSLATIONS[name])

@@ -1,0 +1,209 @@
+"""Runs of pix2pix: training from pairs with previews and measurements, and applying to pictures, folders and videos."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from impasto import files, images, machine, pairs as pairing, pix2pix, schema, sheets
+from impasto.errors import DivergedError, InputError, Stopped
+from impasto.pairs import Pairs
+from impasto.pix2pix import Model
+from impasto.recipes import Translation
+from impasto.runs import onepass as run_onepass, receipts, terminal
+
+EVERY = 200  # steps between two checkpoints, each with measurements and a preview
+
+
+def train(
+    folder: Path, targets: Path | None, out: Path, recipe: Translation, *, device: str, quiet: bool, resume: bool
+) -> None:
+    """Train a network and write it; next to it a preview, the curves and a checkpoint during training.
+
+    The .png next to the result shows held-out pairs and the losses so far, the .csv has them as numbers. Under torchrun
+    each process computes a part of every batch, and the first one writes.
+
+    Args:
+        folder, targets: of the pairs, as `pairs.find` takes them.
+        out: the file to write, .safetensors.
+        recipe: what to train and how.
+        device: auto, cpu, cuda or mps.
+        quiet: show no progress.
+        resume: continue from the checkpoint next to the result, if there is one.
+
+    Raises:
+        InputError: there are no pairs, or the checkpoint is from another training.
+        DivergedError: the loss is not finite; such weights are never written.
+        Stopped: after Ctrl-C; the network so far has been written.
+    """
+    schema.check(recipe)
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise InputError(f"{out}: the output must be a .safetensors file in an existing folder")
+    found = pairing.find(folder, targets, kind=recipe.pairs)
+    every = Pairs(found, recipe.pairs, recipe.channels, recipe.direction == "BtoA", recipe.load)
+    known, held = every.split(recipe.validation, recipe.seed)
+    if not len(known):
+        raise InputError(f"{folder}: {len(found)} pairs are too few to hold out `validation` {recipe.validation:g}")
+    network = pix2pix.begin(recipe)
+    names = hashlib.sha256("\n".join(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+                                     for path, _ in found).encode()).hexdigest()  # fmt: skip
+    facts = receipts.build("pix2pix train", recipe=recipe, learnt=len(known), held_out=len(held), names=names)
+    card = receipts.card(facts)
+    model = Model(network, recipe.pairs, card)
+    checkpoint = receipts.resume_file(out)
+    with run_onepass.processes(machine.pick_device(device)) as target:
+        quiet = quiet or not run_onepass.first()
+        if recipe.generator == "features":
+            terminal.fetch_encoder(recipe.encoder, quiet=quiet)
+        state = run_onepass.load_checkpoint(checkpoint, card) if resume and checkpoint.exists() else None
+        history = _History([] if state is None else state.pop("history"))
+        total = pix2pix.length(recipe, len(known))
+        with (
+            terminal.progress(total, quiet=quiet, label="training") as report,
+            terminal.interruption() as interrupted,
+        ):
+            for step in pix2pix.train(known, recipe, network=network, device=target, state=state):
+                history.add(step.terms)
+                if step.index % 10 == 0:
+                    report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
+                stopped = interrupted()
+                if run_onepass.first() and (stopped or step.index % EVERY == 0 or step.index == total):
+                    # Skip weights that are not finite: the next check of the loss restores earlier ones.
+                    with suppress(DivergedError):
+                        measured = pix2pix.measure(model, held) if len(held) else {}
+                        history.record(step.index, measured)
+                        save(out, model, step.index, history)
+                        receipts.save_state(checkpoint, {**step.state(), "card": card, "history": history.rows})
+                        show(out, model, held if len(held) else known, history)
+                if stopped:
+                    raise Stopped(f"stopped at step {step.index} of {step.total}")
+        if run_onepass.first():
+            for reason in [*known.broken.values(), *held.broken.values()]:
+                terminal.note(f"left out: {reason}")
+            checkpoint.unlink(missing_ok=True)
+
+
+class _History:
+    """The means of the losses between two measurements, and these."""
+
+    def __init__(self, rows: list[dict[str, float]]) -> None:
+        self.rows = rows
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        self.count += 1
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term.clone()
+
+    def record(self, step: int, measured: Mapping[str, float]) -> None:
+        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        self.rows.append({"step": float(step), **means, **{f"held-out {name}": x for name, x in measured.items()}})
+        self.sums.clear()
+        self.count = 0
+
+
+def save(out: Path, model: Model, steps: int, history: _History) -> None:
+    """Write the model to ``out``; its card has the steps and the last measurements of ``history``."""
+    last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
+    with files.atomic(out) as part:
+        pix2pix.save(part, Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last}))
+
+
+def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
+    """Write a sheet of a model's translations of pairs above the curves of ``history``, and the latter as a table.
+
+    Both go next to ``out``, with the suffixes .png and .csv.
+    """
+    sheet = sheets.sheet(pix2pix.preview(model, pairs), columns=3)
+    names = list(history.rows[-1])
+    curves = {name: [row[name] for row in history.rows if name in row] for name in names if name != "step"}
+    if len(history.rows) > 1:
+        sheet = torch.cat([sheet, sheets.curves(curves, width=sheet.shape[-1])], 2)
+    images.write(out.with_suffix(".png"), sheet)
+    with files.atomic(out.with_suffix(".csv")) as part, part.open("w", newline="") as file:
+        table = csv.DictWriter(file, names, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(history.rows)
+
+
+@dataclass(frozen=True)
+class Translator:
+    """Translates pictures, all by the same model.
+
+    Attributes:
+        model: the network.
+        seed: of the dropout; None: no dropout.
+        trace: translate the edges of a photograph, not a drawing.
+        device: where to compute.
+        sources: the model's file, which must not be overwritten.
+    """
+
+    model: Model
+    seed: int | None
+    trace: bool
+    device: torch.device
+    sources: Sequence[str] = ()
+    alone: Lock = field(default_factory=Lock, repr=False)  # the noise comes from the process's random state
+
+    def __call__(self, image: Tensor) -> Tensor:
+        drawing = pairing.edges(image).expand(-1, 3, -1, -1) if self.trace else image
+        with self.alone:
+            return pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
+
+    def file(self, path: Path, out: Path, room: run_onepass.Room | None = None) -> str | None:
+        """Translate a picture file and store the receipt in the result; returns the note on the picture, if any.
+
+        Args:
+            path: of the picture.
+            out: of the result.
+            room: not needed: one picture is translated at a time.
+        """
+        into, channels = self.model.channels
+        if into in (1, 3) and channels in (1, 3):
+            picture = images.read(path)
+            receipt = receipts.build(
+                "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, content=picture
+            )
+            images.write(
+                out, self(picture.image), alpha=picture.alpha, profile=picture.profile, receipt=receipt
+            )  # fmt: skip
+            return picture.note
+        output = self(pairing.read(path, into))
+        images.write(out, output) if channels in (1, 3) else pairing.write(out, output)
+        return None
+
+
+def apply(source: str, out: Path, translator: Translator, *, quiet: bool, resume: bool) -> None:
+    """Translate a picture, a video, or every picture below a folder.
+
+    Args:
+        source: the picture, video or folder.
+        out: what to write.
+        translator: does it.
+        quiet: show no progress.
+        resume: skip pictures of a folder that are already done.
+
+    Raises:
+        InputError: edges are asked of a model that does not read them, or a picture has too many channels to write.
+        IncompleteError: some pictures of the folder could not be read; the others are done.
+        Stopped: after Ctrl-C; finished pictures are kept.
+    """
+    if translator.trace and translator.model.kind != "edges":
+        raise InputError("`trace` is only for models that were trained with `pairs` edges")
+    if translator.model.channels[1] in (1, 3):
+        run_onepass.apply([source], out, translator, quiet=quiet, resume=resume)
+        return
+    if Path(source).is_dir() or out.suffix.lower() not in pairing.DEEP:
+        kinds = ", ".join(pairing.DEEP)
+        raise InputError(f"{out}: this model makes {translator.model.channels[1]} channels: name one file, {kinds}")
+    files.check_output(out, [source, *translator.sources])
+    translator.file(Path(source), out)
