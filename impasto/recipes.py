@@ -274,6 +274,7 @@ impasto = Transfer(
     content_term="normalized",
     layer_weights=(0.3, 1.0, 1.4, 1.1, 0.8),
     style_weight=80.0,
+    style_scale=1.25,
     style_term="bounded",
     palette=True,
     flat=0.03,
