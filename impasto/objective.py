@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -140,13 +140,7 @@ class Objective:
         for tile in tiles:
             if len(tiles) > 1:
                 record = self.frozen.forward(tile.crop(image))
-            features = record.features
-
-            def add(
-                layer: str, gradient: Tensor, features: Mapping[str, Tensor] = features, tile: Window = tile
-            ) -> None:
-                self.add_gradient(gradient, features[layer], layer, slopes, tile)
-
+            add = partial(self.add_gradient, record.features, slopes, tile)
             tile.crop(gradient).add_(self.frozen.backward(record, add))
             if self.recipe.smoothness:
                 slope = float(slopes["smoothness", 0, ""])
@@ -189,27 +183,31 @@ class Objective:
                 terms[what] = recipe.smoothness * value / image.numel()
                 continue
             height, width = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
-            if what == "content" and self.normalized:
-                error = losses.normalized_error(value, self.energies[layer], height * width)
-                term = recipe.content_weight * alphas[layer] * error
-                terms[what] = terms[what] + term if what in terms else term
-                continue
-            value = self.scales.get(layer, 1.0) ** 2 * value
+            scale = self.scales.get(layer, 1.0) ** 2
             if what == "content":
-                target = self.content[layer]
-                whole = self.scales.get(layer, 1.0) ** 2 * self.energies[layer]
-                term = losses.weigh_error(value, whole, target.shape[1], height * width, recipe.content_term)
-                term = recipe.content_weight * alphas[layer] * term
+                whole, channels = self.energies[layer], self.content[layer].shape[1]
+                if self.normalized:
+                    error = losses.normalized_error(value, whole, height * width)
+                else:
+                    error = losses.weigh_error(
+                        scale * value, scale * whole, channels, height * width, recipe.content_term
+                    )
+                term = recipe.content_weight * alphas[layer] * error
             else:
                 region = self.regions[index]
                 count = region.masks[layer].square().sum().clamp_min(1e-6) if region.masks else height * width
-                term = losses.style_loss(value / count, region.targets[layer], height * width, recipe.style_term)
+                term = losses.style_loss(
+                    scale * value / count, region.targets[layer], height * width, recipe.style_term
+                )
                 term = recipe.style_weight * recipe.strength * betas[layer] * region.weight * term
             terms[what] = terms[what] + term if what in terms else term
         return terms
 
-    def add_gradient(self, gradient: Tensor, x: Tensor, layer: str, slopes: Mapping[Key, Tensor], tile: Window) -> None:
-        """Add dL/dF of a layer whose features are x, in place; ``slopes`` are dL/de and dL/dS."""
+    def add_gradient(
+        self, features: Mapping[str, Tensor], slopes: Mapping[Key, Tensor], tile: Window, layer: str, gradient: Tensor
+    ) -> None:
+        """Add dL/dF of a layer of a tile to its ``gradient``, in place; ``slopes`` are dL/de and dL/dS."""
+        x = features[layer]
         if layer in self.content and self.normalized:
             mean, square, product = (slope[..., None, None].to(x.dtype) for slope in slopes["content", 0, layer])
             change = 2 * square * x + mean + product * tile.at_layer(self.content[layer], x, layer)
