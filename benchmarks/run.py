@@ -32,7 +32,7 @@ from rich.progress import track
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import impasto
-from impasto import bundled, encoder, images, machine, objective, recipes, transfer, winograd
+from impasto import bundled, encoder, images, machine, objective, optimize, recipes, transfer, winograd
 from impasto.recipes import Transfer
 
 HERE = Path(__file__).parent
@@ -60,10 +60,12 @@ def vgg19() -> encoder.VGG:
     return encoder.VGG().requires_grad_(False).eval()
 
 
-def ours(network: encoder.VGG, size: int, precision: Any) -> Callable[[], object]:
+def ours(network: encoder.VGG, size: int, precision: Any, *, minimal: bool = True) -> Callable[[], object]:
     """One iteration of our implementation: loss and gradient of the default recipe."""
     content, style = pair(size)
     goal = objective.build(network, replace(recipes.impasto, precision=precision), content, [style])
+    if not minimal:  # the same, with PyTorch's convolutions
+        goal = replace(goal, frozen=encoder.Frozen(network, goal.layers, goal.dtype))
     return lambda: goal(content)
 
 
@@ -80,6 +82,7 @@ def iterations(rounds: int) -> dict[str, list[float]]:
         BASELINE: iteration(*pair(SIZE)),
         "ours, VGG-19, float32": ours(vgg, SIZE, "float32"),
         "ours, VGG-19, auto precision": ours(vgg, SIZE, "auto"),
+        "the same without minimal filtering": ours(vgg, SIZE, "auto", minimal=False),
         "ours, compact, float32": ours(compact, SIZE, "float32"),
         "ours, compact, auto precision": ours(compact, SIZE, "auto"),
     }
@@ -124,6 +127,36 @@ def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
     theirs, loss, _ = run(blog, 0.0)
     best, reached, count = run(replace(blog, **schedule), loss)
     return {"adam_s": theirs, "adam_loss": loss, "ours_s": best, "ours_loss": reached, "ours_iterations": count}
+
+
+def optimizers(size: int, steps: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Seconds and final loss of our L-BFGS and of PyTorch's, in turn, on the default recipe's objective, unclipped."""
+    content, style = pair(size)
+    goal = objective.build(encoder.load("compact"), recipes.impasto, content, [style])
+
+    def our_lbfgs() -> torch.Tensor:
+        *_, last = optimize.minimize(content, goal, optimizer="lbfgs", steps=steps, rate=1.0)
+        return last.x
+
+    def torch_lbfgs() -> torch.Tensor:
+        x = content.clone()
+        solver = torch.optim.LBFGS([x], max_iter=steps, max_eval=10 * steps, tolerance_grad=0, tolerance_change=0,
+                                   history_size=optimize.HISTORY, line_search_fn="strong_wolfe")  # fmt: skip
+
+        def closure() -> torch.Tensor:
+            terms, x.grad = goal(x)
+            return torch.stack([*terms.values()]).sum()
+
+        solver.step(closure)
+        return x
+
+    found: dict[str, list[tuple[float, float]]] = {"`optimize.LBFGS`": [], "`torch.optim.LBFGS`, strong Wolfe": []}
+    for _ in track(range(rounds), "L-BFGS", console=STDERR):
+        for name, body in zip(found, (our_lbfgs, torch_lbfgs), strict=True):
+            start = time.perf_counter()
+            x = body()
+            found[name].append((time.perf_counter() - start, sum(float(term) for term in goal(x)[0].values())))
+    return {name: (median(taken for taken, _ in runs), runs[-1][1]) for name, runs in found.items()}
 
 
 def where_time_goes(network: encoder.VGG, rounds: int = 5) -> dict[str, float]:
@@ -264,6 +297,10 @@ def report(record: Mapping[str, Any]) -> str:
         ]
         lines += [f"At {race['size']:.0f} px, {race['steps']:.0f} steps of Adam, compact:", ""]
         lines += table(("to the same loss", "time", "loss", "ratio"), rows)
+    lines += table(
+        ("L-BFGS, 10 pairs, 256 px, compact, 100 iterations", "time", "loss"),
+        [(name, f"{taken:.1f} s", f"{loss:.4f}") for name, (taken, loss) in record["optimizers"].items()],
+    )
     first = next(iter(record["scaling"].values()))
     lines += table(
         ("compact, square of", "s / megapixel and iteration", "against the smallest (goal 1.3)"),
@@ -326,6 +363,7 @@ def main() -> None:
         networks = {"VGG-19": vgg19(), "compact": encoder.load("compact")}
         record["profile"] = {name: where_time_goes(network) for name, network in networks.items()}
         record["rates"] = convolution_rates(networks["VGG-19"])
+        record["optimizers"] = optimizers(256, 100, 1 if quick else 3)
     size, steps = (128, 300) if quick else (256, 3000)
     record["race"] = {"size": size, "steps": steps} | to_the_same_loss(size, steps)
     text = report(record)
