@@ -3,16 +3,17 @@
 The studio's other functions are /paint and /light; `client.view_api()` describes them all.
 """
 
-import secrets
 import shutil
 import sys
 
+import httpx
 from gradio_client import Client, handle_file
 
 
 def main(address: str, photo: str, style: str, out: str) -> None:
-    # Requests with the same header share a session; other sessions cannot reach its files.
-    session = {"x-impasto-session": secrets.token_urlsafe(24)}
+    # The studio gives every visitor a session; requests with its token can reach its files, others cannot.
+    cookies = httpx.get(address).cookies
+    session = {"x-impasto-session": next(cookies[name] for name in cookies if name.startswith("impasto-session"))}
     client = Client(address, headers=session, verbose=False, analytics_enabled=False)
     painted = client.predict(
         photo=handle_file(photo), style=style, strength=1.0, size=0, keep_colors="none", api_name="/repaint"

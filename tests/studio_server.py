@@ -1,18 +1,26 @@
-"""Starts the studio in a separate process, as a user does."""
+"""Starts the studio in a separate process, as a user does, and sends it requests."""
 
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from PIL import Image
+
+API = "/gradio_api"
 
 
 @contextmanager
-def serving(*flags: str, **environment: str) -> Iterator[str]:
-    """Run a studio; yields its address."""
+def serving(*flags: str, before: Callable[[], object] | None = None, **environment: str) -> Iterator[str]:
+    """Run a studio; yields its address. ``before`` runs in the new process first."""
     process = subprocess.Popen(
         [sys.executable, "-m", "impasto", "studio", "--port", "0", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+        preexec_fn=before,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -21,3 +29,26 @@ def serving(*flags: str, **environment: str) -> Iterator[str]:
         process.terminate()
         said, complaints = process.communicate(timeout=30)
         assert (process.returncode, said + complaints) == (0, "")
+
+
+def upload(client: httpx.Client, data: bytes, name: str = "photo.png") -> httpx.Response:
+    return client.post(f"{API}/upload", files={"files": (name, data)})
+
+
+def encoded(size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def call(client: httpx.Client, name: str, *data: Any) -> str:
+    """Call a function of the API; returns its last answer, a line of JSON."""
+    asked = client.post(f"{API}/call/{name}", json={"data": data})
+    if asked.status_code != 200:
+        return f"{asked.status_code} {asked.text}"
+    said = client.get(f"{API}/call/{name}/{asked.json()['event_id']}").text
+    return said.strip().rsplit("data: ", 1)[-1]
+
+
+def file(path: str) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}

@@ -24,6 +24,8 @@ class StudioCommand:
     """The largest upload that is accepted, in MB."""
     max_jobs: int = 1
     """How many optimisations run at once, 1 or more; the others wait."""
+    max_minutes: float = 60.0
+    """The time limit of an optimisation, in minutes; the picture so far is kept."""
     open: bool = False
     """Also open the page in the browser."""
 
@@ -32,11 +34,13 @@ class StudioCommand:
             raise InputError(f"--host {self.host} exposes the studio to the network: set --auth NAME")
         if self.max_jobs < 1 or not 0 < self.max_upload < 1e4 or not 0 <= self.port < 65536:
             raise InputError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
+        if not 0 < self.max_minutes < 1e5:
+            raise InputError("--max-minutes must be more than 0")
         try:
             from impasto import studio
         except ModuleNotFoundError as error:
             raise InputError(f"the studio needs {error.name}: pip install 'impasto[studio]'") from None
         studio.serve(
             host=self.host, port=self.port, user=self.auth, max_upload=self.max_upload, max_jobs=self.max_jobs,
-            open_browser=self.open,
+            max_minutes=self.max_minutes, open_browser=self.open,
         )  # fmt: skip

@@ -27,7 +27,10 @@ class Pair:
     receipt: dict[str, Any]
 
 
-def read(content: Path, style: Path, recipe: Photo, masks: tuple[Path, Path] | None, *, device: torch.device) -> Pair:
+def read(
+    content: Path | Picture, style: Path | Picture, recipe: Photo,
+    masks: tuple[Path | Picture, Path | Picture] | None, *, device: torch.device,
+) -> Pair:  # fmt: skip
     """Read the photographs and their masks; without masks, find the matching regions.
 
     Args:

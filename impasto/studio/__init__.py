@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -27,7 +28,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 PROCESS = contextlib.ExitStack()  # contexts that stay open until the process ends
 
 
-def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, open_browser: bool) -> None:
+def serve(
+    *, host: str, port: int, user: str, max_upload: float, max_jobs: int, max_minutes: float, open_browser: bool
+) -> None:
     """Serve the studio until Ctrl-C; prints its address.
 
     Raises:
@@ -44,13 +47,18 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
 
+    _make_root()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _end)
     load_gradio()
-    from impasto.studio import server
+    from impasto.studio import connections, inspection, server
 
+    connections.allow_files()
+    inspection.restrict()
     loopback = host in ("127.0.0.1", "localhost", "::1")
     application = server.application(
-        ROOT, most_bytes=int(max_upload * 1e6), jobs=max_jobs, auth=(user, password) if user else None,
-        hosts=["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"],
+        ROOT, most_bytes=int(max_upload * 1e6), jobs=max_jobs, seconds=60 * max_minutes,
+        auth=(user, password) if user else None, hosts=["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"],
     )  # fmt: skip
     warming = threading.Timer(2, _warm)  # let the page load first
     warming.daemon = True
@@ -58,8 +66,9 @@ def serve(*, host: str, port: int, user: str, max_upload: float, max_jobs: int, 
     print(address, flush=True)
     if open_browser:
         webbrowser.open(address)
-    signal.signal(signal.SIGTERM, _end)
-    running = uvicorn.Server(uvicorn.Config(application, log_level="error", access_log=False))
+    running = uvicorn.Server(
+        uvicorn.Config(application, http=connections.Connection, ws="none", log_level="critical", access_log=False)
+    )
     running.handle_exit = _end  # type: ignore[method-assign, assignment]
     running.run(sockets=[listening])
 
@@ -71,6 +80,25 @@ def _end(number: int, _: Any) -> None:
     if stopped:
         print("impasto: stopped", file=sys.stderr, flush=True)
     os._exit(130 if stopped else 0)
+
+
+def _make_root() -> None:
+    """Make the folder for all files, readable only by this user; remove those of studios that were killed."""
+    os.umask(0o077)
+    ROOT.mkdir(mode=0o700)
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    lock = PROCESS.enter_context((ROOT / "lock").open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for folder in ROOT.parent.glob("impasto-studio-*"):
+        with contextlib.suppress(OSError):  # no lock, or held by a running studio
+            found = folder.lstat()
+            if folder != ROOT and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                with (folder / "lock").open("w") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
 
 
 def load_gradio() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.recipes import Photo, impasto
-from impasto.studio import forms
+from impasto.recipes import Photo, Transfer, impasto
+from impasto.studio import names
 from impasto.studio.jobs import Job, Pool, Session, Work
 from impasto.studio.viewer import Studio, spoken
 
@@ -20,7 +20,10 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
     first, second = gr.Image(label="photo", **kinds), gr.Image(label="other", **kinds)
     style, keep = gr.Textbox(label="style", visible=False), gr.Textbox("none", label="keep_colors", visible=False)
-    strength, size = gr.Number(1.0, label="strength", visible=False), gr.Number(0, label="size", visible=False)
+    strength, size = (
+        gr.Number(1.0, label="strength", visible=False),
+        gr.Number(0, label="size", visible=False, precision=0),
+    )
     settings, file = gr.JSON({}, label="settings", visible=False), gr.File(label="picture", visible=False)
     button = gr.Button(visible=False)
 
@@ -45,12 +48,13 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         """Repaint a photograph in one pass in a bundled style; size 0 keeps the photograph's size."""
         from impasto.studio import work
 
-        session = studio.session(request)
         with spoken():
+            named = names.name("style", style)
+            chosen = names.recipe(Transfer(), {"strength": strength, "size": size, "keep_colors": keep_colors})
             todo = work.one_pass(
-                session, Path(photo), [style], strength=strength, keep_colors=keep_colors, size=int(size)
+                Path(photo), [named], strength=chosen.strength, keep_colors=chosen.keep_colors, size=chosen.size
             )
-            yield from result(session, studio.quick, todo)
+            yield from result(studio.session(request), studio.quick, todo)
 
     def optimise(request: gr.Request, photo: str, painting: str, settings: Mapping[str, Any]) -> Iterator[str]:
         """Repaint by optimisation; yields intermediate pictures, then the result.
@@ -59,19 +63,18 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         """
         from impasto.studio import work
 
-        session = studio.session(request)
         with spoken():
-            recipe = forms.changed(impasto, settings)
-            yield from result(session, studio.slow, work.optimise(session, Path(photo), [Path(painting)], recipe))
+            recipe = names.recipe(impasto, settings)
+            todo = work.optimise(Path(photo), [Path(painting)], recipe)
+            yield from result(studio.session(request), studio.slow, todo)
 
     def change_light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
         """Give a photograph the light of another one; ``settings`` are fields of the recipe."""
         from impasto.studio import work
 
-        session = studio.session(request)
         with spoken():
-            recipe = forms.changed(Photo(), settings)
-            yield from result(session, studio.slow, work.light(session, Path(photo), Path(other), recipe, None))
+            recipe = names.recipe(Photo(), settings)
+            yield from result(studio.session(request), studio.slow, work.light(Path(photo), Path(other), recipe, None))
 
     named: dict[str, Any] = {"concurrency_limit": None}
     button.click(repaint, [first, style, strength, size, keep], file, api_name="repaint", **named)

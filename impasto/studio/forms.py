@@ -11,13 +11,14 @@ import gradio as gr
 
 from impasto import schema
 from impasto.errors import RecipeError
+from impasto.studio import names
 
 
-def form(recipe: Any, names: Sequence[str]) -> list[gr.components.Component]:
+def form(recipe: Any, shown: Sequence[str]) -> list[gr.components.Component]:
     """An input for each of these fields, with the value that it has in the recipe."""
     kinds, texts = typing.get_type_hints(type(recipe)), schema.described(type(recipe))
     known = {field.name: field for field in dataclass_fields(recipe)}
-    return [_input(known[name], kinds[name], getattr(recipe, name), texts[name]) for name in names]
+    return [_input(known[name], kinds[name], getattr(recipe, name), texts[name]) for name in shown]
 
 
 def all_but(kind: type, *left_out: str) -> list[str]:
@@ -34,9 +35,10 @@ def read(kind: Any, values: Mapping[str, Any]) -> Any:
 
     Raises:
         RecipeError: a value is missing or not valid.
+        RefusedError: a field of text holds something that a request may not name.
     """
     kinds = typing.get_type_hints(kind)
-    return schema.from_json({name: _value(name, kinds[name], value) for name, value in values.items()}, kind)
+    return names.recipe(kind(), {name: _value(name, kinds[name], value) for name, value in values.items()})
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
@@ -61,12 +63,3 @@ def _input(field: Field[Any], kind: Any, value: Any, text: str) -> gr.components
     if typing.get_origin(kind) is Literal:
         return gr.Dropdown(list(typing.get_args(kind)), **common)
     return gr.Textbox(**common)
-
-
-def changed(recipe: Any, values: Mapping[str, Any]) -> Any:
-    """A recipe with some fields changed to JSON values.
-
-    Raises:
-        RecipeError: a field is unknown, or a value is not valid.
-    """
-    return schema.from_json({**schema.to_json(recipe), **(values or {})}, type(recipe))

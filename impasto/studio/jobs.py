@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import queue
+import hashlib
+import hmac
 import secrets
 import shutil
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from impasto.errors import BusyError
+from impasto.errors import BusyError, InputError
 
-COOKIE = "impasto-session"  # holds a session's token
 WAITING = 64  # the most jobs that wait
-SESSIONS = 200  # the most sessions kept; the one that was idle longest is dropped first
-PREVIEWS = 20  # live pictures kept for a session: about ten seconds
+JOBS = 6  # the most jobs of a session that wait or run
+SESSIONS = 200  # the most sessions kept
+PREVIEWS = 20  # live pictures kept for a job: about ten seconds
 RESULTS = 60  # results kept for a session
+QUOTA = 500_000_000  # bytes of a session's files; the oldest go first
+SPARE = 500_000_000  # bytes of the disk that the studio leaves free
+UNWATCHED = 600.0  # seconds after which a job that nobody follows ends
+KEPT = 24 * 3600.0  # seconds for which files and sessions that nobody uses are kept
 
 
 Shown = TypeVar("Shown")  # the picture so far, in the form that the work uses
@@ -44,30 +53,37 @@ class Frame(Generic[Shown]):
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a job.
+    """The result of a job; all its files lie in the job's folder.
 
     Attributes:
         file: the picture, with its receipt.
         pair: content and picture at the same size, to compare on the page; None: nothing to compare.
+        others: further files that the page asked for.
     """
 
     file: Path
     pair: tuple[Path, Path] | None = None
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Work(Generic[Shown]):
-    """What a job does.
+    """What a job does. It reads its pictures itself, in `frames`.
 
     Attributes:
-        frames: does the work; yields progress, and can be stopped at any step.
-        finish: turns the last picture into the result.
+        frames: does the work; yields progress, and can be stopped at any step, and between our functions before the
+            first picture.
+        finish: turns the last picture into the result, in a folder.
         draw: writes a preview of a picture to a path.
     """
 
     frames: Callable[[], Iterator[Frame[Shown]]]
-    finish: Callable[[Shown], Result]
-    draw: Callable[[Shown, Path], None]
+    finish: Callable[[Shown, Path], Result]
+    draw: Callable[[Shown, Path], None] = lambda image, path: None
+
+
+class Interrupted(BaseException):
+    """Ends the preparation of a job; not an Exception, so that no decoder takes it for a damaged file."""
 
 
 @dataclass
@@ -77,23 +93,30 @@ class Job:
     Attributes:
         kind: the tab that it belongs to.
         work: what to do; None once it has started.
+        shown: whether the result is one of the session's pictures.
         state: waiting, running, done, stopped or failed.
         frame, preview: the latest ones.
+        folder: of all its files.
         losses: the losses of all steps so far.
+        reason: why it was stopped, if the user did not stop it.
     """
 
     session: Session
     kind: str
     work: Work[Any] | None
+    shown: bool = True
     state: str = "waiting"
     frame: Frame[Any] | None = None
     preview: Path | None = None
+    folder: Path | None = None
     result: Result | None = None
     error: Exception | None = None
     losses: list[float] = field(default_factory=list)
+    reason: str = ""
     changed: threading.Condition = field(default_factory=threading.Condition)
     version: int = 0
     stopping: bool = False
+    ends: float = float("inf")
 
     @property
     def over(self) -> bool:
@@ -119,35 +142,87 @@ class Job:
                 return
             time.sleep(every)
 
-    def run(self) -> None:
+    def run(self, seconds: float = float("inf")) -> None:
+        """Do the work, for at most ``seconds``."""
         with self.changed:
             work, self.work = self.work, None
             if self.over or work is None:
                 return
+            self.ends = time.monotonic() + seconds
             self._become("running")
-        drawn = 0.0
         try:
-            for frame in work.frames():
-                self.frame = frame
-                if frame.loss is not None:
-                    self.losses.append(frame.loss)
-                if frame.image is not None and time.monotonic() - drawn > 0.4 and frame.done < frame.total:
-                    drawn = time.monotonic()
-                    path = self.session.preview()
-                    work.draw(frame.image, path)
-                    self.preview = path
-                self._become("running")
-                if self.stopping:
-                    break
+            self.folder = self.session.new_folder()
+            self._paint(work, self.folder)
             if self.frame is not None and self.frame.image is not None:
-                self.result = work.finish(self.frame.image)
-                self.session.keep(self.result)
+                self.result = work.finish(self.frame.image, self.folder)
+                if self.shown:
+                    self.session.results.insert(0, self.result)
+            elif self.reason:
+                raise InputError(f"{self.reason}, and there was no picture yet: try a smaller size")
             self._become("stopped" if self.stopping else "done")
         except Exception as error:
             self.error = error.with_traceback(None)
             self._become("failed")
+        if self.folder is not None and self.result is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.session.make_room()
         if self.frame is not None:  # finished jobs are kept; free the memory of their pictures
             self.frame = replace(self.frame, image=None)
+
+    def _paint(self, work: Work[Any], folder: Path) -> None:
+        drawn, previews = 0.0, deque[Path]()
+        frames = work.frames()
+        with suppress(Interrupted), self._interruptible() as release:
+            for frame in frames:
+                self.frame = frame
+                if frame.image is not None:
+                    release()
+                if frame.loss is not None:
+                    self.losses.append(frame.loss)
+                if frame.image is not None and time.monotonic() - drawn > 0.4 and frame.done < frame.total:
+                    drawn = time.monotonic()
+                    previews.append(folder / f"live-{len(self.losses)}-{secrets.token_hex(4)}.jpg")
+                    work.draw(frame.image, previews[-1])
+                    self.preview = previews[-1]
+                    if len(previews) > PREVIEWS:
+                        previews.popleft().unlink(missing_ok=True)
+                self._become("running")
+                if self._ending():
+                    break
+        for path in list(previews)[:-2]:  # the page may still be loading the last ones
+            path.unlink(missing_ok=True)
+
+    def _ending(self) -> bool:
+        """Whether the job has to stop, because of the user, its time limit, or because nobody follows it."""
+        if not self.stopping:
+            if time.monotonic() > self.ends:
+                self.reason = "the time limit was reached"
+            elif self.session.unwatched:
+                self.reason = "nobody followed this job"
+            self.stopping = bool(self.reason)
+        return self.stopping
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[Callable[[], None]]:
+        """Raise `Interrupted` in this thread when one of impasto's functions is called and the job has to stop.
+
+        The engines are generators, which stop between two steps; this also stops what they do before the first one.
+        Yields a function that ends this.
+        """
+
+        def watch(frame: FrameType, event: str, _: Any) -> None:
+            module = frame.f_globals.get("__name__", "")
+            if event == "call" and module.startswith("impasto.") and module != __name__ and self._ending():
+                raise Interrupted
+
+        def release() -> None:
+            sys.setprofile(None)
+
+        sys.setprofile(watch)
+        try:
+            yield release
+        finally:
+            release()
 
     def _become(self, state: str) -> None:
         with self.changed:
@@ -162,69 +237,136 @@ class Session:
 
     Attributes:
         token: identifies the browser, in its cookie.
-        folder: the folder of its files.
-        files: the paths that it may fetch and give as input.
+        folder: the folder of its files, which nobody else may fetch.
         results: its results, the latest first.
         jobs: the latest job of each kind.
-        previews: its latest live pictures.
         seen: the time of its last request.
+        watching: how many of its connections are open.
     """
 
     token: str
     folder: Path
-    files: set[str] = field(default_factory=set)
     results: list[Result] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
-    previews: list[Path] = field(default_factory=list)
     seen: float = field(default_factory=time.monotonic)
+    watching: int = 0
 
-    def keep(self, result: Result) -> None:
-        self.results.insert(0, result)
-        for old in self.results[RESULTS:]:
-            shutil.rmtree(old.file.parent, ignore_errors=True)
-        del self.results[RESULTS:]
+    @property
+    def working(self) -> bool:
+        return any(not job.over for job in list(self.jobs.values()))
 
-    def path(self, name: str) -> Path:
-        """The path of a new file, in a new folder, which the browser may fetch."""
+    @property
+    def idle(self) -> float:
+        """Seconds since its last request or connection."""
+        return 0.0 if self.watching else time.monotonic() - self.seen
+
+    @property
+    def unwatched(self) -> bool:
+        return self.idle > UNWATCHED
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """A connection is open."""
+        self.watching += 1
+        try:
+            yield
+        finally:
+            self.watching -= 1
+            self.seen = time.monotonic()
+
+    def new_folder(self) -> Path:
+        """A new folder: for an upload, or for everything that a job writes."""
+        if shutil.disk_usage(self.folder.parent).free < SPARE:
+            raise BusyError("the studio's disk is nearly full")
         folder = self.folder / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        self.files.add(str(folder / name))
-        return folder / name
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
 
-    def preview(self) -> Path:
-        """The path of a new live picture; removes old ones, but keeps those that may still be downloading."""
-        self.previews.append(self.path("live.jpg"))
-        if len(self.previews) > PREVIEWS:
-            old = self.previews.pop(0)
-            self.files.discard(str(old))
-            shutil.rmtree(old.parent, ignore_errors=True)
-        return self.previews[-1]
+    def owns(self, path: str) -> bool:
+        """Whether this is a file of the session, spelt as the studio spells it."""
+        file = Path(path)
+        return (
+            str(file) == path and ".." not in file.parts and len(file.parts) == len(self.folder.parts) + 2
+            and file.parts[:-2] == self.folder.parts and file.is_file() and not file.is_symlink()
+        )  # fmt: skip
+
+    def make_room(self) -> None:
+        """Remove the oldest files: beyond the quota, older than a day, and of more results than are kept."""
+        kept = {job.folder for job in list(self.jobs.values())}
+        excess = {result.file.parent for result in self.results[RESULTS:]}
+        total = 0
+        with suppress(FileNotFoundError):  # another thread makes room
+            folders = sorted(((each.stat().st_mtime, each) for each in self.folder.iterdir()), reverse=True)
+            for used, folder in folders:
+                total += sum(file.stat().st_size for file in folder.iterdir())
+                if folder not in kept and (total > QUOTA or folder in excess or time.time() - used > KEPT):
+                    shutil.rmtree(folder, ignore_errors=True)
+        self.results = [result for result in self.results if result.file.exists()]
 
 
 class Sessions:
-    """All sessions, below one folder."""
+    """All sessions, below one folder. A browser's token is a random name, signed, so that no client can choose one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known: dict[str, Session] = {}
         self.lock = threading.Lock()
+        self.key = secrets.token_bytes(32)
+
+    def new_token(self) -> str:
+        return self._signed(secrets.token_urlsafe(18))
+
+    def valid(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self._signed(token.rpartition(".")[0]).encode())
+
+    def _signed(self, name: str) -> str:
+        return f"{name}.{hmac.new(self.key, name.encode(), hashlib.sha256).hexdigest()}"
+
+    def find(self, token: str) -> Session | None:
+        """The session of a token, if it has stored something."""
+        session = self.known.get(token)
+        if session is not None:
+            session.seen = time.monotonic()
+        return session
 
     def get(self, token: str) -> Session:
+        """The session of a token, created if needed.
+
+        Raises:
+            BusyError: there are too many sessions with pictures.
+        """
+        if not self.valid(token):
+            raise InputError("this session does not exist")
         with self.lock:
-            session = self.known.get(token)
+            session = self.find(token)
             if session is None:
-                self._forget()
+                self._make_way()
                 folder = self.root / "sessions" / secrets.token_hex(16)
-                folder.mkdir(parents=True)
+                folder.mkdir(mode=0o700, parents=True)
                 session = self.known[token] = Session(token, folder)
-            session.seen = time.monotonic()
             return session
 
-    def _forget(self) -> None:
-        idle = [each for each in self.known.values() if all(job.over for job in each.jobs.values())]
-        for session in sorted(idle, key=lambda each: each.seen)[: max(0, len(self.known) - SESSIONS + 1)]:
-            shutil.rmtree(session.folder, ignore_errors=True)
-            del self.known[session.token]
+    def tidy(self) -> None:
+        """Remove what is older than a day, in all sessions."""
+        with self.lock:
+            for session in list(self.known.values()):
+                if session.idle > KEPT and not session.working:
+                    self._drop(session)
+        for session in list(self.known.values()):
+            session.make_room()
+
+    def _make_way(self) -> None:
+        """Drop the sessions without pictures that were idle longest; never one with pictures."""
+        if len(self.known) < SESSIONS:
+            return
+        empty = [each for each in self.known.values() if not each.working and not any(each.folder.iterdir())]
+        if not empty:
+            raise BusyError("too many people use this studio: try again later")
+        self._drop(max(empty, key=lambda each: each.idle))
+
+    def _drop(self, session: Session) -> None:
+        shutil.rmtree(session.folder, ignore_errors=True)
+        del self.known[session.token]
 
 
 class Pool:
@@ -232,12 +374,14 @@ class Pool:
 
     Args:
         threads: how many jobs run at once.
+        seconds: the time limit of each.
         after: called after each job.
     """
 
-    def __init__(self, threads: int, after: Callable[[], object] = lambda: None) -> None:
-        self.after = after
-        self.waiting: queue.Queue[Job] = queue.Queue()
+    def __init__(self, threads: int, seconds: float = float("inf"), after: Callable[[], object] = lambda: None) -> None:
+        self.seconds, self.after = seconds, after
+        self.waiting: list[Job] = []
+        self.changed = threading.Condition()
         self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for thread in self.threads:
             thread.start()
@@ -246,23 +390,32 @@ class Pool:
         """Queue a job; an earlier one of the same kind and session is stopped.
 
         Raises:
-            BusyError: too many jobs are waiting.
+            BusyError: too many jobs are waiting, or too many of this session.
         """
         before = job.session.jobs.get(job.kind)
         if before is not None:
             before.stop()
-        if self.waiting.qsize() >= WAITING:
-            raise BusyError("too many jobs are waiting: try again in a minute")
-        job.session.jobs[job.kind] = job
-        self.waiting.put(job)
+        if sum(not each.over for each in list(job.session.jobs.values())) >= JOBS:
+            raise BusyError(f"{JOBS} of your jobs are waiting or running: stop one first")
+        with self.changed:
+            self.waiting = [each for each in self.waiting if not each.over]
+            if len(self.waiting) >= WAITING:
+                raise BusyError("too many jobs are waiting: try again in a minute")
+            job.session.jobs[job.kind] = job
+            self.waiting.append(job)
+            self.changed.notify()
         return job
 
     def ahead(self, job: Job) -> int:
         """How many jobs are waiting before this one."""
-        waiting = [each for each in list(self.waiting.queue) if not each.over]
+        waiting = [each for each in list(self.waiting) if not each.over]
         return waiting.index(job) if job in waiting else 0
 
     def _work(self) -> None:
         while True:
-            self.waiting.get().run()
+            with self.changed:
+                while not self.waiting:
+                    self.changed.wait()
+                job = self.waiting.pop(0)
+            job.run(self.seconds)
             self.after()

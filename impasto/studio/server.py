@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from impasto import bundled
 from impasto.studio import api, theme
 from impasto.studio.guard import Guard
+from impasto.studio.inspection import PIXELS
 from impasto.studio.jobs import Pool, Sessions
 from impasto.studio.tabs import photo, repaint, study
 from impasto.studio.viewer import Studio
 
 TABS = {"Repaint": repaint.build, "Photo": photo.build, "Study": study.build}
-MEGAPIXELS = 50
-HOURS = 24  # how long an upload is kept
+QUICK = 300.0  # seconds: the time limit of work in one pass
 
 
 def build(studio: Studio) -> gr.Blocks:
     """Build the page."""
-    page: gr.Blocks = gr.Blocks(
-        title="impasto", analytics_enabled=False, fill_width=True, delete_cache=(3600, HOURS * 3600)
-    )
+    page: gr.Blocks = gr.Blocks(title="impasto", analytics_enabled=False, fill_width=True)
     with page:
         gr.HTML(theme.MASTHEAD)
         with gr.Tabs():
@@ -48,31 +48,49 @@ def _give_back() -> None:
     machine.give_memory_back()
 
 
+def _tidy(sessions: Sessions, every: float = 600.0) -> None:
+    """Remove old files now and then, for as long as the process runs."""
+    while True:
+        threading.Event().wait(every)
+        sessions.tidy()
+
+
 def application(
-    root: Path, *, most_bytes: int, jobs: int, auth: tuple[str, str] | None = None, hosts: list[str]
+    root: Path, *, most_bytes: int, jobs: int, seconds: float, auth: tuple[str, str] | None = None, hosts: list[str]
 ) -> Any:
     """The studio as an ASGI application.
 
     Args:
-        root: a folder for all files, removed at exit.
+        root: an empty folder for all files, removed at exit.
         most_bytes: the largest upload.
         jobs: how many optimisations run at once.
+        seconds: the time limit of each.
         auth: user name and password; None: no login.
         hosts: the host names that requests may use.
     """
-    root.mkdir(parents=True, exist_ok=True)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    thumbnails = [path for name in bundled.STYLES if (path := bundled.thumbnail(name)) is not None]
-    gr.set_static_paths([root / "sessions", *thumbnails])  # otherwise Gradio copies each file into its cache
+    (root / "sessions").mkdir()
+    (root / "styles").mkdir()
+    # Copies, so that the page does not tell where impasto is installed.
+    thumbnails = {
+        name: shutil.copyfile(path, root / "styles" / path.name)
+        for name in bundled.STYLES
+        if (path := bundled.thumbnail(name))
+    }
+    gr.set_static_paths([root / "sessions", root / "styles"])  # otherwise Gradio copies each file into its cache
     sessions = Sessions(root)
-    page: Any = build(Studio(sessions, quick=Pool(1, _give_back), slow=Pool(jobs, _give_back)))
+    threading.Thread(target=_tidy, args=[sessions], daemon=True).start()
+    studio = Studio(sessions, Pool(1, QUICK, _give_back), Pool(jobs, seconds, _give_back), thumbnails)
+    page: Any = build(studio)
     page.queue(api_open=False, max_size=256)
+    parent = FastAPI(openapi_url=None)
+    parent.add_middleware(CORSMiddleware)  # allows no origin; without it, Gradio allows every port of localhost
     app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None), page, path="/", auth=auth, show_error=True, max_file_size=most_bytes,
-        ssr_mode=False, theme=theme.theme(), css_paths=theme.CSS, head=theme.HEAD, pwa=False,
-        footer_links=[], enable_monitoring=False,
+        parent, page, path="/", auth=auth, show_error=False, ssr_mode=False, theme=theme.theme(),
+        css_paths=theme.CSS, head=theme.HEAD, pwa=False, footer_links=[], enable_monitoring=False, run_history=False,
     )  # fmt: skip
     guarded = Guard(
-        app, sessions, {str(path) for path in thumbnails}, most_bytes=most_bytes, most_pixels=MEGAPIXELS * 1_000_000
-    )
+        app, sessions, {str(path) for path in thumbnails.values()}, most_bytes=most_bytes, most_pixels=PIXELS,
+        login=auth is not None,
+    )  # fmt: skip
     return TrustedHostMiddleware(guarded, allowed_hosts=hosts)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from impasto.errors import ImpastoError, spell
-from impasto.studio.jobs import COOKIE, Job, Pool, Session, Sessions, Work
+from impasto.studio.guard import KEY
+from impasto.studio.jobs import Job, Pool, Session, Sessions, Work
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,32 @@ class Studio:
     Attributes:
         sessions: the known sessions.
         quick, slow: the queues for work of a second and for work of minutes.
+        thumbnails: a small picture for each bundled style.
     """
 
     sessions: Sessions
     quick: Pool
     slow: Pool
+    thumbnails: Mapping[str, Path]
 
     def session(self, request: gr.Request) -> Session:
-        return self.sessions.get(request.cookies[COOKIE])
+        """The session of a request that stores something; it is created if needed.
+
+        Raises:
+            BusyError: there are too many sessions.
+        """
+        return self.sessions.get(_token(request))
+
+    def known(self, request: gr.Request) -> Session | None:
+        """The session of a request, if it has stored something."""
+        return self.sessions.find(_token(request))
+
+
+def _token(request: gr.Request) -> str:
+    """The token that the guard has verified."""
+    assert request.request is not None
+    token: str = request.request.scope[KEY]
+    return token
 
 
 @dataclass(frozen=True)
@@ -63,9 +83,9 @@ class Stage:
         if job.error is not None:
             raise gr.Error(complaint(job.error), print_exception=False)
 
-    def again(self, studio: Studio, session: Session) -> Iterator[list[Any]]:
+    def again(self, studio: Studio, session: Session | None) -> Iterator[list[Any]]:
         """What a reopened page shows: the running job, or the last result."""
-        job = session.jobs.get(self.kind)
+        job = session.jobs.get(self.kind) if session is not None else None
         if job is None:
             yield [gr.skip()] * len(self.outputs)
         elif job.error is None:
@@ -95,6 +115,28 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
     )  # fmt: skip
 
 
+def brush(**settings: Any) -> gr.ImageEditor:
+    """An editor whose value is the paths of its layers, or of the whole drawing; Gradio would decode them all."""
+    editor = gr.ImageEditor(type="filepath", sources=(), transforms=(), layers=False, buttons=[], **settings)
+
+    def paths(payload: Any) -> dict[str, list[Path]]:
+        layers, whole = (payload.layers, [payload.composite]) if payload is not None else ([], [])
+        return {
+            "layers": [Path(each.path) for each in layers or [] if each and each.path],
+            "composite": [Path(each.path) for each in whole if each and each.path],
+        }
+
+    editor.preprocess = paths  # type: ignore[method-assign, assignment]
+    return editor
+
+
+def waited(pool: Pool, job: Job) -> Iterator[Job]:
+    """Run a job that has no stage; yields while it waits and runs, and raises its error."""
+    yield from pool.submit(job).follow(0.1)
+    if job.error is not None:
+        raise job.error
+
+
 def stage(kind: str, waiting: str) -> Stage:
     """Build the components in the current column."""
     with gr.Row(elem_classes="actions"):  # above the picture, so that the buttons do not move when it appears
@@ -122,12 +164,13 @@ def connect(page: gr.Blocks, studio: Studio, shown: Stage) -> None:
     """Connect the Stop button, and the loading of a reopened page."""
 
     def stop(request: gr.Request) -> None:
-        job = studio.session(request).jobs.get(shown.kind)
-        if job is not None:
-            job.stop()
+        session = studio.known(request)
+        for kind, job in list(session.jobs.items()) if session is not None else ():
+            if kind.partition("-")[0] == shown.kind:
+                job.stop()
 
     def again(request: gr.Request) -> Iterator[list[Any]]:
-        yield from shown.again(studio, studio.session(request))
+        yield from shown.again(studio, studio.known(request))
 
     shown.stop.click(stop, queue=False, show_progress="hidden", api_visibility="private")
     page.load(again, outputs=shown.outputs, concurrency_limit=None, show_progress="hidden", api_visibility="private")
@@ -166,7 +209,7 @@ def status(job: Job, ahead: int) -> str:
     if job.state == "waiting":
         text = f"waiting: {ahead} before this one" if ahead else "waiting"
     elif job.state == "stopped" and job.result is not None and frame is not None:
-        text = f"stopped at {frame.done} of {frame.total}"
+        text = f"stopped at {frame.done} of {frame.total}" + (f": {job.reason}" if job.reason else "")
     elif job.over:
         text = job.state
     elif frame is None:

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from impasto import bundled, images, machine, onepass, photo as photo_method, study, transfer
-from impasto.errors import ImageError
+from impasto import bundled, images, machine, onepass, photo as photo_method, schema, study, transfer
+from impasto.errors import ImageError, InputError
 from impasto.photo import PhotoStep
 from impasto.recipes import Photo, Transfer
 from impasto.runs import onepass as run_onepass, photo as run_photo, transfer as run_transfer
-from impasto.studio.jobs import Frame, Result, Session, Work
+from impasto.studio.inspection import PIXELS
+from impasto.studio.jobs import Frame, Result, Work
 
 Drawn = dict[str, transfer.Step]  # panels of a study: label -> last step
 
@@ -32,10 +33,10 @@ class Painted:
 
 
 def one_pass(
-    session: Session, photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
-    keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, mask: Tensor | None = None,
+    photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
+    keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, brushed: Sequence[Path] = (),
 ) -> Work[Painted]:  # fmt: skip
-    """Repaint in one pass, only where ``mask``, (1, 1, h, w), is white."""
+    """Repaint in one pass, only where something is drawn in ``brushed``, if that is given."""
     parts = onepass.check_mixture(len(styles), style_weights, strength)
 
     def frames() -> Iterator[Frame[Painted]]:
@@ -44,129 +45,168 @@ def one_pass(
         painter = run_onepass.Painter([onepass.load(style) for style in styles], parts, strength, keep_colors, device)
         picture, image = _at(photo, size)
         painted = painter(image)
+        mask = mask_of(brushed)
         if mask is not None:
             painted = image.lerp(painted, images.resize(mask, *image.shape[-2:]))
         yield Frame(1, 1, "repainted", image=Painted(picture, painted, painter.receipt(picture) | {"size": size}))
 
-    def finish(done: Painted) -> Result:
+    def finish(done: Painted, folder: Path) -> Result:
         receipt = done.receipt | {"styles": list(styles)}
-        return _write(session, done.photo, done.image, "-".join((Path(done.photo.name).stem, *styles)), receipt)
+        return _write(folder, done.photo, done.image, "-".join((Path(done.photo.name).stem, *styles)), receipt)
 
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
 
-def optimise(session: Session, photo: Path, paintings: Sequence[Path], recipe: Transfer, *, mask: Tensor | None = None,
-             begin: Path | None = None) -> Work[transfer.Step]:  # fmt: skip
-    """Repaint by optimisation, starting from ``begin`` if given, only where ``mask``, (1, 1, h, w), is white."""
-    inputs = run_transfer.read_inputs(str(photo), [str(painting) for painting in paintings])
-    if begin is not None:
-        recipe = replace(recipe, init=str(begin))
-    receipt = run_transfer.receipt("transfer", recipe, inputs)
-    where = [] if mask is None else [mask] * len(paintings)
+def optimise(
+    photo: Path, paintings: Sequence[Path], recipe: Transfer, *, brushed: Sequence[Path] = (), begin: Path | None = None
+) -> Work[transfer.Step]:
+    """Repaint by optimisation, starting from ``begin`` if given, only where something is drawn in ``brushed``."""
+    schema.check(recipe)
+    kept: dict[str, Any] = {}
 
     def frames() -> Iterator[Frame[transfer.Step]]:
+        yield Frame(0, recipe.steps, "reading the pictures")
+        inputs = run_transfer.Inputs(read(photo), [read(painting) for painting in paintings])
+        _check_size(inputs.content.image, recipe)
+        begun = recipe if begin is None else replace(recipe, init=str(begin))
+        mask = mask_of(brushed)
+        kept.update(inputs=inputs, receipt=run_transfer.receipt("transfer", begun, inputs))
         yield Frame(0, recipe.steps, "analysing the painting")
-        for step in transfer.steps(inputs.content, list(inputs.styles), recipe, content_masks=where):
+        where = [] if mask is None else [mask] * len(paintings)
+        for step in transfer.steps(inputs.content, list(inputs.styles), begun, content_masks=where):
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
-    def finish(step: transfer.Step) -> Result:
+    def finish(step: transfer.Step, folder: Path) -> Result:
+        inputs = kept["inputs"]
         image = inputs.content.image
         shape = images.fit(image.shape[-2], image.shape[-1], recipe.size or max(image.shape[-2:]))
         name = "-".join(Path(picture.name).stem for picture in (inputs.content, *inputs.styles))
-        return _write(session, inputs.content, images.resize(step.image.cpu(), *shape), name, receipt)
+        return _write(folder, inputs.content, images.resize(step.image.cpu(), *shape), name, kept["receipt"])
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
 
 
 def light(
-    session: Session, photo: Path, other: Path, recipe: Photo, masks: tuple[Path, Path] | None
+    photo: Path, other: Path, recipe: Photo, masks: tuple[Sequence[Path], Sequence[Path]] | None
 ) -> Work[PhotoStep]:
-    """Give a photograph the light of another one."""
+    """Give a photograph the light of another one; ``masks`` are drawn with the brush."""
+    schema.check(recipe)
     kept: dict[str, Any] = {}
 
     def frames() -> Iterator[Frame[PhotoStep]]:
         yield Frame(0, recipe.steps, "finding regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
-        pair = kept["pair"] = run_photo.read(photo, other, recipe, masks, device=device)
+        drawn = None if masks is None else (read(masks[0][0]), read(masks[1][0]))
+        pair = kept["pair"] = run_photo.read(read(photo), read(other), recipe, drawn, device=device)
         ours, theirs = pair.photograph.image.to(device), pair.other.image.to(device)
         for step in photo_method.steps(ours, theirs, pair.regions, recipe):
             yield Frame(step.index, step.total, " ".join(pair.regions.notes), step.loss, step)
 
-    def finish(step: PhotoStep) -> Result:
+    def finish(step: PhotoStep, folder: Path) -> Result:
         pair = kept["pair"]
-        out = session.path(f"{photo.stem}-{other.stem}.png")
+        out = folder / f"{photo.stem}-{other.stem}.png"
         run_photo.save(pair, recipe, step, out)
-        return Result(out, _pair(session, pair.photograph.image, images.to_tensor(out)))
+        return Result(out, _pair(folder, pair.photograph.image, images.to_tensor(out)))
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
 
 
-def regions(session: Session, photo: Path, other: Path, recipe: Photo) -> tuple[Path, Path]:
-    """Find the regions; returns two masks to edit."""
-    pair = run_photo.read(photo, other, recipe, None, device=machine.pick_device("auto"))
-    return run_photo.save_masks(pair, session.path("regions.png"))
+def regions(photo: Path, other: Path, recipe: Photo) -> Work[run_photo.Pair]:
+    """Find the regions; the result is two masks to edit."""
+    schema.check(recipe)
+
+    def frames() -> Iterator[Frame[run_photo.Pair]]:
+        yield Frame(0, 1, "finding regions")
+        pair = run_photo.read(read(photo), read(other), recipe, None, device=machine.pick_device("auto"))
+        yield Frame(1, 1, "regions found", image=pair)
+
+    def finish(pair: run_photo.Pair, folder: Path) -> Result:
+        ours, theirs = run_photo.save_masks(pair, folder / "regions.png")
+        for mask in (ours, theirs):
+            images.write(mask, _small(images.to_tensor(mask), 800))
+        return Result(ours, others=(theirs,))
+
+    return Work(frames, finish)
 
 
-def draw_study(session: Session, photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
+def canvas(photo: Path) -> Work[Tensor]:
+    """Make a picture to brush on, small enough for a browser."""
+
+    def frames() -> Iterator[Frame[Tensor]]:
+        yield Frame(0, 1, "reading the photograph")
+        yield Frame(1, 1, image=_small(read(photo).image, 800))
+
+    def finish(image: Tensor, folder: Path) -> Result:
+        images.write(folder / "canvas.png", image)
+        return Result(folder / "canvas.png")
+
+    return Work(frames, finish)
+
+
+def draw_study(photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
     """Draw a study's sheet."""
     panels = study.panels(over, strengths=(0.03, 0.1, 0.3, 1.0, 3.0), size=size, **({"steps": steps} if steps else {}))
-    inputs = run_transfer.read_inputs(str(photo), [str(painting)])
     total = sum(panel.recipe.steps for panel in panels)
+    kept: dict[str, Any] = {}
 
     def frames() -> Iterator[Frame[Drawn]]:
-        yield Frame(0, total, "starting")
+        yield Frame(0, total, "reading the pictures")
+        inputs = kept["inputs"] = run_transfer.Inputs(read(photo), [read(painting)])
         drawn: Drawn = {}
         for done, (panel, step) in enumerate(run_transfer.drawing(inputs, panels, device="auto", memory=0.0), 1):
             drawn[panel.label] = step
             yield Frame(done, total, panel.label, step.loss, drawn)
 
-    def finish(drawn: Drawn) -> Result:
-        out = session.path(f"study-over-{over}.png")
-        images.write(out, run_transfer.study_sheet(inputs, drawn, size=size, title=f"study over {over}"))
+    def finish(drawn: Drawn, folder: Path) -> Result:
+        out = folder / f"study-over-{over}.png"
+        images.write(out, run_transfer.study_sheet(kept["inputs"], drawn, size=size, title=f"study over {over}"))
         return Result(out)
 
     return Work(frames, finish, lambda drawn, path: _preview(next(reversed(drawn.values())).image.cpu(), path))
 
 
-def mask_of(drawing: Any) -> Tensor | None:
+def mask_of(layers: Sequence[Path]) -> Tensor | None:
     """The mask of a brush drawing, (1, 1, h, w) in [0, 1]; None: nothing was drawn."""
-    layers = [np.asarray(layer) for layer in (drawing or {}).get("layers", [])]
-    alphas = [layer[..., 3] for layer in layers if layer.ndim == 3 and layer.shape[-1] == 4]
-    if not alphas or not any(alpha.any() for alpha in alphas):
-        return None
-    return images.to_tensor(np.maximum.reduce(alphas))[:, :1]
+    alphas = [picture.alpha for picture in map(read, layers) if picture.alpha is not None and picture.alpha.any()]
+    return (
+        torch.cat([images.resize(alpha, *alphas[0].shape[-2:]) for alpha in alphas], 1).amax(1, True)
+        if alphas
+        else None
+    )
 
 
-def save_mask(session: Session, drawing: Any) -> Path:
-    """Save a mask edited with the brush."""
-    path = session.path("mask.png")
-    images.write(path, images.to_tensor(np.asarray(drawing)[..., :3]))
-    return path
+def read(path: Path) -> images.Picture:
+    """Read a picture, which may have as many pixels as an upload."""
+    return images.read(path, pixels=PIXELS)
 
 
-def canvas(session: Session, picture: Path) -> dict[str, Any]:
-    """A picture to brush on, small enough for a browser."""
-    path = session.path("canvas.png")
-    images.write(path, _small(images.to_tensor(picture), 800))
-    return {"background": str(path), "layers": [], "composite": None}
+def _check_size(image: Tensor, recipe: Transfer) -> None:
+    """InputError if the result or the resized painting would be larger than an upload may be."""
+    height, width = image.shape[-2], image.shape[-1]
+    if recipe.size:
+        height, width = images.fit(height, width, recipe.size)
+    if height * width > PIXELS or (recipe.style_scale * max(height, width)) ** 2 > 2 * PIXELS:
+        raise InputError(
+            f"`size`: the picture or the strokes are too large; {round(PIXELS**0.5)} pixels are always fine"
+        )
 
 
 def _at(photo: Path, size: int) -> tuple[images.Picture, Tensor]:
-    picture = images.read(photo)
+    picture = read(photo)
     image = picture.image
     return picture, images.to_size(image, size) if 0 < size < max(image.shape[-2:]) else image
 
 
-def _write(session: Session, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
-    out = session.path(f"{name[:80]}.png")
+def _write(folder: Path, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
+    out = folder / f"{name[:80]}.png"
     run_transfer.save(run_transfer.Watch(out, receipt=receipt), run_transfer.Inputs(picture), image)
-    return Result(out, _pair(session, picture.image, image))
+    return Result(out, _pair(folder, picture.image, image))
 
 
-def _pair(session: Session, before: Tensor, after: Tensor) -> tuple[Path, Path]:
+def _pair(folder: Path, before: Tensor, after: Tensor) -> tuple[Path, Path]:
     """Write before and after for the page, at the same size and no larger than a screen."""
     after = _small(after, SHOWN)
-    paths = session.path("before.jpg"), session.path("after.jpg")
+    paths = folder / "before.jpg", folder / "after.jpg"
     images.write(paths[0], images.resize(before, *after.shape[-2:]))
     images.write(paths[1], after)
     return paths

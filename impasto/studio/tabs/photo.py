@@ -10,7 +10,8 @@ import gradio as gr
 
 from impasto.recipes import Photo
 from impasto.studio import forms
-from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
+from impasto.studio.jobs import Job
+from impasto.studio.viewer import Studio, brush, connect, dropzone, spoken, stage, status, waited
 
 # A copy of photo.PALETTE; importing it would load torch.
 PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
@@ -29,11 +30,10 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 gr.Markdown("Areas of the same colour match. Find the regions, then correct them with the brush.")
                 find = gr.Button("Find regions", size="sm", elem_id="light-find")
                 brushes: dict[str, Any] = {
-                    "type": "numpy", "sources": (), "transforms": (), "layers": False, "buttons": [],
                     "canvas_size": (640, 640), "brush": gr.Brush(default_size=24, colors=PALETTE, color_mode="fixed"),
                 }  # fmt: skip
-                ours = gr.ImageEditor(label="Regions of the photograph", elem_id="light-ours", **brushes)
-                theirs = gr.ImageEditor(label="Regions of the other one", elem_id="light-theirs", **brushes)
+                ours = brush(label="Regions of the photograph", elem_id="light-ours", **brushes)
+                theirs = brush(label="Regions of the other one", elem_id="light-theirs", **brushes)
             with gr.Accordion("Advanced", open=False):
                 advanced = forms.form(Photo(), ADVANCED)
         with gr.Column(min_width=300, elem_classes="wall"):
@@ -46,17 +46,21 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         read: Photo = forms.read(Photo, dict(zip(("strength", "keep_highlights", *ADVANCED), values, strict=True)))
         return read
 
-    def find_regions(request: gr.Request, photo: str | None, other: str | None, *values: Any) -> list[Any]:
+    def find_regions(request: gr.Request, photo: str | None, other: str | None, *values: Any) -> Iterator[list[Any]]:
         from impasto.studio import work
 
         if photo is None or other is None:
             raise gr.Error("choose both photographs first", print_exception=False)
         with spoken():
             session = studio.session(request)
-            return [
-                work.canvas(session, mask)
-                for mask in work.regions(session, Path(photo), Path(other), recipe_of(values))
-            ]
+            todo = work.regions(Path(photo), Path(other), recipe_of(values))
+            job = Job(session, f"{shown.kind}-regions", todo, shown=False)
+            for _ in waited(studio.slow, job):
+                yield [gr.skip(), gr.skip(), status(job, studio.slow.ahead(job)), gr.update(interactive=not job.over)]
+            if job.result is not None:
+                masks = (job.result.file, *job.result.others)
+                drawings: list[Any] = [{"background": str(mask), "layers": [], "composite": None} for mask in masks]
+                yield [*drawings, gr.skip(), gr.skip()]
 
     def change(
         request: gr.Request, photo: str | None, other: str | None, ours: Any, theirs: Any, *values: Any
@@ -65,16 +69,14 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
         if photo is None or other is None:
             raise gr.Error("choose both photographs first", print_exception=False)
-        session = studio.session(request)
         with spoken():
-            drawn = [editor["composite"] for editor in (ours, theirs) if editor and editor.get("composite") is not None]
-            masks = None
-            if len(drawn) == 2:
-                masks = work.save_mask(session, drawn[0]), work.save_mask(session, drawn[1])
-            todo = work.light(session, Path(photo), Path(other), recipe_of(values), masks)
+            session = studio.session(request)
+            masks = (ours["composite"], theirs["composite"]) if ours["composite"] and theirs["composite"] else None
+            todo = work.light(Path(photo), Path(other), recipe_of(values), masks)
         yield from shown.begin(studio, session, todo)
 
-    find.click(find_regions, [photo, other, *settings], [ours, theirs], api_visibility="private")
+    found = [ours, theirs, shown.status, shown.stop]
+    find.click(find_regions, [photo, other, *settings], found, concurrency_limit=None, **quiet)
     go.click(
         change, [photo, other, ours, theirs, *settings], shown.outputs, concurrency_limit=None, **quiet
     )  # fmt: skip

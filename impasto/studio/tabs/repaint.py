@@ -10,11 +10,13 @@ from typing import Any
 import gradio as gr
 
 from impasto import bundled, recipes
+from impasto.errors import RecipeError, RefusedError
 from impasto.recipes import Transfer
-from impasto.studio import forms
-from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
+from impasto.studio import forms, names
+from impasto.studio.jobs import Job
+from impasto.studio.viewer import Studio, brush, connect, dropzone, spoken, stage, waited
 
-KEEP = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
+KEEP: dict[str, Any] = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
 SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
 # Fields with their own input on the page, and fields that only the command line uses.
 SHOWN = ("size", "strength", "style_scale", "keep_colors", "seed")
@@ -23,8 +25,7 @@ ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    names = list(bundled.STYLES)
-    thumbnails = [(str(bundled.thumbnail(name)), bundled.STYLES[name].title) for name in names]
+    thumbnails = [(str(studio.thumbnails[name]), shipped.title) for name, shipped in bundled.STYLES.items()]
     style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
@@ -45,14 +46,14 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 onward = gr.Button("Paint on", elem_id="onward")
             with gr.Accordion("Where", open=False, elem_id="where"):
                 gr.Markdown("Brush over the area to paint; without brushing, everything is painted.")
-                brush = gr.ImageEditor(
-                    type="numpy", show_label=False, label="Where the style goes", elem_id="brush", sources=(),
-                    brush=gr.Brush(default_size=40, colors=["#e0503a"], color_mode="fixed"), transforms=(),
-                    layers=False, buttons=[], canvas_size=(640, 640),
+                where = brush(
+                    show_label=False, label="Where the style goes", elem_id="brush", canvas_size=(640, 640),
+                    brush=gr.Brush(default_size=40, colors=["#e0503a"], color_mode="fixed"),
                 )  # fmt: skip
             with gr.Accordion("More", open=False, elem_id="more"):
                 mixture = gr.Dropdown(
-                    [(bundled.STYLES[name].title, name) for name in names], multiselect=True, label="Several styles",
+                    [(shipped.title, name) for name, shipped in bundled.STYLES.items()],
+                    multiselect=True, label="Several styles",
                     info="Mixes them, in one pass or by optimisation.", elem_id="mixture",
                 )  # fmt: skip
                 shares = gr.Textbox(
@@ -77,21 +78,22 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
 
-        names = list(mixture or chosen)
-        if photo is None or not names:
+        if photo is None or not (mixture or chosen):
             raise gr.Error("choose a photograph and a style", print_exception=False)
-        session = studio.session(request)
         with spoken():
+            session = studio.session(request)
+            painted = [names.name("style", each) for each in mixture or chosen]
             parts = forms.read(Transfer, {"style_weights": shares if mixture else ""}).style_weights
             todo = work.one_pass(
-                session, Path(photo), names, style_weights=parts, strength=strength,
-                keep_colors=KEEP[keep], size=SIZES[size], mask=work.mask_of(drawing),  # type: ignore[arg-type]
+                Path(photo), painted, style_weights=parts, strength=strength, keep_colors=KEEP[keep],
+                size=SIZES[size], brushed=drawing["layers"],
             )  # fmt: skip
         yield from shown.begin(studio, session, todo, quick=True)
 
     def repeat(request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], *rest: Any) -> Any:
         """Paint the last picture again with the new settings, if it was painted in one pass."""
-        job = studio.session(request).jobs.get("repaint")
+        session = studio.known(request)
+        job = session.jobs.get("repaint") if session is not None else None
         if photo is None or job is None or job.over is False or job.losses or not (mixture or chosen):
             yield [gr.skip()] * len(shown.outputs)
         else:
@@ -103,11 +105,11 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
 
-        session = studio.session(request)
-        names = list(mixture or chosen)
-        if photo is None or not (painting or names):
+        if photo is None or not (painting or mixture or chosen):
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
+            session = studio.session(request)
+            styles = [names.name("style", each) for each in mixture or chosen]
             named = dict(zip(("style_scale", "seed", *ADVANCED), values, strict=True))
             named |= {"size": SIZES[size], "strength": strength, "keep_colors": KEEP[keep]}
             if not painting:
@@ -117,8 +119,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             })  # fmt: skip
             latest = session.jobs.get("repaint")
             begin = latest.result.file if on and latest is not None and latest.result is not None else None
-            paintings = [Path(painting)] if painting else [bundled.locate(name) for name in names]
-            todo = work.optimise(session, Path(photo), paintings, recipe, mask=work.mask_of(drawing), begin=begin)
+            paintings = [Path(painting)] if painting else [bundled.locate(style) for style in styles]
+            todo = work.optimise(Path(photo), paintings, recipe, brushed=drawing["layers"], begin=begin)
         yield from shown.begin(studio, session, todo)
 
     def onwards(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
@@ -126,11 +128,11 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
     # Use a choice made while the last one is being painted; Gradio drops it by default.
     quick: dict[str, Any] = {**running, "trigger_mode": "always_last"}
-    quick_inputs = [photo, style, mixture, shares, strength, size, keep, brush]
-    slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, brush, preset, scale, seed, *advanced]
+    quick_inputs = [photo, style, mixture, shares, strength, size, keep, where]
+    slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, where, preset, scale, seed, *advanced]
 
     def choose(event: gr.SelectData) -> list[str]:
-        return [names[event.index]]
+        return [list(bundled.STYLES)[event.index]]
 
     def without_mixture() -> list[str]:
         return []
@@ -149,17 +151,19 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                       (size, keep, strength, scale, seed, *advanced), strict=True))  # fmt: skip
     names_of: dict[Any, str] = {value: name for name, value in (SIZES | KEEP).items()}
 
-    def open_photo(request: gr.Request, photo: str | None) -> dict[gr.components.Component, Any]:
+    def open_photo(request: gr.Request, photo: str | None) -> Iterator[dict[gr.components.Component, Any]]:
         """Show a photograph under the brush; if it has our receipt, restore its settings."""
         from impasto.studio import work
 
         if photo is None:
-            return {brush: None}
-        with spoken():
-            changes: dict[gr.components.Component, Any] = {brush: work.canvas(studio.session(request), Path(photo))}
-        receipt = work.restore(Path(photo)) or {}
-        fields = receipt.get("recipe", {}) if receipt.get("command") in ("transfer", "apply") else {}
-        fields = {**fields, **{k: receipt[k] for k in ("strength", "keep_colors", "size") if k in receipt}}
+            yield {where: None}
+            return
+        changes: dict[gr.components.Component, Any] = {}
+        try:
+            fields, styles, weights = names.from_receipt(work.restore(Path(photo)))
+        except (RecipeError, RefusedError):
+            fields, styles, weights = {}, [], []
+            gr.Warning("The settings in this picture's receipt cannot be used.")
         if fields:
             gr.Info("Settings restored from this picture's receipt.")
         for name in inputs.keys() & fields.keys():
@@ -167,14 +171,20 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 changes[inputs[name]] = forms.shown(fields[name])
             elif fields[name] in names_of:
                 changes[inputs[name]] = names_of[fields[name]]
-        styles = receipt.get("styles", []) if receipt.get("command") == "apply" else []
         if styles:
             changes[style] = styles
         if len(styles) > 1:
-            changes |= {mixture: styles, shares: forms.shown(receipt["style_weights"])}
-        return changes
+            changes |= {mixture: styles, shares: forms.shown(weights)}
+        if changes:
+            yield changes
+        with spoken():
+            job = Job(studio.session(request), "canvas", work.canvas(Path(photo)), shown=False)
+            for _ in waited(studio.quick, job):
+                pass
+            if job.result is not None:
+                yield {where: {"background": str(job.result.file), "layers": [], "composite": None}}
 
-    photo.change(open_photo, photo, [brush, style, mixture, shares, *inputs.values()], **quiet)
+    photo.change(open_photo, photo, [where, style, mixture, shares, *inputs.values()], **quiet)
 
     def take_preset(name: str) -> list[Any]:
         recipe = recipes.TRANSFERS[name]

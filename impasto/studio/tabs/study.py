@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from impasto.recipes import Transfer
+from impasto.studio import names
 from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 OVER = {
@@ -40,9 +42,10 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
         if photo is None or painting is None:
             raise gr.Error("choose a photograph and a painting first", print_exception=False)
-        session = studio.session(request)
         with spoken():
-            todo = work.draw_study(session, Path(photo), Path(painting), OVER[over], int(size), int(steps))
+            session = studio.session(request)
+            chosen = names.recipe(Transfer(), {"size": size, "steps": steps})
+            todo = work.draw_study(Path(photo), Path(painting), OVER[over], chosen.size, chosen.steps)
         yield from shown.begin(studio, session, todo)
 
     go.click(

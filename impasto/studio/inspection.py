@@ -1,0 +1,138 @@
+"""Decode an uploaded file once, in a process of its own, which may take little time and memory.
+
+What passes here is decoded in the studio's own process later. The command is `python -m impasto.studio.inspection
+FILE PIXELS`; it prints the picture's format, or exits with 1 and prints why the file is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+from impasto.errors import RefusedError
+
+PIXELS = 50_000_000  # the most of a picture
+SECONDS, PROCESSOR = 60.0, 8  # for one file; of which the processor's time
+BYTES = 3_000_000_000  # of address space
+SUFFIXES = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "TIFF": ".tiff",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "AVIF": ".avif",
+}
+MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s/>!][\s\x21-\x7e]{2}", re.IGNORECASE)
+AT_ONCE = asyncio.Semaphore(2)
+
+
+async def inspect(path: Path, *, most_pixels: int) -> str:
+    """Check that a file is a picture and nothing else.
+
+    Returns:
+        The suffix for its format.
+
+    Raises:
+        RefusedError: it is not a picture, too large, takes too long, or is also a page, a script, a PDF or an archive.
+    """
+    command = (sys.executable, "-m", "impasto.studio.inspection", str(path), str(most_pixels))
+    few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each thread would take address space
+    none = asyncio.subprocess.DEVNULL
+    async with AT_ONCE:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=none, stdout=asyncio.subprocess.PIPE, stderr=none, env=os.environ | few
+        )
+        try:
+            said, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+        except TimeoutError:
+            raise RefusedError(
+                f"the picture takes more than {SECONDS:.0f} seconds to read; save it again as PNG"
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    text = said.decode().strip()
+    if process.returncode == 0 and text in SUFFIXES:
+        return SUFFIXES[text]
+    raise RefusedError(text if process.returncode == 1 and text else "the picture cannot be read; save it again as PNG")
+
+
+def check(path: Path, most_pixels: int) -> str:
+    """The format of a picture; raises RefusedError as `inspect` says."""
+    import PIL.Image
+
+    restrict()
+    PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit follows
+    try:
+        with PIL.Image.open(path) as picture:
+            _limit(*picture.size, most_pixels)
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1000:
+                raise RefusedError(f"the file has {frames} frames; save one of them as PNG")
+            kind, size = str(picture.format), picture.size
+            picture.load()
+        if kind == "TIFF":
+            _check_tiff(path, size, most_pixels)
+    except RefusedError:
+        raise
+    except MemoryError:
+        raise RefusedError("the picture needs too much memory; make it smaller") from None
+    except Exception:
+        raise RefusedError("not a picture; upload a PNG, JPEG, WebP or TIFF") from None
+    data = path.read_bytes()
+    if MARKUP.search(data) or data[:1024].find(b"%PDF-") >= 0 or zipfile.is_zipfile(path):
+        raise RefusedError("the file contains more than a picture; save it again as PNG")
+    return kind
+
+
+def restrict() -> None:
+    """Leave Pillow only the decoders of these formats, in this process."""
+    import PIL.Image
+
+    PIL.Image.init()
+    PIL.Image.ID[:] = [kind for kind in PIL.Image.ID if kind in SUFFIXES]
+
+
+def _check_tiff(path: Path, size: tuple[int, int], most_pixels: int) -> None:
+    """Check a TIFF as tifffile reads it: `images.read` uses it for 16 bits and more."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        _limit(page.imagewidth, page.imagelength, most_pixels)
+        if (page.imagewidth, page.imagelength) != size or page.imagedepth != 1 or page.samplesperpixel > 8:
+            raise RefusedError("the TIFF states two sizes; save it again as PNG")
+
+
+def _limit(width: int, height: int, most_pixels: int) -> None:
+    if width * height > most_pixels:
+        raise RefusedError(f"{width} x {height} is more than {most_pixels // 1_000_000} megapixels")
+
+
+def main() -> int:
+    path, most_pixels = sys.argv[1:]
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError):  # Windows; a lower limit
+        pass
+    try:
+        print(check(Path(path), int(most_pixels)))
+    except RefusedError as refusal:
+        print(refusal)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,468 @@
+"""What the studio refuses: other sessions' and the server's files, bombs, floods, other pages."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import typing
+import zipfile
+from collections.abc import Iterator
+from dataclasses import fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from studio_server import API, call, encoded, file, serving, upload
+
+from impasto import images, recipes
+from impasto.errors import InputError, RefusedError
+from impasto.recipes import Photo, Transfer
+from impasto.studio import inspection, names, work
+from impasto.studio.guard import Attempts, _network
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving("--max-upload", "0.3") as where:
+        yield where
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=60) as opened:
+        opened.get("/").raise_for_status()  # sets the session's cookie
+        yield opened
+
+
+# Files
+
+
+def test_only_the_own_session_can_fetch_an_upload(client: httpx.Client, address: str) -> None:
+    (path,) = upload(client, encoded()).json()
+    assert client.get(f"{API}/file={path}").content == encoded()
+    with httpx.Client(base_url=address) as other:
+        other.get("/")
+        assert other.get(f"{API}/file={path}").status_code == 404
+        assert call(other, "repaint", file(path), "candy", 1, 0, "none").startswith("404")
+    assert httpx.get(f"{address}{API}/file={path}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/etc/passwd", "../../etc/passwd", "//etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "%2Fetc%2Fpasswd"),
+        *("..%252f..%252fetc/passwd", "/proc/self/environ", "/etc/passwd%00.png", "http://127.0.0.1:22/"),
+        *("\\etc\\passwd", "C:/Windows/win.ini", __file__, str(Path(recipes.__file__))),
+    ],
+)
+def test_other_files_are_not_found(client: httpx.Client, path: str) -> None:
+    for route in (f"{API}/file={path}", f"{API}/file/{path}", f"/file={path}", f"/static/{path}", f"/assets/{path}"):
+        answer = client.get(route)
+        assert answer.status_code in (403, 404), route
+        assert b"root:" not in answer.content
+    assert not call(client, "repaint", file(path), "candy", 1, 0, "none").startswith("[{")
+
+
+def test_unused_routes_are_closed(client: httpx.Client) -> None:
+    for route in ("/docs", "/openapi.json", "/monitoring", f"{API}/proxy=http://127.0.0.1", f"{API}/deep_link",
+                  f"{API}/component_server", f"{API}/runs", f"{API}/stream/x", "/custom_component/a"):  # fmt: skip
+        assert client.get(route).status_code == 404, route
+
+
+def with_tail(*tail: bytes) -> bytes:
+    return b"".join([encoded(), *tail])
+
+
+def archive() -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        opened.writestr("a.txt", "a")
+    return buffer.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that declares many pixels."""
+    buffer = BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("page.png", b"<!doctype html><script>alert(1)</script>", "not a picture"),
+        ("page.html", b"<html></html>", "not a picture"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        ("cut.png", encoded()[:30], "not a picture"),
+        ("empty.png", b"", "not a picture"),
+        ("both.png", with_tail(b"<html><script>alert(1)</script></html>"), "more than a picture"),
+        ("both.zip.png", with_tail(archive()), "more than a picture"),
+        ("large.png", bomb(9000, 6000), "50 megapixels"),
+        ("bomb.png", bomb(30000, 30000), "50 megapixels"),
+    ],
+)
+def test_bad_uploads_are_refused(client: httpx.Client, name: str, data: bytes, said: str) -> None:
+    answer = upload(client, data, name)
+    assert answer.status_code == 400 and said in answer.json()["detail"]
+
+
+def test_large_files_are_refused(client: httpx.Client) -> None:
+    answer = upload(client, bytes(400_000))
+    assert answer.status_code == 413 and "0 MB" in answer.json()["detail"]
+
+
+def test_an_unknown_host_is_refused(client: httpx.Client) -> None:
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_requests_that_are_not_json_or_too_large(client: httpx.Client) -> None:
+    assert client.post(f"{API}/call/repaint", content=b"{").status_code == 400
+    assert client.post(f"{API}/call/repaint", content=bytes(5_000_000)).status_code == 413
+
+
+# What a request may name
+
+
+@pytest.mark.parametrize("kind", [Transfer, Photo])
+@pytest.mark.parametrize("value", ["/etc/passwd", "/dev/zero", "../secret.png", "http://127.0.0.1/", "data:,x", ""])
+def test_no_field_of_a_recipe_takes_a_path(kind: Any, value: str) -> None:
+    types = typing.get_type_hints(kind)
+    for field in fields(kind):
+        listed = typing.get_origin(types[field.name]) is tuple
+        with pytest.raises(InputError | RefusedError):
+            names.recipe(kind(), {field.name: [value] if listed else value})
+
+
+def test_every_field_of_text_has_its_names() -> None:
+    for kind in (Transfer, Photo):
+        for field, hint in typing.get_type_hints(kind).items():
+            if hint in (str, tuple[str, ...]):
+                value = getattr(kind(), field)
+                assert names.NAMES[field] and {value} if hint is str else set(value) <= set(names.NAMES[field])
+    for preset in recipes.TRANSFERS.values():
+        assert names.recipe(preset, {}) == preset
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/no-such-file"])
+def test_refusals_do_not_tell_which_files_exist(client: httpx.Client, path: str) -> None:
+    (photo,) = upload(client, encoded()).json()
+    said = {
+        call(client, "repaint", file(photo), path, 1, 0, "none"),
+        call(client, "paint", file(photo), file(photo), {"encoder": path}),
+        call(client, "paint", file(photo), file(photo), {"init": path}),
+        call(client, "light", file(photo), file(photo), {"encoder": path}),
+    }
+    assert len(said) == 3 and all("must be one of" in each and path not in each for each in said)
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        {"command": "apply", "styles": ["/etc/passwd"], "style_weights": [1.0]},
+        {"command": "apply", "styles": [{"name": "candy"}]},
+        {"command": "apply", "styles": 7},
+        {"command": "transfer", "recipe": {"seed": 2**70}},
+        {"command": "transfer", "recipe": {"strength": "1e9"}},
+        {"command": "transfer", "recipe": [["seed", 1]]},
+        {"command": "transfer", "recipe": {"content_layers": ["/etc/passwd"]}},
+        {"command": "apply", "strength": float("nan")},
+    ],
+)
+def test_receipts_that_name_anything_else_are_not_used(receipt: dict[str, Any]) -> None:
+    with pytest.raises(InputError | RefusedError):
+        names.from_receipt(receipt)
+
+
+def test_receipts_of_the_studio_are_used() -> None:
+    made = {
+        "command": "apply",
+        "styles": ["candy", "udnie"],
+        "style_weights": [0.25, 0.75],
+        "strength": 0.5,
+        "size": 64,
+    }
+    assert names.from_receipt(made) == ({"size": 64, "strength": 0.5}, ["candy", "udnie"], [0.25, 0.75])
+    assert names.from_receipt({"command": "transfer", "recipe": {"init": "photo.png", "steps": 9}}) == (
+        {"steps": 9}, [], [],
+    )  # fmt: skip
+    assert names.from_receipt(None) == ({}, [], [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"data":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"data": [{"url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}]}',
+        b'{"data": [{"url": "http://127.0.0.1/a.png"}]}',
+        b'{"data": [{"path": 7}]}',
+    ],
+)
+def test_requests_that_name_files_in_other_ways(client: httpx.Client, content: bytes) -> None:
+    assert client.post(f"{API}/call/repaint", content=content).status_code == 400
+
+
+def test_too_many_files_in_a_request(client: httpx.Client) -> None:
+    (photo,) = upload(client, encoded()).json()
+    asked = client.post(f"{API}/call/repaint", json={"data": [[file(photo)] * 17]})
+    assert asked.status_code == 400
+
+
+def test_the_page_does_not_tell_where_impasto_is(client: httpx.Client) -> None:
+    assert str(Path(recipes.__file__).parent) not in client.get("/config").text
+
+
+# Pictures
+
+
+def tiff(entries: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
+    """A TIFF with these entries (tag, type, count, value); types: 3 short, 4 long."""
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4) + data
+
+
+def twice() -> bytes:
+    """A TIFF that is large by its first tags, which tifffile takes, and small by its second, which Pillow takes."""
+    large = [(256, 4, 1, 90_000), (257, 4, 1, 90_000)]
+    small = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1)]
+    strips = [(273, 4, 1, 300), (277, 3, 1, 1), (278, 4, 1, 8), (279, 4, 1, 128)]
+    return tiff(large + small + strips, bytes(500))
+
+
+def many_pages(count: int = 1100) -> bytes:
+    out = BytesIO()
+    first, *others = [Image.new("1", (8, 8)) for _ in range(count)]
+    first.save(out, "GIF", save_all=True, append_images=others, duration=list(range(10, 10 + 10 * count, 10)))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (twice(), "two sizes|megapixels|not a picture"),
+        (bomb(9000, 6000), "50 megapixels"),
+        (bomb(30000, 30000), "50 megapixels"),
+        (encoded() + b"<svg/onload=alert(1)>", "more than a picture"),
+        (encoded() + b"<script/x>alert(1)</script>", "more than a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ],
+)
+def test_inspection(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(data)
+    command = [sys.executable, "-m", "impasto.studio.inspection", str(path), str(inspection.PIXELS)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    with pytest.raises(RefusedError, match=said):
+        raise RefusedError(found.stdout)
+
+
+def test_inspection_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    assert asyncio.run(inspection.inspect(tmp_path / "a.png", most_pixels=10_000)) == ".png"
+    monkeypatch.setattr(inspection, "SECONDS", 0.01)
+    monkeypatch.setattr(inspection, "AT_ONCE", asyncio.Semaphore(1))
+    with pytest.raises(RefusedError, match="seconds to read"):
+        asyncio.run(inspection.inspect(tmp_path / "a.png", most_pixels=10_000))
+
+
+def test_pictures_are_read_with_the_limit_of_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "PIXELS", 100)
+    (tmp_path / "a.png").write_bytes(encoded())
+    for todo in (
+        work.one_pass(tmp_path / "a.png", ["candy"]),
+        work.optimise(tmp_path / "a.png", [tmp_path / "a.png"], Transfer()),
+        work.light(tmp_path / "a.png", tmp_path / "a.png", Photo(), None),
+        work.regions(tmp_path / "a.png", tmp_path / "a.png", Photo()),
+        work.canvas(tmp_path / "a.png"),
+        work.draw_study(tmp_path / "a.png", tmp_path / "a.png", "content", 64, 1),
+    ):
+        with pytest.raises(images.ImageError, match="more than 100"):
+            list(todo.frames())
+
+
+def test_results_are_no_larger_than_uploads(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    for settings in ({"size": 16_384}, {"size": 4096, "style_scale": 8.0}):
+        todo = work.optimise(tmp_path / "a.png", [tmp_path / "a.png"], Transfer(**settings))
+        with pytest.raises(InputError, match="too large"):
+            list(todo.frames())
+
+
+# Other pages, and no page
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+    ],
+)
+def test_requests_of_other_pages(client: httpx.Client, headers: dict[str, str], status: int) -> None:
+    answer = client.get("/config", headers=headers)
+    assert answer.status_code == status
+    assert not [name for name in answer.headers if name.startswith("access-control-allow-origin")]
+    assert client.post(f"{API}/upload", files={"files": ("a.png", encoded())}, headers=headers).status_code == status
+
+
+def test_a_link_on_another_page_leads_to_the_studio(client: httpx.Client) -> None:
+    answer = client.get("/", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+    assert answer.status_code == 200 and "set-cookie" not in answer.headers
+
+
+def test_nothing_is_stored_for_requests_without_a_session(client: httpx.Client, address: str) -> None:
+    (path,) = upload(client, encoded()).json()
+    sessions = Path(path).parent.parent.parent
+    before = sorted(sessions.iterdir())
+    for _ in range(210):
+        client.get("/theme.css", headers={"cookie": "", "sec-fetch-site": "cross-site"})
+    assert client.get(f"{API}/file={path}").status_code == 200
+    assert sorted(sessions.iterdir()) == before
+
+
+def test_a_client_cannot_choose_its_session(client: httpx.Client, address: str) -> None:
+    (cookie,) = client.cookies
+    for chosen in ({cookie: "a" * 40}, {cookie: client.cookies[cookie][:-1]}):
+        with httpx.Client(base_url=address, cookies=chosen) as one:
+            (path,) = upload(one, encoded()).json()
+        with httpx.Client(base_url=address, cookies=chosen) as two:
+            assert two.get(f"{API}/file={path}").status_code == 404
+    header = {"x-impasto-session": client.cookies[cookie]}  # what examples/studio_client.py sends
+    (path,) = upload(client, encoded()).json()
+    assert httpx.get(f"{address}{API}/file={path}", headers=header).status_code == 200
+
+
+def test_files_run_nothing_when_opened_as_a_page(client: httpx.Client) -> None:
+    (path,) = upload(client, encoded(), "page.html").json()
+    assert path.endswith("/page.png")
+    answer = client.get(f"{API}/file={path}")
+    assert "sandbox" in answer.headers["content-security-policy"] and answer.headers["content-type"] == "image/png"
+
+
+# Disk
+
+
+def everything(path: str) -> list[Path]:
+    root = next(each for each in Path(path).parents if each.name.startswith("impasto-studio-"))
+    return sorted(each for each in root.rglob("*") if each.is_file())
+
+
+def test_uploads_that_are_cut_off_or_too_large_leave_nothing(client: httpx.Client, address: str) -> None:
+    (path,) = upload(client, encoded()).json()
+    before = everything(path)
+    host, port = address.removeprefix("http://").split(":")
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    with socket.create_connection((host, int(port))) as half:
+        half.sendall(f"POST {API}/upload HTTP/1.1\r\nHost: {host}:{port}\r\n".encode())
+        half.sendall(b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 200000\r\n\r\n" + head)
+        half.sendall(bytes(100_000))
+
+    def endless() -> Iterator[bytes]:
+        yield head
+        for _ in range(40):
+            yield bytes(100_000)
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    assert client.post(f"{API}/upload", content=endless(), headers=kind).status_code == 413
+    assert client.post(f"{API}/upload", files={"files": ("a.png", b"no")}).status_code == 400
+    assert client.post(f"{API}/upload", content=head[:-8] + b"--b--\r\n", headers=kind).status_code == 400
+    nameless = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\na\r\n--b--\r\n'
+    assert client.post(f"{API}/upload", content=nameless, headers=kind).status_code == 400
+    assert client.post("/login", files={"a": ("a", bytes(50_000))}).status_code == 413
+    assert everything(path) == before
+    assert list(Path(path).parent.parent.parent.parent.joinpath("incoming").iterdir()) == []
+
+
+def test_equal_uploads_of_two_sessions_are_two_files(client: httpx.Client, address: str) -> None:
+    with httpx.Client(base_url=address) as other:
+        other.get("/")
+        assert upload(client, encoded()).json() != upload(other, encoded()).json()
+
+
+def test_only_the_user_can_read_the_folders(client: httpx.Client) -> None:
+    (path,) = upload(client, encoded()).json()
+    root = next(each for each in Path(path).parents if each.name.startswith("impasto-studio-"))
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (root, *root.rglob("*"))} == {0o700, 0o600}
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_signals_leave_no_files(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
+    other = tmp_path / "impasto-studio-of-somebody-else"
+    other.mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None and process.stdout.readline()
+    assert len(list(tmp_path.iterdir())) == 2
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    if number == signal.SIGKILL:  # the next one removes them
+        with serving(TMPDIR=str(tmp_path)):
+            assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == [other]
+
+
+# The password
+
+
+def test_auth_requires_name_and_password() -> None:
+    with serving("--auth", "ada", IMPASTO_PASSWORD="lovelace") as address, httpx.Client(base_url=address) as client:
+        assert client.get("/config").status_code == 401
+        assert upload(client, encoded()).status_code == 401
+        for name in ("cancel", "reset", "queue/join", "call/repaint"):
+            assert client.post(f"{API}/{name}", json={"data": []}).status_code == 401
+        assert client.get(f"{API}/heartbeat/x").status_code == 401
+        assert client.post("/login", data={"username": "ada", "password": "x"}).status_code == 400
+        assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+        assert client.get("/config").status_code == 200
+        assert upload(client, encoded()).status_code == 200
+        for _ in range(Attempts.FREE):
+            last = client.post("/login", data={"username": "ada", "password": "x"})
+        assert last.status_code == 400
+        last = client.post("/login", data={"username": "ada", "password": "lovelace"})
+        assert last.status_code == 429 and 0 < int(last.headers["retry-after"]) <= 30
+
+
+def test_waits_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("impasto.studio.guard.time.monotonic", lambda: now)
+    attempts, waits = Attempts(), []
+    for _ in range(12):
+        assert attempts.begin("a") == 0
+        waits.append(attempts.begin("a"))
+        now += waits[-1]
+        if waits[-1] == 0:  # that was an attempt as well
+            continue
+    assert waits[-6:] == [120.0, 240.0, 480.0, 900.0, 900.0, 900.0]
+    assert attempts.begin("b") == 0
+    attempts.forget("a")
+    assert [attempts.begin("a") for _ in range(Attempts.FREE)] == [0.0] * Attempts.FREE
+    assert _network("2001:db8::1") == _network("2001:db8::ffff") != _network("2001:db8:1::1")
+
+
+# Floods
+
+
+def test_half_requests_do_not_stop_the_studio() -> None:
+    few = (256, 256)
+    with serving(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, few)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        halves = []
+        for _ in range(250):
+            halves.append(socket.create_connection((host, int(port)), timeout=5))
+            halves[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        assert httpx.get(f"{address}/theme.css", timeout=15).status_code == 200
+        for half in halves:
+            half.close()
