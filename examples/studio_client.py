@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 
 def main(address: str, photo: str, style: str, out: str) -> None:
     # The studio gives every visitor a session; requests with its token can reach its files, others cannot.
-    cookies = httpx.get(address).cookies
+    cookies = httpx.get(address, timeout=60).cookies
     session = {"x-impasto-session": next(cookies[name] for name in cookies if name.startswith("impasto-session"))}
     client = Client(address, headers=session, verbose=False, analytics_enabled=False)
     painted = client.predict(

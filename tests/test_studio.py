@@ -186,7 +186,7 @@ def test_stop_before_the_first_picture(session: Session) -> None:
     gate.set()
     assert ended(job).state == "stopped" and job.result is None and session.results == []
     assert ">stopped<" in status(job, 0)
-    assert ">stopped<" in status(Job(session, "repaint", None, "stopped"), 0)  # while it waited
+    assert ">stopped<" in status(Job(session, "repaint", None, state="stopped"), 0)  # while it waited
 
 
 def test_jobs_wait_and_a_new_one_replaces_the_last_of_its_kind(session: Session, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _make_root() -> None:
         with contextlib.suppress(OSError):  # no lock, or held by a running studio
             found = folder.lstat()
             if folder != ROOT and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
-                with (folder / "lock").open("w") as held:
+                with (folder / "lock").open("r+") as held:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder)
 

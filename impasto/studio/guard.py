@@ -172,7 +172,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if status != 200:
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(0.3)
             await send(message)
 
         await self.app(request.scope, _replayed(body, request.receive), look)

@@ -159,15 +159,14 @@ class Job:
                     self.session.results.insert(0, self.result)
             elif self.reason:
                 raise InputError(f"{self.reason}, and there was no picture yet: try a smaller size")
-            self._become("stopped" if self.stopping else "done")
         except Exception as error:
             self.error = error.with_traceback(None)
-            self._become("failed")
         if self.folder is not None and self.result is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.session.make_room()
         if self.frame is not None:  # finished jobs are kept; free the memory of their pictures
             self.frame = replace(self.frame, image=None)
+        self._become("failed" if self.error is not None else "stopped" if self.stopping else "done")
+        self.session.make_room()
 
     def _paint(self, work: Work[Any], folder: Path) -> None:
         drawn, previews = 0.0, deque[Path]()
