@@ -1,10 +1,10 @@
 # make demo: repaint a photograph.   make test: run all tests.   make check: format, lint, types.
 # make docs: the API reference, into site/.   make package: wheel and sdist, into dist/, tested.
-# make image: the Docker image `impasto`.
+# make image: the Docker image `impasto`.   make fuzz: many more hostile inputs than in the tests.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check format docs package image clean
+.PHONY: demo test fuzz check format docs package image clean
 
 demo: .venv/.user
 	$(BIN)/impasto transfer chelsea the-great-wave -o demo.png
@@ -12,6 +12,9 @@ demo: .venv/.user
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+fuzz: .venv/.dev
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest tests/fuzz
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -76,9 +76,9 @@ def from_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], lis
     command = receipt.get("command")
     given = receipt.get("recipe", {}) if command in ("transfer", "apply") else {}
     styles = receipt.get("styles", []) if command == "apply" else []
-    shares = receipt.get("style_weights", [1.0] * len(styles)) if len(styles) > 1 else []
     if not isinstance(given, dict) or not isinstance(styles, list):
         raise RefusedError("the picture's receipt is not one of impasto's")
+    shares = receipt.get("style_weights", []) if len(styles) > 1 else []
     fields = {key: receipt[key] for key in ("strength", "keep_colors", "size") if key in receipt} | given
     known = {key: fields[key] for key in typing.get_type_hints(Transfer) if key in fields and key not in UNRESTORED}
     checked = recipe(Transfer(), known | {"style_weights": shares})

@@ -96,7 +96,7 @@ def light(
     def frames() -> Iterator[Frame[PhotoStep]]:
         yield Frame(0, recipe.steps, "finding regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
-        drawn = None if masks is None else (read(masks[0][0]), read(masks[1][0]))
+        drawn = None if masks is None else (_on_white(read(masks[0][0])), _on_white(read(masks[1][0])))
         pair = kept["pair"] = run_photo.read(read(photo), read(other), recipe, drawn, device=device)
         ours, theirs = pair.photograph.image.to(device), pair.other.image.to(device)
         for step in photo_method.steps(ours, theirs, pair.regions, recipe):
@@ -178,6 +178,12 @@ def mask_of(layers: Sequence[Path]) -> Tensor | None:
 def read(path: Path) -> images.Picture:
     """Read a picture, which may have as many pixels as an upload."""
     return images.read(path, pixels=PIXELS)
+
+
+def _on_white(picture: images.Picture) -> images.Picture:
+    if picture.alpha is None:
+        return picture
+    return replace(picture, image=picture.image * picture.alpha + 1 - picture.alpha, alpha=None)
 
 
 def _check_size(image: Tensor, recipe: Transfer) -> None:
