@@ -2,7 +2,8 @@
 
 The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
 Laplacian. Two terms are added. One keeps luma's gradients those of the photograph; the other is the distance from the
-photograph with each region simply recoloured. A light changes all of a region; a change of a part shows as a stain.
+photograph with each region simply recoloured. Light changes a whole region; a change of only a part of it looks like a
+stain.
 
 The energy of the picture p is stiff, so p is not optimised itself. Instead p = W q, the fast guided filter of a small
 picture q with the photograph as guide, in windows of one region each; q is optimised. So p is locally affine in the

@@ -49,7 +49,7 @@ class TrainCommand:
 
 @dataclass
 class ApplyCommand:
-    """Repaint INPUT in one pass: a picture, a video, a folder of pictures, whose structure is kept, or several."""
+    """Repaint pictures, videos and folders of pictures in one pass. Results keep the structure of a folder."""
 
     inputs: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
@@ -60,9 +60,9 @@ class ApplyCommand:
     """The style: a painting (a picture file), a name from `impasto list styles`, a file made by `impasto train`, or a
     checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """The picture or video (.mp4) to write; the folder, if INPUT is one or there are several."""
+    """The picture or video (.mp4) to write; for a folder or several inputs, a folder."""
     style_weights: tuple[float, ...] = ()
-    """The weight of each style in the mixture; none: equal weights."""
+    """The weight of each style in the mixture; default: equal weights."""
     masks: tuple[str, ...] = ()
     """For each style a mask of INPUT: the style is painted where the mask is white."""
     strength: float = 1.0
