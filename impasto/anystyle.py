@@ -184,19 +184,23 @@ class Painter(nn.Module):
         scaled: Tensor = (features - mean) * scale
         return scaled
 
-    def study(self, paintings: Tensor, features: Mapping[str, Tensor]) -> Style:
-        """The style of each of (B, 3, H, W) paintings, with the encoder's features at `WIDTHS`' layers."""
-        known = {"rgb": moments(paintings)}
+    def study(self, paintings: Tensor, features: Mapping[str, Tensor], mask: Tensor | None = None) -> Style:
+        """The style of each of (B, 3, H, W) paintings, with the encoder's features at `WIDTHS`' layers.
+
+        ``mask``, (1, 1, H, W) in [0, 1], is the part of the paintings that counts.
+        """
+        known = {"rgb": moments(paintings, mask)}
         parts = []
         for layer, raw in features.items():
             x = self.units(layer, raw)
-            if layer in STRIDES:
-                known[layer] = moments(x)
-            deviation, mean = torch.std_mean(x, (2, 3))
-            parts += [mean, deviation]
+            inside = None if mask is None else masks.at_layer(mask, *x.shape[-2:])
+            known[layer] = moments(x, inside)
+            mean = known[layer].mean
+            variance = known[layer].second.diagonal(dim1=1, dim2=2) - mean.square()
+            parts += [mean, variance.clamp_min(0).sqrt()]
         reduce = self.layers["reduce"].get_submodule("convolution")
         known["relu3_1"] = known["relu3_1"].through(reduce.weight[:, :, 0, 0], reduce.bias)  # type: ignore[index, arg-type]
-        return Style(known, torch.cat(parts, 1))
+        return Style({level: known[level] for level in STRIDES}, torch.cat(parts, 1))
 
     def modulation(self, style: Style) -> Modulation:
         """layer -> factor and offset of its channels, (B, C, 1, 1) each, predicted from the style."""
@@ -239,10 +243,13 @@ class Repainter(nn.Module):
         super().__init__()
         self.eye, self.painter = eye, painter
 
-    def study(self, paintings: Tensor) -> Style:
-        """The style of each of (B, 3, H, W) pictures, sRGB in [0, 1]; it can be kept and used again."""
+    def study(self, paintings: Tensor, mask: Tensor | None = None) -> Style:
+        """The style of each of (B, 3, H, W) pictures, sRGB in [0, 1]; it can be kept and used again.
+
+        ``mask``, (1, 1, H, W) in [0, 1], is the part of the paintings that counts.
+        """
         with as_it_is(paintings):
-            return self.painter.study(paintings, self.eye(paintings, WIDTHS))
+            return self.painter.study(paintings, self.eye(paintings, WIDTHS), mask)
 
     def forward(
         self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0

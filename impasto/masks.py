@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
@@ -98,6 +99,27 @@ def at_layer(mask: Tensor, height: int, width: int) -> Tensor:
 def share(mask: Tensor) -> float:
     """The fraction of the picture that a mask covers, in [0, 1]."""
     return float(mask.mean())
+
+
+def compose(
+    base: Tensor, paint: Callable[[int, Tensor], Tensor], where: Sequence[Tensor], parts: Sequence[float]
+) -> Tensor:
+    """Pictures in their regions, mixed by ``parts`` where regions overlap; elsewhere the ``base``.
+
+    Args:
+        base: (B, 3, H, W).
+        paint: number and mask of a region -> its picture, (B, 3, H, W), which is changed; not called for empty masks.
+        where: (1, 1, h, w) in [0, 1] for each region.
+        parts: the share of each picture.
+    """
+    where = [images.resize(mask.to(base), *base.shape[-2:]) for mask in where]
+    total = torch.stack([part * mask for part, mask in zip(parts, where, strict=True)]).sum(0).clamp_min(1e-6)
+    covered = torch.stack(where).sum(0).clamp(max=1)
+    result = base * (1 - covered)
+    for index, (part, mask) in enumerate(zip(parts, where, strict=True)):
+        if part and mask.any():
+            result += paint(index, mask).mul_(covered * part * mask / total)
+    return result
 
 
 def classes(mask: Tensor) -> tuple[Tensor, Tensor]:

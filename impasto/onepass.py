@@ -32,6 +32,7 @@ from impasto import (
     interop,
     losses,
     machine,
+    masks as guidance,
     matting,
     objective,
     optimize,
@@ -253,8 +254,9 @@ def study(painting: images.Source, style_scale: float = 1.0) -> Model:
     network, metadata = anystyle.load()
     device = picture.image.device
     small = images.to_size(picture.image, min(anystyle.WHOLE, max(32, round(style_scale * anystyle.STYLE_SIZE))))
+    seen = None if picture.alpha is None else images.resize(picture.alpha.to(device), *small.shape[-2:])
     about = {"name": Path(picture.name).name, "sha256": picture.sha256, "scale": style_scale}
-    return Model(network, {**metadata, "painting": json.dumps(about)}, network.to(device).study(small))
+    return Model(network, {**metadata, "painting": json.dumps(about)}, network.to(device).study(small, seen))
 
 
 @torch.no_grad()
@@ -316,7 +318,12 @@ def apply(
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
     if masks:
-        result = _in_regions(photograph, models, parts, masks, strength, grain, half)
+        result = guidance.compose(
+            photograph,
+            lambda index, mask: _paint(photograph, models[index], strength, grain, half, mask),
+            [guidance.read(mask) for mask in masks],
+            parts,
+        )
     else:
         result = _mixture(photograph, *_merged(models, parts), strength, grain, half)
     if original is not photograph:
@@ -335,23 +342,6 @@ def _mixture(
         painted = _paint(photograph, model, strength, grain, half)
         result = painted if part == 1 else result + painted.mul_(part)
         del painted
-    return result
-
-
-def _in_regions(
-    photograph: Tensor, models: Sequence[Model], parts: Sequence[float], sources: Sequence[images.Source],
-    strength: float, grain: float | None, half: bool,
-) -> Tensor:  # fmt: skip
-    """Each style where its mask is white, mixed by ``parts`` where masks overlap; elsewhere the photograph."""
-    size = photograph.shape[-2:]
-    where = [images.resize(images.to_tensor(each).to(photograph).mean(1, keepdim=True), *size) for each in sources]
-    total = sum(part * mask for part, mask in zip(parts, where, strict=True))
-    covered = torch.stack(where).sum(0).clamp(max=1)
-    result = photograph * (1 - covered)
-    for model, part, mask in zip(models, parts, where, strict=True):
-        if mask.any():
-            painted = _paint(photograph, model, strength, grain, half, mask)
-            result += painted.mul_(covered * part * mask / torch.as_tensor(total).clamp_min(1e-6))
     return result
 
 

@@ -152,8 +152,20 @@ def test_masks() -> None:
     assert float((painted - photograph)[..., :28].abs().mean()) > 0.02
     both = onepass.apply(photograph, models, masks=[left, 1 - left], precision="float32")
     torch.testing.assert_close(both[..., :28], painted[..., :28])
+    torch.testing.assert_close(both[..., 28:], onepass.apply(photograph, models, masks=[nothing, 1 - left],
+                                                              precision="float32")[..., 28:])  # fmt: skip
     with pytest.raises(InputError, match="1 masks for 2 styles"):
         onepass.apply(photograph, models, masks=[left])
+
+
+def test_transparent_parts_of_a_painting_do_not_count() -> None:
+    painting = picture(64, 64, seed=18)
+    painting[..., 32:] = torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    alpha = torch.zeros(64, 64)
+    alpha[:, :32] = 1
+    array = torch.cat([painting[0], alpha[None]]).permute(1, 2, 0).numpy()
+    mean = onepass.study(array).style.moments["rgb"].mean[0]  # type: ignore[union-attr]
+    torch.testing.assert_close(mean, painting[0, :, :, :32].mean((1, 2)), rtol=0, atol=0.03)
 
 
 def test_style_scale() -> None:
