@@ -73,7 +73,8 @@ class Transfer:
     optimisation starts from that and keeps its structure."""
 
     init: str = "content"
-    """What the optimisation starts from: content, noise, style, or the path of a picture."""
+    """What the optimisation starts from: content, noise, style, one-pass (as `impasto apply` paints), or the path of a
+    picture."""
     noise: float = within(0, 10, 0.25, above=True)
     """Standard deviation of the noise around mid grey when starting from noise, for sRGB in [0, 1]."""
     scales: tuple[float, ...] = within(0, 1, (), above=True)

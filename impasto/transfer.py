@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, machine, masks, matting, objective, optimize, recipes, schema
+from impasto import anystyle, color, encoder, images, machine, masks, matting, objective, optimize, recipes, schema
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
@@ -254,7 +254,10 @@ def paint(
         budget=0.7 * (spare - optimize.memory(content, recipe.optimizer)),
     )
     if image is None:
-        image = start(recipe, content, pictures.styles)
+        if recipe.init == "one-pass":
+            image = in_one_pass(recipe, content, pictures)
+        else:
+            image = start(recipe, content, pictures.styles)
     elif state is None:
         image = enlarge(image, pictures.content, content, recipe)
     return optimize.minimize(
@@ -287,6 +290,37 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
             raise InputError("`init` style needs a style")
         return images.resize(styles[0], *content.shape[-2:])
     return images.resize(images.to_tensor(recipe.init).to(content.device), *content.shape[-2:])
+
+
+@torch.no_grad()
+def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor:
+    """The picture of the network of any painting (`anystyle`), of the size of ``content``, in [0, 1].
+
+    Raises:
+        InputError: there is no style.
+        WeightsError: the network cannot be read.
+    """
+    if not pictures.styles:
+        raise InputError("`init` one-pass needs a style")
+    network = anystyle.load()[0].to(content.device)
+    longest = max(anystyle.LEAST, round(recipe.style_scale * max(content.shape[-2:])))
+    styles = []
+    for index, style in enumerate(pictures.styles):
+        painting = images.to_size(style, longest)
+        seen = images.resize(pictures.style_masks[index], *painting.shape[-2:]) if pictures.style_masks else None
+        styles.append(network.study(painting, seen))
+    parts = recipe.style_weights or (1.0,) * len(styles)
+    parts = [part / sum(parts) for part in parts]
+    if pictures.content_masks:
+        painted = masks.compose(
+            content,
+            lambda index, mask: network(content, styles[index], mask=mask),
+            pictures.content_masks,
+            parts,
+        )
+    else:
+        painted = network(content, anystyle.mix(styles, parts))
+    return painted.clamp(0, 1)
 
 
 def recolor(

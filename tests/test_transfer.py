@@ -282,6 +282,20 @@ def test_the_start_is_used(recipe: Transfer, init: str) -> None:
     torch.testing.assert_close(transfer.stylize(CONTENT, STYLE, still), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_start_in_one_pass(recipe: Transfer, masked: bool) -> None:
+    still = replace(recipe, init="one-pass", size=0, optimizer="adam", rate=1e-9, scales=(1.0,), steps=1)
+    left = torch.zeros(1, 1, *CONTENT.shape[-2:])
+    left[..., : CONTENT.shape[-1] // 2] = 1
+    given = {"content_masks": [left]} if masked else {}
+    painted = transfer.stylize(CONTENT, STYLE, still, **given)
+    moved = (painted - CONTENT).abs().mean((0, 1, 2))  # by column
+    assert float(moved[: CONTENT.shape[-1] // 2].mean()) > 0.02
+    assert (float(moved[CONTENT.shape[-1] // 2 :].max()) < 1e-4) == masked
+    with pytest.raises(InputError, match="`init` one-pass needs a style"):
+        transfer.in_one_pass(still, CONTENT, transfer.Pictures(CONTENT, CONTENT, [], [], []))
+
+
 # Resume -------------------------------------------------------------------------------------------------------------
 
 
