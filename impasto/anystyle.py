@@ -25,6 +25,7 @@ from impasto.losses import positions
 from impasto.networks import Layer, as_it_is, uneven_
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
+CONTENT = ("relu3_1", "relu4_1")  # what the decoder sees of the photograph
 STRIDES = {"relu4_1": 8, "relu3_1": 4, "relu2_1": 2, "rgb": 1}  # of what is matched, in the decoder's order
 SHRINKAGE = 0.01  # added to a covariance, relative to the mean variance: what does not vary is not amplified much
 ROUNDS = 18  # of the Newton-Schulz iteration
@@ -236,6 +237,102 @@ class Painter(nn.Module):
         return painted.float()
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture: its rows and columns, and those that its result depends on."""
+
+    rows: slice
+    columns: slice
+    outer_rows: slice
+    outer_columns: slice
+
+    def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
+        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
+        top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
+        down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
+        across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)
+        return x[..., down, across]
+
+
+def tiles(height: int, width: int) -> Iterator[Tile]:
+    """Tiles of `TILE` pixels with a border of `HALO`; sides and borders are multiples of 8."""
+
+    def spans(length: int) -> list[tuple[slice, slice]]:
+        starts = range(0, length, TILE)
+        ends = [min(length, start + TILE) for start in starts]
+        outer = [slice(max(0, start - HALO), min(length, end + HALO)) for start, end in zip(starts, ends, strict=True)]
+        return [(slice(start, end), around) for start, end, around in zip(starts, ends, outer, strict=True)]
+
+    for rows, outer_rows in spans(height):
+        for columns, outer_columns in spans(width):
+            yield Tile(rows, columns, outer_rows, outer_columns)
+
+
+class Canvas:
+    """A photograph while it is painted: the maps that give it the style's statistics, level by level.
+
+    Args:
+        painter, style: what paints it, and how.
+        mask: (1, 1, H, W), the part of the photograph whose statistics are replaced.
+        half: compute in bfloat16, except for the statistics.
+    """
+
+    def __init__(self, painter: Painter, style: Style, mask: Tensor | None = None, *, half: bool = False) -> None:
+        self.painter, self.style, self.mask, self.half = painter, style, mask, half
+        self.modulation = painter.modulation(style)
+        self.maps: dict[str, Affine] = {}
+
+    def paint(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's features at `CONTENT` of the whole photograph -> (B, 3, H, W)."""
+        entered = self.enter(features)
+        for level, x in entered.items():
+            self.match(level, moments(x, self._inside(x)))
+        self.rough = self.coarse(entered)
+        self.match("relu2_1", moments(self.rough, self._inside(self.rough)))
+        return self.colored(self.detail(self.rough))
+
+    def enter(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self._precision():
+            return self.painter.enter(features)
+
+    def coarse(self, entered: Mapping[str, Tensor]) -> Tensor:
+        matched = {level: affine(x, *self.maps[level]) for level, x in entered.items()}
+        with self._precision():
+            return self.painter.coarse(matched, self.modulation)
+
+    def detail(self, rough: Tensor) -> Tensor:
+        matched = affine(rough, *self.maps["relu2_1"])
+        with self._precision():
+            return self.painter.detail(matched, self.modulation)
+
+    def colored(self, painted: Tensor) -> Tensor:
+        self.match("rgb", moments(painted, self.mask))
+        return affine(painted, *self.maps["rgb"])
+
+    def match(self, level: str, source: Moments) -> None:
+        self.maps[level] = transport(source, self.style.moments[level])
+
+    def collect(self, features: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> None:
+        """Match levels, given the features of each outer tile."""
+        found: dict[str, list[tuple[float, Moments]]] = {}
+        for tile, levels in features:
+            for level, outer in levels.items():
+                x, mask = tile.within(outer, STRIDES[level]), None
+                if self.mask is not None:
+                    mask = masks.at_layer(tile.within(self.mask, 1, outer=False), *x.shape[-2:])
+                area = x[0, 0].numel() if mask is None else float(mask.sum())
+                found.setdefault(level, []).append((area, moments(x, mask)))
+        for level, parts in found.items():
+            total = sum(area for area, _ in parts)
+            self.match(level, blend([each for _, each in parts], [area / max(total, 1e-6) for area, _ in parts]))
+
+    def _inside(self, x: Tensor) -> Tensor | None:
+        return None if self.mask is None else masks.at_layer(self.mask, *x.shape[-2:])
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.modulation["deep"][0].device.type, torch.bfloat16, enabled=self.half)
+
+
 class Repainter(nn.Module):
     """Paints photographs with any style: the frozen encoder and the `Painter`."""
 
@@ -282,117 +379,26 @@ class Repainter(nn.Module):
             below, right = max(below, LEAST - height), max(right, LEAST - width)
         image = F.pad(image, [0, right, 0, below], "replicate")
         mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
-        canvas = _Canvas(self, image, style, mask, half)
-        painted = canvas.whole() if max(image.shape[-2:]) <= WHOLE else canvas.tiled()
+        canvas = Canvas(self.painter, style, mask, half=half)
+        if max(image.shape[-2:]) <= WHOLE:
+            painted = canvas.paint(self.eye(image, CONTENT))
+        else:
+            painted = self._in_tiles(image, canvas)
         return painted[..., :height, :width]
 
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of a picture: its rows and columns, and those that its result depends on."""
-
-    rows: slice
-    columns: slice
-    outer_rows: slice
-    outer_columns: slice
-
-    def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
-        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
-        top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
-        down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
-        across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)
-        return x[..., down, across]
-
-
-def tiles(height: int, width: int) -> Iterator[Tile]:
-    """Tiles of `TILE` pixels with a border of `HALO`; sides and borders are multiples of 8."""
-
-    def spans(length: int) -> list[tuple[slice, slice]]:
-        starts = range(0, length, TILE)
-        ends = [min(length, start + TILE) for start in starts]
-        outer = [slice(max(0, start - HALO), min(length, end + HALO)) for start, end in zip(starts, ends, strict=True)]
-        return [(slice(start, end), around) for start, end, around in zip(starts, ends, outer, strict=True)]
-
-    for rows, outer_rows in spans(height):
-        for columns, outer_columns in spans(width):
-            yield Tile(rows, columns, outer_rows, outer_columns)
-
-
-class _Canvas:
-    """A photograph while it is painted."""
-
-    def __init__(self, network: Repainter, image: Tensor, style: Style, mask: Tensor | None, half: bool) -> None:
-        self.eye, self.painter = network.eye, network.painter
-        self.image, self.style, self.mask, self.half = image, style, mask, half
-        self.modulation = self.painter.modulation(style)
-        self.maps: dict[str, Affine] = {}
-
-    def precision(self) -> torch.autocast:
-        return torch.autocast(self.image.device.type, torch.bfloat16, enabled=self.half)
-
-    def match(self, level: str, source: Moments) -> None:
-        self.maps[level] = transport(source, self.style.moments[level])
-
-    def enter(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.eye(image, ("relu3_1", "relu4_1"))
-        with self.precision():
-            return self.painter.enter(features)
-
-    def coarse(self, entered: Mapping[str, Tensor]) -> Tensor:
-        matched = {level: affine(x, *self.maps[level]) for level, x in entered.items()}
-        with self.precision():
-            return self.painter.coarse(matched, self.modulation)
-
-    def detail(self, rough: Tensor) -> Tensor:
-        matched = affine(rough, *self.maps["relu2_1"])
-        with self.precision():
-            return self.painter.detail(matched, self.modulation)
-
-    def whole(self) -> Tensor:
-        entered = self.enter(self.image)
-        for level, x in entered.items():
-            self.match(level, moments(x, self.mask_at(level)))
-        rough = self.coarse(entered)
-        self.match("relu2_1", moments(rough, self.mask_at("relu2_1")))
-        return self.colored(self.detail(rough))
-
-    def tiled(self) -> Tensor:
-        """As `whole`, but each level's statistics are collected from all tiles before the next level is painted."""
-        height, width = self.image.shape[-2:]
-        parts = list(tiles(height, width))
+    def _in_tiles(self, image: Tensor, canvas: Canvas) -> Tensor:
+        """As `Canvas.paint`, but each level's statistics are collected from all tiles before the next is painted."""
+        parts = list(tiles(*image.shape[-2:]))
 
         def entered(tile: Tile) -> dict[str, Tensor]:
-            return self.enter(self.image[..., tile.outer_rows, tile.outer_columns])
+            return canvas.enter(self.eye(image[..., tile.outer_rows, tile.outer_columns], CONTENT))
 
-        self.collect((tile, entered(tile)) for tile in parts)
-        self.collect((tile, {"relu2_1": self.coarse(entered(tile))}) for tile in parts)
-        painted = torch.empty_like(self.image)
+        canvas.collect((tile, entered(tile)) for tile in parts)
+        canvas.collect((tile, {"relu2_1": canvas.coarse(entered(tile))}) for tile in parts)
+        painted = torch.empty_like(image)
         for tile in parts:
-            painted[..., tile.rows, tile.columns] = tile.within(self.detail(self.coarse(entered(tile))), 1)
-        return self.colored(painted)
-
-    def colored(self, painted: Tensor) -> Tensor:
-        self.match("rgb", moments(painted, self.mask))
-        return affine(painted, *self.maps["rgb"])
-
-    def collect(self, features: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> None:
-        """Match levels, given the features of each outer tile."""
-        found: dict[str, list[tuple[float, Moments]]] = {}
-        for tile, levels in features:
-            for level, x in levels.items():
-                x, mask = tile.within(x, STRIDES[level]), self.mask_at(level)
-                mask = None if mask is None else tile.within(mask, STRIDES[level], outer=False)
-                area = x[0, 0].numel() if mask is None else float(mask.sum())
-                found.setdefault(level, []).append((area, moments(x, mask)))
-        for level, parts in found.items():
-            total = sum(area for area, _ in parts)
-            self.match(level, blend([each for _, each in parts], [area / max(total, 1e-6) for area, _ in parts]))
-
-    def mask_at(self, level: str) -> Tensor | None:
-        if self.mask is None:
-            return None
-        height, width = (side // STRIDES[level] for side in self.image.shape[-2:])
-        return masks.at_layer(self.mask, height, width)
+            painted[..., tile.rows, tile.columns] = tile.within(canvas.detail(canvas.coarse(entered(tile))), 1)
+        return canvas.colored(painted)
 
 
 class Immediate(nn.Module):
