@@ -309,8 +309,8 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
         painting = images.to_size(style, longest)
         seen = images.resize(pictures.style_masks[index], *painting.shape[-2:]) if pictures.style_masks else None
         styles.append(network.study(painting, seen))
-    parts = recipe.style_weights or (1.0,) * len(styles)
-    parts = [part / sum(parts) for part in parts]
+    given = recipe.style_weights or (1.0,) * len(styles)
+    parts = [part / sum(given) for part in given]
     if pictures.content_masks:
         painted = masks.compose(
             content,
