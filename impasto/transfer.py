@@ -294,7 +294,15 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
 
 @torch.no_grad()
 def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor:
-    """The picture of the network of any painting (`anystyle`), of the size of ``content``, in [0, 1].
+    """The picture of the network of any painting (`anystyle`).
+
+    Args:
+        recipe: for the styles' scale and shares.
+        content: (1, 3, H, W) the photograph at the size to paint.
+        pictures: from `prepare`.
+
+    Returns:
+        (1, 3, H, W) in [0, 1].
 
     Raises:
         InputError: there is no style.
