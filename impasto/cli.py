@@ -6,10 +6,14 @@ import dataclasses
 import difflib
 import gc
 import inspect
+import io
 import os
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -53,6 +57,9 @@ EXAMPLES = """\
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     share_cores()
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks are no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return guarded(lambda: print(usage(), flush=True)) or (0 if arguments else 2)
@@ -114,7 +121,8 @@ def fail(message: str, code: int = 1) -> int:
 def guarded(run: Any) -> int:
     """Run, and report expected errors in one line; IMPASTO_DEBUG=1 shows the traceback."""
     try:
-        run()
+        with ended_by_signals():
+            run()
     except BrokenPipeError:  # the reader closed the pipe; stop Python flushing stdout again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -130,6 +138,22 @@ def guarded(run: Any) -> int:
     except KeyboardInterrupt:
         return fail("stopped", 130)
     return 0
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, unless ignored as under nohup, act as Ctrl-C: what there is is kept, and nothing else."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse(name: str, arguments: list[str]) -> Any:

@@ -104,10 +104,15 @@ def load(
 
     def read(path: Path) -> np.ndarray | None:
         try:
-            with Image.open(path) as file:
+            if not path.stat().st_size:  # also of the endless files in /proc
+                return None
+            with path.open("rb") as opened, images.decoder(opened) as file:
                 file.draft("RGB", (short, short))  # decode a JPEG at a reduced size
-                picture = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                images.check_size(str(path), *file.size)
+                plain = file.mode[0] not in "IF" and not file.has_transparency_data
+                picture = ImageOps.exif_transpose(file).convert("RGB") if plain else None
+            picture = picture or images.to_pil(images.read(path).image)
+        except Exception:  # Pillow's decoders raise nearly any exception on damaged files
             return None
         scale = min(1.0, short / min(picture.size))
         if scale < 1:

@@ -7,6 +7,7 @@ named by block and place: ``relu4_2`` is the rectified output of the second conv
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,6 +287,18 @@ def file(name: str) -> Path:
     return weights.path(name) if name in weights.WEIGHTS else Path(name)
 
 
+def _normalisation(metadata: Mapping[str, str], file: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the input in an encoder's metadata; WeightsError if they are not numbers."""
+    try:
+        mean, std = ([float(each) for each in json.loads(metadata[name])] for name in ("mean", "std"))
+        sound = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+    except (KeyError, TypeError, ValueError, RecursionError):
+        sound = False
+    if not sound:
+        raise WeightsError(f"{file}: its metadata must have mean and std, three numbers each; save it again")
+    return mean, std
+
+
 def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> VGG:
     """The encoder in a state dict; ``file`` is used in messages, and its name to detect "caffe"."""
     torchvision = f"{TORCHVISION['1_1']}.weight" in state
@@ -298,11 +311,14 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
     if not places:
         raise WeightsError(f"{file}: contains no VGG weights (neither features.0.weight nor conv1_1.weight)")
     if "mean" in metadata:
-        mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
+        mean, std = _normalisation(metadata, file)
         caffe = False
     else:
         caffe = not torchvision or metadata.get("preprocessing") == "caffe" or "caffe" in file.name.lower()
-        mean, std = CAFFE if caffe else IMAGENET
+        mean, std = map(list, CAFFE if caffe else IMAGENET)
+    for place in places:
+        if state[f"{prefixes[place]}.weight"].ndim != 4:
+            raise WeightsError(f"{file}: {prefixes[place]}.weight is not the kernel of a convolution")
     widths = {place: state[f"{prefixes[place]}.weight"].shape[0] for place in places}
     with torch.random.fork_rng(devices=()):  # keep the caller's random state: the initial weights are overwritten
         marks = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from impasto.errors import OutputError
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 TEMPORARY = re.compile(r"\.impasto-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\.\w+)?")
 DAY = 86400  # seconds
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # what only writing raises
 
 
 def special(path: str | Path) -> bool:
@@ -90,9 +92,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        ours = isinstance(error, OSError) and (error.filename in (part, str(part)) or error.errno in FULL)
+        if ours:  # name the result, which the user knows
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # type: ignore[attr-defined]
         raise
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from PIL import ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import files
+from impasto import files, machine
 from impasto.errors import ImageError
 from impasto.files import atomic as atomic
 
+BYTES_PER_PIXEL = 44  # that reading takes at its peak: 8 bits, floats, alpha, and copies of them
+SMALL = 4_000_000  # pixels up to which memory is not checked
 MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
 VISIBLE = 0.5 / 255  # the least alpha that 8 bits can show
+DNG_VERSION, SUB_IFDS = 0xC612, 0x014A  # TIFF tags
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
 # EXIF orientation -> the axes to flip, after the transposition of 5 to 8.
 FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
@@ -42,6 +46,8 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 HEIC = (".heic", ".heif", ".hif")
 SUFFIXES = {*FORMATS, *HEIC, ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf",
             ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga"}  # fmt: skip
+RAW_HINT = "is a RAW photograph; develop it first, for example with darktable, and save it as TIFF or PNG"
+RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II*\0\x10\0\0\0CR")
 RAW = {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 
 
@@ -186,7 +192,7 @@ def write(
         picture.putalpha(to_pil(alpha).convert("L"))
     exif = PIL.Image.Exif()
     if receipt is not None:
-        exif[DESCRIPTION] = json.dumps(dict(receipt))  # ASCII: all readers decode it alike
+        exif[DESCRIPTION] = json.dumps(dict(receipt), sort_keys=True)  # ASCII: all readers decode it alike
         options = {**options, "exif": exif}
     buffer = io.BytesIO()
     try:
@@ -227,7 +233,7 @@ def has_receipt(path: str | Path) -> bool:
 def read_receipt(path: str | Path) -> dict[str, Any]:
     """Read the receipt that ``write`` stored in a picture; raises ImageError if it has none or is unreadable."""
     name = str(path)
-    with _opened(name) as file, PIL.Image.open(file) as picture:
+    with _opened(name) as file, decoder(file) as picture:
         receipt = None
         with suppress(TypeError, ValueError):
             receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
@@ -245,11 +251,15 @@ def _opened(name: str) -> Iterator[io.BufferedReader]:
         raise _error(name, "is a folder; name a picture inside it")
     head = b""
     try:
+        if files.special(name):
+            raise _error(name, "is a device or a pipe, not a file; save the picture to a file first")
+        if not Path(name).stat().st_size:  # also of the endless files in /proc
+            raise _error(name, "is empty (0 bytes); get the file again")
         with Path(name).open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             head = file.read(1024)
-            if not head:
-                raise _error(name, "is empty (0 bytes); get the file again")
+            if Path(name).suffix.lower() in RAW or head.startswith(RAW_HEADS) or head[4:12] == b"ftypcrx ":
+                raise _error(name, RAW_HINT)
             file.seek(0)
             yield file
     except (ImageError, MemoryError):
@@ -277,7 +287,7 @@ def _hint(head: bytes) -> str:
     if b"<html" in text or b"<!doctype html" in text:
         return "is a web page, not a picture; open it in a browser and save the picture itself"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return "is a HEIC photograph; export it as JPEG first"
+        return "is a HEIC photograph: pip install 'impasto[heic]', or export it as JPEG first"
     return "is not a picture, or has an unsupported format; save it as PNG or JPEG"
 
 
@@ -287,8 +297,8 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
         raw = _deep_tiff(file, name, pixels)
         if raw is None:
             file.seek(0)
-            picture = PIL.Image.open(file)
-            _check_size(name, picture.width, picture.height, pixels)
+            picture = decoder(file)
+            check_size(name, picture.width, picture.height, pixels)
             frames = getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format not in ("MPO", "PSD"):  # a phone's extra views, layers
                 note = f"{name}: the first of {frames} frames is used"
@@ -298,9 +308,31 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
         return Picture(image, alpha, profile, name, hashlib.file_digest(file, "sha256").hexdigest(), note)
 
 
-def _check_size(name: str, width: int, height: int, pixels: int) -> None:
+def check_size(name: str, width: int, height: int, pixels: int = MAX_PIXELS) -> None:
+    """Check that a picture of this size may be read, before it is; raises ImageError."""
     if width * height > pixels:
         raise _error(name, f"declares {width} x {height} pixels, more than {pixels}; make it smaller first")
+    if width * height > SMALL:
+        need, free = BYTES_PER_PIXEL * width * height / 1e9, machine.free_memory(torch.device("cpu")) / 1e9
+        if need > free:
+            raise _error(
+                name, f"declares {width} x {height} pixels, which take {need:.1f} GB of memory; {free:.1f} GB are free"
+            )
+
+
+@cache
+def _register_heic() -> None:
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def decoder(file: io.BufferedReader) -> PIL.Image.Image:
+    """Open a file with Pillow, and with pillow-heif if that is installed and needed; nothing is decoded yet."""
+    if file.peek(12)[4:8] == b"ftyp":
+        _register_heic()
+    return PIL.Image.open(file)
 
 
 def _pixels(picture: PIL.Image.Image, name: str) -> tuple[NDArray[Any], bytes | None, int]:
@@ -331,14 +363,20 @@ def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray
 
     page, planar = None, False
     file.seek(0)
-    with suppress(Exception):  # on failure, fall back to Pillow
+    try:
         page = tifffile.TiffFile(file).pages.first
+        if DNG_VERSION in page.tags or (page.is_reduced and SUB_IFDS in page.tags):  # a thumbnail comes first
+            raise _error(name, RAW_HINT)
         planar = page.planarconfig == 2 and page.samplesperpixel > 1
+    except ImageError:
+        raise
+    except Exception:  # fall back to Pillow
+        return None
     if not isinstance(page, tifffile.TiffPage) or page.bitspersample not in (16, 32, 64) or page.photometric > 2:
         return None
     if page.extrasamples[:1] == (1,) and not planar:
         return None  # premultiplied alpha, which Pillow undoes
-    _check_size(name, page.imagewidth, page.imagelength, pixels)
+    check_size(name, page.imagewidth, page.imagelength, pixels)
     try:
         array = page.asarray()
     except Exception:

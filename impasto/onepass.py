@@ -11,12 +11,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -200,10 +199,7 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
-    try:
-        save_file(tensors, path, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
-    except SafetensorError as error:
-        raise OSError(0, f"cannot be written ({error})", str(path)) from None
+    weights.save(path, tensors, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
 
 
 def load(source: str | Path, style_scale: float = 1.0) -> Model:
@@ -223,17 +219,29 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
     state, metadata = weights.load(path)
     try:
         if "architecture" in metadata:
-            shape = json.loads(metadata["architecture"])
-            network = Network(Architecture(**{**shape, "widths": tuple(shape["widths"])}))
+            network = Network(_architecture(metadata["architecture"], state))
         else:
             network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         model = Model(network.requires_grad_(False).eval(), metadata)
         if not 0 <= model.grain <= 1:
             raise ValueError
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: not a one-pass model; impasto train makes one") from None
     return model
+
+
+def _architecture(text: str, state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture in a model's metadata; ValueError if it needs more numbers than there are in the file."""
+    shape = json.loads(text)
+    found = Architecture(**{**shape, "widths": tuple(shape["widths"])})
+    widths, sizes = found.widths, (*found.widths, found.blocks, found.kernel)
+    if not all(type(size) is int and 0 <= size <= 4096 for size in sizes) or found.kernel > 31:
+        raise ValueError
+    least = 9 * (2 * found.blocks * widths[-1] ** 2 + sum(one * two for one, two in pairwise(widths)))
+    if least > sum(tensor.numel() for tensor in state.values()):
+        raise ValueError
+    return found
 
 
 @torch.no_grad()

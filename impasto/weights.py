@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from impasto import files
 from impasto.errors import WeightsError
 
 if sys.platform != "win32":
@@ -150,9 +153,10 @@ def path(name: str) -> Path:
 
 
 def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict and the metadata of a .safetensors, .pth or .pt file, on the CPU; code in the file is never run.
+    """The state dict and the metadata of a safetensors or PyTorch file, on the CPU; code in the file is never run.
 
-    A nested {"state_dict": ...} is unwrapped; floats below 32 bits become float32. The metadata of a pickle is empty.
+    The content decides, not the suffix. A nested {"state_dict": ...} and names "module..." of DataParallel are
+    unwrapped; floats below 32 bits become float32. The metadata of a pickle is empty.
     Raises WeightsError for a file that is missing, unreadable, not a dict of tensors, or holds NaN or infinity.
     """
     import torch
@@ -165,18 +169,27 @@ def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not file.is_file():
             what = "a folder" if file.is_dir() else "missing"
             raise WeightsError(f"{file}: {what}, not a file of weights; name a .safetensors, .pth or .pt file")
-        if (suffix := file.suffix.lower()) == ".safetensors":
+        with file.open("rb") as opened_file:
+            head = opened_file.read(9)
+        if head[8:9] == b"{":  # after the length of safetensors' header
             with safe_open(file, framework="pt", device="cpu") as opened:
                 metadata = dict(sorted((opened.metadata() or {}).items()))  # the reader's order is random
                 state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 -- not a dict
-        elif suffix in (".pth", ".pt"):
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        elif head[:4] == b"PK\3\4" or head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, about its old formats
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            check_stored(state, file)
         else:
-            raise WeightsError(f"{file}: unsupported file type; use a .safetensors, .pth or .pt file")
+            raise WeightsError(
+                f"{file}: damaged, or not a file of weights: download it again, or use .safetensors or .pth"
+            )
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not (isinstance(state, dict) and state and all(isinstance(each, torch.Tensor) for each in state.values())):
             raise WeightsError(f"{file}: not a dict of tensors; save only the state_dict, preferably as .safetensors")
+        if all(str(key).startswith("module.") for key in state):  # saved from DataParallel
+            state = {str(key).removeprefix("module."): value for key, value in state.items()}
         tensors: dict[str, Tensor] = {}
         for key, value in state.items():
             tensor = value.detach()
@@ -192,6 +205,45 @@ def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         remedy = "download it again, or save plain tensors as .safetensors"
         raise WeightsError(f"{file}: damaged, or not only plain tensors ({_brief(error)}); {remedy}") from error
     return tensors, metadata
+
+
+def save(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write safetensors, the same bytes for the same content.
+
+    Args:
+        file: to write.
+        tensors: contiguous.
+        metadata: stored in the header, sorted.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors.torch import save as serialized
+
+    data = serialized(dict(tensors), dict(metadata))
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:begin]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the tensors are aligned to 8 bytes
+    with file.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.write(memoryview(data)[begin:])
+
+
+def check_stored(state: Any, file: Path) -> None:
+    """Check that no tensor is larger than its file: a few bytes can declare a view of any size.
+
+    Raises:
+        WeightsError: one is.
+    """
+    import torch
+
+    todo, size = [state], file.stat().st_size
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict | list | tuple):
+            todo += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, torch.Tensor) and each.numel() * each.element_size() > size:
+            raise WeightsError(f"{file}: damaged: a tensor is larger than the file")
 
 
 def _fetch(weights: Weights, url: str, out: IO[bytes]) -> Iterator[tuple[int, int]]:
@@ -247,6 +299,9 @@ def _entry(name: str) -> Weights:
 
 
 def sha256(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal; WeightsError for a device or a pipe, which may never end."""
+    if files.special(file):
+        raise WeightsError(f"{file}: is a device or a pipe, not a file")
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

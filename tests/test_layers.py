@@ -10,12 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "errors": {"errors"},
-    "files": {"files"},
+    "system": {"files", "machine"},
     "facts": {"recipes", "images", "weights", "bundled", "winograd"},
     "parts": {
         "schema",
         "color",
-        "machine",
         "masks",
         "matting",
         "encoder",

@@ -408,7 +408,7 @@ def test_load_requires_a_dict_of_tensors(content: Any, tmp_path: Path) -> None:
 def test_load_requires_a_known_file_type(tmp_path: Path) -> None:
     (tmp_path / "folder.pth").mkdir()
     put(tmp_path / "net.onnx", b"onnx")
-    for name, reason in (("folder.pth", "a folder"), ("nowhere.pth", "missing"), ("net.onnx", "unsupported")):
+    for name, reason in (("folder.pth", "a folder"), ("nowhere.pth", "missing"), ("net.onnx", "not a file of weights")):
         with pytest.raises(WeightsError) as error:
             weights.load(tmp_path / name)
         one_line(error, tmp_path / name, reason, ".safetensors")

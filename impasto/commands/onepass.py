@@ -117,8 +117,9 @@ class ExportCommand:
         from impasto import anystyle, bundled, files, interop, onepass, pix2pix
         from impasto.runs import terminal
 
-        if self.out.suffix.lower() != ".onnx" or not self.out.parent.is_dir():
-            raise InputError(f"{self.out}: the output must be an .onnx file in an existing folder")
+        if self.out.suffix.lower() != ".onnx":
+            raise InputError(f"{self.out}: the output must be an .onnx file")
+        files.check_output(self.out, [self.model])
         with files.atomic(self.out) as part:
             if self.model == "any-style":
                 interop.to_onnx(anystyle.Immediate(anystyle.load()[0]), part, ("image", "painting"))

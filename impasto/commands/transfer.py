@@ -44,13 +44,17 @@ def find_recipe(name: str) -> Transfer:
     if path.suffix.lower() == ".json":
         import json
 
-        try:
-            return schema.from_json(json.loads(path.read_text()), Transfer)
-        except (ValueError, AttributeError) as error:
-            raise RecipeError(f"{path}: not a recipe: {error}") from None
-    from impasto import images
+        from impasto import files
 
-    return schema.from_json(images.read_receipt(path)["recipe"], Transfer)
+        try:
+            if files.special(path):
+                raise ValueError("a device or a pipe")
+            return schema.from_json(json.loads(path.read_text(encoding="utf-8")), Transfer)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise RecipeError(f"{path}: not a recipe: {error}") from None
+    from impasto.runs import receipts
+
+    return schema.from_json(receipts.read(path)["recipe"], Transfer)
 
 
 def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
@@ -190,10 +194,11 @@ class StudyCommand:
 
     def run(self) -> None:
         from impasto import images, study
-        from impasto.runs import terminal, transfer as run_transfer
+        from impasto.runs import receipts, terminal, transfer as run_transfer
 
         images.check_output(self.out)
         inputs = run_transfer.read_inputs(self.content, [self.style])
+        inputs.protect(self.out)
         terminal.fetch_encoder(self.encoder, quiet=self.quiet)
         chosen = {"size": self.size, "encoder": self.encoder, "seed": self.seed} | (
             {"steps": self.steps} if self.steps else {}
@@ -202,7 +207,7 @@ class StudyCommand:
         sheet, stopped = run_transfer.draw(
             inputs, panels, title=f"study over {self.over}", device=self.device, memory=self.memory, quiet=self.quiet
         )
-        images.write(self.out, sheet)
+        receipts.write(self.out, sheet)
         terminal.say(self.out)
         if stopped:
             raise Stopped("stopped: the sheet shows the panels so far")
@@ -224,14 +229,11 @@ class ReplayCommand:
 
     def run(self) -> None:
         from impasto import images
-        from impasto.runs import photo as run_photo, terminal, transfer as run_transfer
+        from impasto.runs import photo as run_photo, receipts, terminal, transfer as run_transfer
 
-        receipt = images.read_receipt(self.picture)
+        receipt = receipts.read(self.picture)
+        images.check_output(self.out, [self.picture])
         folders = [Path(), self.picture.parent, *self.inputs]
-        if receipt["command"] in ("apply", "pix2pix apply"):
-            raise InputError(
-                f"{self.picture}: made by impasto {receipt['command']}, which replay does not support: run it again"
-            )
         if receipt["command"] == "photo":
             with terminal.saying(self.out):
                 run_photo.replay(receipt, folders, self.out, device=self.device, quiet=self.quiet)
@@ -246,7 +248,7 @@ class ReplayCommand:
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet."""
     from impasto import images, sheets, transfer
-    from impasto.runs import terminal, transfer as run_transfer
+    from impasto.runs import receipts, terminal, transfer as run_transfer
 
     with terminal.saying(watch.out):
         if not recipe.sweep:
@@ -257,7 +259,7 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
         for label, each in transfer.sweep(recipe):
             out = run_transfer.numbered(watch.out, f"{each.style_weight:g}")
             results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out))))
-        images.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
+        receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
 
 
 def default_transfer(arguments: Sequence[str]) -> TransferCommand:

@@ -48,17 +48,22 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         recipe: what to train and how.
         device: auto, cpu, cuda or mps.
         quiet: show no progress.
-        resume: continue from the checkpoint, if there is one.
+        resume: continue from the checkpoint.
 
     Raises:
-        InputError: the folder has no pictures, or the checkpoint is from another training.
+        InputError: the folder has no pictures, or the checkpoint is missing or from another training.
+        OutputError: a file cannot be written; the network is kept where it can be.
         DivergedError: the loss is not finite; such weights are never written.
         Stopped: after Ctrl-C; the network so far has been written.
     """
     schema.check(recipe)
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise InputError(f"{out}: the output must be a .safetensors file in an existing folder")
-    painting = images.read(bundled.locate(style))
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: the output must be a .safetensors file")
+    preview, checkpoint = out.with_suffix(".png"), out.with_suffix(".resume")
+    given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
+    for path in (out, preview, checkpoint) if first() else ():
+        files.check_output(path, given)
+    painting = images.read(given[0])
     network = onepass.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
@@ -66,8 +71,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         pool = read_photographs(photos, quiet=quiet)
         recorded = replace(recipe, start=Path(recipe.start).stem)
         card = receipts.card(receipts.build("train", style=painting, recipe=recorded, photographs=len(pool)))
-        checkpoint = out.with_suffix(".resume")
-        state = load_checkpoint(checkpoint, card) if resume and checkpoint.exists() else None
+        state = load_checkpoint(checkpoint, card) if resume else None
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
@@ -77,7 +81,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             steps = onepass.train(
                 painting.image.to(target), pool.to(target), recipe, mask=painting.alpha, network=network, state=state
             )
-            for step in steps:
+            for step in receipts.resuming(steps) if state else steps:
                 last = step
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
@@ -87,8 +91,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                 if first() and (stopped or step.index % EVERY == 0):
                     with suppress(DivergedError):
                         save(out, checkpoint, network, card, step)
-                        preview = onepass.apply(photograph, Model(network, card))
-                        images.write(out.with_suffix(".png"), preview.cpu())
+                        images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
                 if stopped:
                     raise Stopped(stopped)
         if first():
@@ -142,17 +145,26 @@ def first() -> bool:
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     """Write the network of a step with its ``card`` to ``out``, and ``checkpoint`` to resume from."""
-    with files.atomic(out) as part:
-        onepass.save(part, network, {**card, "steps": str(step.index)})
+
+    def write(path: Path) -> None:
+        with files.atomic(path) as part:
+            onepass.save(part, network, {**card, "steps": str(step.index)})
+
+    try:
+        write(out)
+    except OSError as error:
+        raise receipts.kept(write, out, out.suffix, files.unwritable(out, error)) from error
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 
 def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
     """Load the checkpoint of the training that ``card`` describes; InputError for any other file."""
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint; train without `resume`")
     try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = receipts.load_checkpoint(path)
         theirs = state.pop("card")
-    except Exception:
+    except (InputError, KeyError):
         raise InputError(f"{path}: not a checkpoint of this training; remove it to start again") from None
     if theirs != card:
         raise InputError(f"{path}: from a training with other settings or other pictures")
@@ -200,7 +212,7 @@ class Painter:
         with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
             painted = self(picture.image)
         alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
-        images.write(out, painted, alpha=alpha, profile=picture.profile, receipt=self.receipt(picture))
+        receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=self.receipt(picture))
         return picture.note
 
     def receipt(self, picture: images.Picture) -> dict[str, Any]:
@@ -250,6 +262,10 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
         files.check_output(out, [*paths, *painter.sources])
         _film(paths[0], out, painter, quiet=quiet)
     else:
+        if out.suffix.lower() in video.SUFFIXES:
+            raise InputError(
+                f"{paths[0]}: is read as a picture; name the result {out.stem}.png, or convert a film to .mp4 first"
+            )
         images.check_output(out, [*paths, *painter.sources])
         if note := painter.file(paths[0], out):
             terminal.note(note)

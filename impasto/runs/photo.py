@@ -68,10 +68,16 @@ def read(
     return Pair(photograph, other, regions, receipt)
 
 
+def mask_files(out: Path) -> tuple[Path, Path]:
+    """OUT-content-mask.png and OUT-style-mask.png."""
+    ours, theirs = (out.with_name(f"{out.stem}-{side}-mask.png") for side in ("content", "style"))
+    return ours, theirs
+
+
 def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
     """Save the regions as OUT-content-mask.png and OUT-style-mask.png, at the photographs' sizes."""
     whole = pair.regions.at(pair.photograph.image, pair.other.image)
-    ours, theirs = (out.with_name(f"{out.stem}-{side}-mask.png") for side in ("content", "style"))
+    ours, theirs = mask_files(out)
     images.write(ours, pair.regions.picture(whole.content))
     images.write(theirs, pair.regions.picture(whole.style))
     return ours, theirs
@@ -81,7 +87,7 @@ def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
     """Write the result of a step, made by ``recipe`` from ``pair``, to ``out`` at the photograph's size."""
     ours = pair.photograph.image.to(step.q.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
-    images.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
+    receipts.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
 
 
 def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:
@@ -95,6 +101,7 @@ def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, devic
     Raises:
         InputError: an input is missing, or it or the encoder is not the same as in the receipt.
     """
+    receipts.check(receipt)
     recipe = schema.from_json(receipt["recipe"], Photo)
     receipts.check_encoder(receipt, recipe.encoder)
     content, style, *masks = (
@@ -129,7 +136,9 @@ def change_light(
         InputError: only one mask is given, or `read` raises it.
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to continue from.
     """
-    images.check_output(out)
+    given = [bundled.locate(content), bundled.locate(style), *filter(None, (content_mask, style_mask))]
+    for path in (out, *(mask_files(out) if keep_masks else ())):
+        images.check_output(path, given)
     if (content_mask is None) != (style_mask is None):
         raise InputError("give both `content_mask` and `style_mask`, or neither to find the regions automatically")
     terminal.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -148,7 +157,8 @@ def change_light(
     ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
     stopped = last = None
     with terminal.progress(recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
-        for step in photo.steps(ours, theirs, pair.regions, recipe, state=state):
+        steps = photo.steps(ours, theirs, pair.regions, recipe, state=state)
+        for step in receipts.resuming(steps) if state else steps:
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():

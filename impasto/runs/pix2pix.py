@@ -37,7 +37,7 @@ def train(
         recipe: what to train and how.
         device: auto, cpu, cuda or mps.
         quiet: show no progress.
-        resume: continue from the checkpoint next to the result, if there is one.
+        resume: continue from the checkpoint next to the result.
 
     Raises:
         InputError: there are no pairs, or the checkpoint is from another training.
@@ -63,7 +63,7 @@ def train(
         quiet = quiet or not run_onepass.first()
         if recipe.generator == "features":
             terminal.fetch_encoder(recipe.encoder, quiet=quiet)
-        state = run_onepass.load_checkpoint(checkpoint, card) if resume and checkpoint.exists() else None
+        state = run_onepass.load_checkpoint(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
         total = pix2pix.length(recipe, len(known))
         with (

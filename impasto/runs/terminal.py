@@ -67,7 +67,10 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
 
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C stop after the current iteration, and a second one at once; yields whether it was pressed."""
+    """Let Ctrl-C stop after the current iteration, and a second one at once; yields whether it was pressed.
+
+    SIGTERM and SIGHUP count as Ctrl-C: the command line turns them into it.
+    """
     asked = threading.Event()
 
     def handler(signum: int, frame: Any) -> None:

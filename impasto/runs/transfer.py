@@ -6,6 +6,7 @@ The engines only yield steps; the loop in `paint` does everything else.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, images, masks, schema, sheets, study, transfer, video, weights
-from impasto.errors import InputError, Stopped
+from impasto import bundled, encoder, files, images, masks, schema, sheets, study, transfer, video, weights
+from impasto.errors import InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
@@ -29,6 +30,19 @@ class Inputs:
     styles: Sequence[Picture] = ()
     content_masks: Sequence[Picture] = ()
     style_masks: Sequence[Picture] = ()
+
+    def protect(self, out: Path, *, checkpoints: bool = False) -> None:
+        """Check that neither ``out`` nor, with ``checkpoints``, the pictures next to it overwrite an input.
+
+        Raises:
+            OutputError: one would.
+        """
+        names = re.escape(out.stem) + (r"(_\d{4,}(_figure)?)?" if checkpoints else "") + re.escape(out.suffix)
+        for picture in (self.content, *self.styles, *self.content_masks, *self.style_masks):
+            path = Path(picture.name)
+            written = re.fullmatch(names, path.name) and path.resolve().parent == out.resolve().parent
+            if path.is_file() and (written or (out.exists() and out.samefile(path))):
+                raise OutputError(f"{out}: would overwrite the input {path}; name another file")
 
 
 @dataclass
@@ -94,8 +108,12 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         Stopped: after Ctrl-C; the picture so far has been written.
         whatever `transfer.steps` raises: the picture so far, if there is one, has been written.
     """
-    images.check_output(watch.out)
     schema.check(recipe)
+    inputs.protect(watch.out, checkpoints=bool(recipe.checkpoint_every))
+    images.check_output(watch.out)
+    if watch.film:
+        video.check_output(watch.film)
+        files.check_output(watch.film)
     terminal.fetch_encoder(recipe.encoder, quiet=watch.quiet)
     watch.receipt = receipt(watch.command, recipe, inputs)
     if watch.state is not None:
@@ -111,7 +129,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         report = stack.enter_context(terminal.progress(recipe.steps, quiet=watch.quiet))
         interrupted = stack.enter_context(terminal.interruption())
         try:
-            for step in transfer.steps(
+            steps = transfer.steps(
                 content,
                 list(inputs.styles),
                 recipe,
@@ -120,7 +138,8 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 device=watch.device,
                 memory=watch.memory,
                 state=watch.state,
-            ):
+            )
+            for step in receipts.resuming(steps) if watch.state else steps:
                 last = step
                 report(step.index, f"loss {step.loss:.4g} at {step.size[1]} px")
                 if film is not None and (step.index - 1) % every == 0:
@@ -154,7 +173,7 @@ def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) 
     alpha = inputs.content.alpha
     if alpha is not None:
         alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
-    images.write(path or watch.out, image, alpha=alpha, profile=inputs.content.profile, receipt=watch.receipt)
+    receipts.write(path or watch.out, image, alpha=alpha, profile=inputs.content.profile, receipt=watch.receipt)
 
 
 def numbered(out: Path, label: str) -> Path:
@@ -231,6 +250,7 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
     Raises:
         InputError: an input is missing, or it or the encoder is not the same as in the receipt.
     """
+    receipts.check(receipt)
     recipe = schema.from_json(receipt["recipe"], Transfer)
     receipts.check_encoder(receipt, recipe.encoder)
     if "begun" in receipt:
