@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from impasto import onepass
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
-from impasto.networks import Architecture
+from impasto.networks import Architecture, Network
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
 RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
@@ -125,3 +126,11 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture
 def painting(tmp_path: Path) -> Path:
     return save_picture(tmp_path / "painting.jpg", 40, 60, seed=2)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    onepass.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
+    return path

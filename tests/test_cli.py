@@ -17,7 +17,7 @@ from conftest import one_line, opened, save_picture, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, images, objective, recipes, schema
+from impasto import cli, files, images, objective, recipes, schema
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -301,12 +301,12 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
     def command(out: Path, *more: str) -> list[str]:
-        return ["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96", "--steps",
-                "60", "--checkpoint-every", "5", "--quiet", *more]  # fmt: skip
+        return ["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "64", "--steps",
+                "30", "--checkpoint-every", "5", "--quiet", *more]  # fmt: skip
 
     assert cli.main(command(tmp_path / "whole.png")) == 0
     process = start(command(tmp_path / "cut.png"))
-    wait_for((tmp_path / "cut_0015.png").exists, "cut_0015.png")
+    wait_for((tmp_path / "cut_0005.png").exists, "cut_0005.png")
     process.kill()
     process.communicate()
     assert not (tmp_path / "cut.png").exists()
@@ -406,6 +406,14 @@ BAD_FLAGS = {
     "negative size": (["--size", "-5"], "--size"),
     "negative strength": (["--strength", "-1"], "--strength"),
     "strength not a number": (["--strength", "nan"], "--strength"),
+    "a rate beyond float32": (["--rate", "1e38"], "--rate"),
+    "a seed of 67 bits": (["--seed", "100000000000000000000"], "--seed"),
+    "a size beyond 64 bits": (["--size", "999999999999999999"], "--size"),
+    "strokes beyond the memory": (["--style-scale", "1e9"], "--style-scale"),
+    "output is a pipe": (["-o", "{folder}/pipe.png"], "pipe"),
+    "output is a loop of links": (["-o", "{folder}/loop.png"], "loop"),
+    "output name too long": (["-o", "{folder}/" + 300 * "a" + ".png"], "too long"),
+    "film in a loop of links": (["--video", "{folder}/loop.mp4"], "loop"),
     "endless rate": (["--rate", "inf"], "--rate"),
     "no rate": (["--rate", "0"], "--rate"),
     "no style scale": (["--style-scale", "0"], "--style-scale"),
@@ -439,6 +447,9 @@ BAD_FLAGS = {
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_flags(case: str, run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
     flags, named = BAD_FLAGS[case]
+    os.mkfifo(tmp_path / "pipe.png")
+    for suffix in ("png", "mp4"):
+        (tmp_path / f"loop.{suffix}").symlink_to(tmp_path / f"loop.{suffix}")
     assert run(*(flag.format(photo=photo, folder=tmp_path) for flag in flags)) in (1, 2)
     one_line(capsys, named)
     assert not (tmp_path / "out.png").exists()
@@ -522,6 +533,75 @@ def test_animations_give_their_first_frame_with_a_note(
     assert "first of 3 frames" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("role", ["content", "style", "--content-masks", "--init", "--recipe", "--resume", "--encoder"])
+def test_pipes_and_devices_are_refused_at_once(
+    role: str, run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    suffix = {"--recipe": "json", "--encoder": "pth"}.get(role, "png")
+    pipe, zeros = tmp_path / f"pipe.{suffix}", tmp_path / f"zeros.{suffix}"
+    os.mkfifo(pipe)
+    zeros.symlink_to("/dev/zero")
+    for path in (pipe, zeros):
+        given = {"content": path} if role == "content" else {"styles": (path,)} if role == "style" else {}
+        assert run(*([] if given else [role, path]), **given) == 1
+        one_line(capsys, path.stem)
+
+
+@pytest.mark.parametrize("role", ["content", "style", "mask"])
+def test_inputs_are_never_overwritten(role: str, run: Callable[..., int], photo: Path, painting: Path, tmp_path: Path,
+                                      capsys: Capture) -> None:  # fmt: skip
+    mask = save_picture(tmp_path / "mask_0001.png", mode="L")
+    before = {path: path.read_bytes() for path in (photo, painting, mask)}
+    out = {"content": photo, "style": painting, "mask": tmp_path / "mask.png"}[role]
+    assert run("-o", out, "--style-masks", mask, "--checkpoint-every", "1") == 1
+    one_line(capsys, "would overwrite the input", only=True)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_what_cannot_be_written_is_kept(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills during the run: the picture goes to the folder for temporary files, and the error says so."""
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    real, calls = files.atomic, []
+
+    def full(path: Path) -> Any:
+        calls.append(path)
+        if Path(path).parent == tmp_path:
+            raise OSError(28, "No space left on device", str(path))
+        return real(path)
+
+    monkeypatch.setattr(images, "atomic", full)
+    assert run("--quiet") == 1
+    (kept,) = elsewhere.iterdir()
+    one_line(capsys, "out.png: cannot be written (No space left on device)", f"kept as {kept}", only=True)
+    assert opened(kept).size == (32, 21)
+    assert images.read_receipt(kept)["command"] == "transfer"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_signals_act_as_ctrl_c(name: str, photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
+    out, moving = tmp_path / "out.png", tmp_path / "moving.mp4"
+    process = start(["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96",
+                     "--steps", "100000", "--checkpoint-every", "2", "--video", str(moving),
+                     "--frame-every", "1"])  # fmt: skip
+    wait_for((tmp_path / "out_0002.png").exists, "out_0002.png")
+    process.send_signal(getattr(signal, name))
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped at step" in complaint and "Traceback" not in complaint
+    assert opened(out).size == (96, 64) and moving.stat().st_size
+    assert not [*tmp_path.glob(".impasto*")]
+
+
+def test_a_name_that_the_terminal_cannot_show(photo: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b\u00fcro \u65e5.png"
+    command = [sys.executable, "-m", "impasto", "apply", str(photo), "--style", str(model), "-o", str(out), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip().endswith("b\\xfcro \\u65e5.png") and out.exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_a_full_disk_keeps_earlier_files(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
@@ -531,7 +611,7 @@ def test_a_full_disk_keeps_earlier_files(
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: real(Path("/dev/full"), data))
     assert run() == 1
     monkeypatch.undo()
-    one_line(capsys, "out.png", "No space left")
+    one_line(capsys, "out.png", "No space left", only=True)  # found before any work
     assert (tmp_path / "out.png").read_bytes() == b"what was there"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

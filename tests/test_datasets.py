@@ -86,6 +86,30 @@ def test_load_skips_and_lists_broken_files(tmp_path: Path) -> None:
     assert pool.sizes.tolist() == [[10, 20], [14, 12]]
 
 
+@pytest.mark.parametrize("suffix", [".avif", ".qoi", ".dds", ".gif", ".jp2", ".heic", ".webp", ".tga"])
+def test_load_skips_damaged_files_of_every_format(tmp_path: Path, suffix: str) -> None:
+    heads = {
+        ".avif": b"\0\0\0\x1cftypavif",
+        ".heic": b"\0\0\0\x18ftypheic",
+        ".qoi": b"qoif\0\0\1",
+        ".dds": b"DDS |\0\0\0",
+    }
+    (tmp_path / f"a{suffix}").write_bytes(heads.get(suffix, b"RIFF") + bytes(range(200)))
+    assert datasets.load([tmp_path / f"a{suffix}"], side=32).skipped == (tmp_path / f"a{suffix}",)
+
+
+def test_load_of_deep_and_transparent_pictures(tmp_path: Path) -> None:
+    """16 bits are not cut off, and hidden colours not learnt."""
+    grey = np.full((10, 12), 100 * 257, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    cut = np.full((10, 12, 4), (90, 90, 90, 255), np.uint8)
+    cut[:, 6:] = (255, 0, 0, 0)
+    Image.fromarray(cut).save(tmp_path / "cut.png")
+    pool = datasets.load([tmp_path / "deep.png", tmp_path / "cut.png"], side=16, short=16)
+    assert pool.canvas[0, :, :10, :12].unique().tolist() == [100]
+    assert pool.canvas[1, :, :10, :12].unique().tolist() == [90]
+
+
 def test_load_without_files() -> None:
     pool = datasets.load([], side=32)
     assert len(pool) == 0

@@ -16,7 +16,6 @@ from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
 
 from impasto import cli, files, images, onepass
-from impasto.networks import Architecture, Network
 from impasto.runs import onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
@@ -28,14 +27,6 @@ def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a.png", "b.jpg", "inner/c.png")):
         save_picture(tmp_path / "photos" / name, 80, 70, seed=seed)
     return tmp_path / "photos"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "model.safetensors"
-    onepass.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
-    return path
 
 
 @pytest.fixture
@@ -320,6 +311,38 @@ def test_bad_apply_arguments(
     command = ["apply", str(folder / "a.png"), "--style", str(model), "-o", str(tmp_path / "out.png"), *flags]
     assert cli.main(command) == 1
     one_line(capsys, named, only=True)
+
+
+def test_resume_without_a_checkpoint(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert train("--resume") == 1
+    one_line(capsys, "mine.resume: no such checkpoint", "--resume", only=True)
+    assert not (tmp_path / "mine.safetensors").exists()
+
+
+def test_training_overwrites_no_input(
+    train: Callable[..., int], painting: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The preview is OUT.png."""
+    style = save_picture(tmp_path / "mine.png")
+    before = style.read_bytes()
+    arguments = ["train", str(style), "--photos", str(tmp_path / "photos"), "-o", str(tmp_path / "mine.safetensors")]
+    assert cli.main(arguments) == 1
+    one_line(capsys, "mine.png", "is also an input", only=True)
+    assert style.read_bytes() == before
+
+
+def test_networks_follow_the_umask(model: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        onepass.save(model.with_name("other.safetensors"), onepass.load(model).network, {})
+    finally:
+        os.umask(before)
+    assert model.with_name("other.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_picture_is_no_film(apply: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert apply(folder / "a.png", out=tmp_path / "out.mp4") == 1
+    one_line(capsys, "a.png: is read as a picture", "out.png", only=True)
 
 
 def test_a_checkpoint_of_another_training(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:

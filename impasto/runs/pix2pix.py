@@ -45,9 +45,11 @@ def train(
         Stopped: after Ctrl-C; the network so far has been written.
     """
     schema.check(recipe)
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise InputError(f"{out}: the output must be a .safetensors file in an existing folder")
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: the output must be a .safetensors file")
     found = pairing.find(folder, targets, kind=recipe.pairs)
+    for path in (out, out.with_suffix(".png"), out.with_suffix(".csv")):
+        files.check_output(path, [path for pair in found for path in pair if path])
     every = Pairs(found, recipe.pairs, recipe.channels, recipe.direction == "BtoA", recipe.load)
     known, held = every.split(recipe.validation, recipe.seed)
     if not len(known):
@@ -70,7 +72,8 @@ def train(
             terminal.progress(total, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            for step in pix2pix.train(known, recipe, network=network, device=target, state=state):
+            steps = pix2pix.train(known, recipe, network=network, device=target, state=state)
+            for step in receipts.resuming(steps) if state else steps:
                 history.add(step.terms)
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))

@@ -141,7 +141,17 @@ def write(path: Path, image: torch.Tensor, **facts: Any) -> None:
 
 
 def kept(save: Callable[[Path], object], path: Path, suffix: str, error: ImageError) -> ImageError:
-    """Save what could not be written to ``path`` where it can be; returns the error to raise, which says where."""
+    """Save what could not be written to ``path`` where it can be.
+
+    Args:
+        save: writes it to a path.
+        path: where it should have gone.
+        suffix: of the new name.
+        error: why it could not.
+
+    Returns:
+        The error to raise, which says where it is.
+    """
     for folder in (path.parent, Path(tempfile.gettempdir())):
         other = folder / f"{path.stem[:100]}-{secrets.token_hex(4)}{suffix}"
         try:
