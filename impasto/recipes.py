@@ -271,11 +271,11 @@ class Translation:
 # Structure of the content (Park2019), bounded style (Cheng2021), starting in the palette of the painting (Pitie2007).
 impasto = Transfer(
     content_layers=("relu3_1", "relu4_2", "relu5_1"),
-    content_layer_weights=(0.5, 1.0, 0.5),
+    content_layer_weights=(0.25, 1.0, 0.75),
     content_term="normalized",
-    layer_weights=(0.3, 1.0, 1.4, 1.1, 0.8),
-    style_weight=80.0,
-    style_scale=1.25,
+    layer_weights=(0.3, 0.9, 1.3, 1.3, 1.2),
+    style_weight=120.0,
+    style_scale=1.35,
     style_term="bounded",
     palette=True,
     flat=0.03,
