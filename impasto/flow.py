@@ -60,28 +60,35 @@ def places(flow: Tensor) -> Tensor:
     return flow + torch.stack([x, y]).to(flow)
 
 
-def trust(flow: Tensor, opposite: Tensor) -> Tensor:
-    """Where a pixel can be followed to the other frame (Ruder2016, equations 4 and 5).
-
-    It cannot where the other frame hides it, so that the two flows disagree, nor at the boundaries of motion, nor
-    where it lies outside the other frame.
+def visible(flow: Tensor, opposite: Tensor) -> Tensor:
+    """Which pixels the other frame shows too (Ruder2016, equation 4): the flow there leads back to them.
 
     Args:
         flow: (1, 2, H, W) pixels, from this frame to the other.
         opposite: the flow from the other frame to this one.
 
     Returns:
-        (1, 1, H, W), 1 where the pixel can be followed, otherwise 0.
+        (1, 1, H, W), 1 where the other frame shows the pixel, 0 where it hides it or ends.
     """
     height, width = flow.shape[-2:]
     back = warp(opposite, flow)
-    length, other = (each.square().sum(1, keepdim=True) for each in (flow, back))
-    hidden = (flow + back).square().sum(1, keepdim=True) > 0.01 * (length + other) + 0.5
-    down, across = torch.gradient(flow, dim=(-2, -1)) if min(height, width) > 1 else (flow * 0, flow * 0)
-    boundary = (down.square() + across.square()).sum(1, keepdim=True) > 0.01 * length + 0.002
+    length, other, apart = (each.square().sum(1, keepdim=True) for each in (flow, back, flow + back))
     place = places(flow)
     inside = (place > -0.5) & (place < flow.new_tensor([width, height]).view(2, 1, 1) - 0.5)
-    return (~(hidden | boundary) & inside.all(1, keepdim=True)).float()
+    return ((apart <= 0.01 * (length + other) + 0.5) & inside.all(1, keepdim=True)).float()
+
+
+def trust(flow: Tensor, opposite: Tensor) -> Tensor:
+    """Where the flow can be trusted: `visible`, and not at a boundary of motion (Ruder2016, equation 5).
+
+    Args, Returns: as for `visible`.
+    """
+    if min(flow.shape[-2:]) < 2:
+        return visible(flow, opposite)
+    down, across = torch.gradient(flow, dim=(-2, -1))
+    steepness = (down.square() + across.square()).sum(1, keepdim=True)
+    smooth = steepness <= 0.01 * flow.square().sum(1, keepdim=True) + 0.002
+    return visible(flow, opposite) * smooth
 
 
 def _grey(image: Tensor) -> Any:

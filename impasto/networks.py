@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +64,14 @@ class Layer(nn.Module):
         if up:
             self.register_buffer("spread", _spread(smooth), persistent=False)
 
-    def forward(self, x: Tensor, band: int = 0) -> Tensor:
+    def forward(self, x: Tensor, band: int = 0, film: Statistics | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W'): twice the sides when upsampling, half of them with a stride.
 
         Args:
             x: features.
             band: rows computed at a time, without gradients, so that only x and the result are large; 0: all. The
                 statistics are those of all rows, so the result is the same.
+            film: smooths the statistics from frame to frame; with ``band`` only.
         """
         weight: Tensor
         bias: Tensor
@@ -81,7 +83,10 @@ class Layer(nn.Module):
         y = self.bands(x, weight, bias, band) if band else self.convolve(x, weight, bias, self.margin, self.margin)
         if self.norm is not None:
             weight, bias = self.norm.weight, self.norm.bias
-            y = normalise_(y, weight, bias, band) if band else F.instance_norm(y, weight=weight, bias=bias)
+            if band:
+                normalise_(y, weight, bias, band, partial(film.smooth, self) if film else None)
+            else:
+                y = F.instance_norm(y, weight=weight, bias=bias)
         return y.relu_() if self.rectify else y
 
     def bands(self, x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
@@ -130,7 +135,32 @@ def _spread(smooth: bool) -> Tensor:
     return doubled[0, 1:4, 3:7].unfold(1, 3, 1)
 
 
-def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
+class Statistics:
+    """The means and variances of a network's normalisations, smoothed over the frames of a film.
+
+    Each frame's own would change with what moves in and out, and the brightness and the strokes with them.
+
+    Attributes:
+        rate: the share of a new frame; 0 holds the statistics as they are.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.known: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def smooth(self, layer: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of all frames so far, given a frame's."""
+        if layer in self.known:
+            before, spread = self.known[layer]
+            step = mean - before
+            mean = before + self.rate * step
+            variance = spread.lerp(variance, self.rate) + self.rate * (1 - self.rate) * step.square()
+        self.known[layer] = mean, variance
+        return mean, variance
+
+
+def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int,
+               smooth: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None) -> Tensor:  # fmt: skip
     """Instance normalisation (Ulyanov2016) in place, in float32, ``band`` rows at a time.
 
     Memory is the bottleneck for large pictures, and PyTorch's own function allocates a copy. The batch-norm kernel can
@@ -141,6 +171,8 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int) -> Tensor:
             variance, mean = torch.var_mean(each.to(bias), (0, 2, 3), correction=0)
         else:
             mean, variance = torch.batch_norm_update_stats(each, torch.zeros_like(bias), torch.zeros_like(bias), 0.0)
+        if smooth is not None:
+            mean, variance = smooth(mean, variance)
         unused = mean.new_empty(0), mean.new_empty(0)  # statistics, computed only in training
         for top in range(0, x.shape[-2], band):
             part = each[..., top : top + band, :]
@@ -155,8 +187,8 @@ class Block(nn.Module):
         super().__init__()
         self.first, self.second = Layer(channels, channels, 3), Layer(channels, channels, 3, rectify=False)
 
-    def forward(self, x: Tensor, band: int = 0) -> Tensor:
-        residual: Tensor = self.second(self.first(x, band), band)
+    def forward(self, x: Tensor, band: int = 0, film: Statistics | None = None) -> Tensor:
+        residual: Tensor = self.second(self.first(x, band, film), band, film)
         return residual.add_(x)
 
 
@@ -235,7 +267,7 @@ class Network(nn.Module):
             nn.init.zeros_(last.convolution.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, band: int = 0, grain: float = 0.0) -> Tensor:
+    def forward(self, image: Tensor, band: int = 0, grain: float = 0.0, film: Statistics | None = None) -> Tensor:
         """(B, 3, H, W) sRGB in [0, 1] -> the repainted picture, which may slightly exceed [0, 1].
 
         Args:
@@ -243,6 +275,7 @@ class Network(nn.Module):
             band: rows of a layer computed at a time; 0: all. The result is the same.
             grain: standard deviation of the smooth noise added to the image, relative to the image's own. Without it,
                 even areas get a regular pattern.
+            film: what the frames of a film share; with ``band`` only.
         """
         height, width = image.shape[-2:]
         least = 4 << len(self.architecture.widths)  # smallest side: every layer needs pixels to reflect
@@ -253,12 +286,12 @@ class Network(nn.Module):
         if height < least or width < least:
             x = F.pad(x, [0, max(0, least - width), 0, max(0, least - height)], "replicate")
         first, *between, last = self.layers
-        x = detail = first(x, band)
+        x = detail = first(x, band, film)
         for layer in between:
-            x = layer(x, band)
+            x = layer(x, band, film)
         if self.architecture.skip:
             x = torch.cat([x[..., : detail.shape[-2], : detail.shape[-1]], detail], 1)
-        x = last(x, band)
+        x = last(x, band, film)
         shuffled = not self.architecture.widths[0]
         if self.filtered:
             with as_it_is(x):

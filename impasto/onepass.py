@@ -39,7 +39,7 @@ from impasto import (
     weights,
 )
 from impasto.errors import DivergedError, InputError, RecipeError, WeightsError
-from impasto.networks import JOHNSON, Architecture, Network
+from impasto.networks import JOHNSON, Architecture, Network, Statistics
 
 RAMP_FROM = 0.03  # fraction of the strength at the first step of a training
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
@@ -281,6 +281,8 @@ def apply(
     size: int | None = None,
     precision: str = "auto",
     device: str = "",
+    film: Statistics | None = None,
+    settle: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Repaint photographs in one pass.
 
@@ -301,6 +303,9 @@ def apply(
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
+        film: for one frame of a film, the statistics that its frames share.
+        settle: for one frame of a film, a function of the photograph and the painting, both at the size of painting,
+            that returns the painting to keep (`steady.Carrier`).
 
     Returns:
         (B, 3, H, W) sRGB in [0, 1].
@@ -333,7 +338,9 @@ def apply(
             parts,
         )
     else:
-        result = _mixture(photograph, *_merged(models, parts), strength, grain, half)
+        result = _mixture(photograph, *_merged(models, parts), strength, grain, half, film)
+    if settle is not None:
+        result = settle(photograph, result)
     if original is not photograph:
         result = enlarge(result, photograph, original)
     if keep_colors == "luma":
@@ -343,26 +350,28 @@ def apply(
 
 def _mixture(
     photograph: Tensor, models: Sequence[Model], parts: Sequence[float], strength: float, grain: float | None,
-    half: bool,
+    half: bool, film: Statistics | None,
 ) -> Tensor:  # fmt: skip
     result = torch.zeros(())
     for model, part in zip(models, parts, strict=True):
-        painted = _paint(photograph, model, strength, grain, half)
+        painted = _paint(photograph, model, strength, grain, half, film=film)
         result = painted if part == 1 else result + painted.mul_(part)
         del painted
     return result
 
 
 def _paint(
-    photograph: Tensor, model: Model, strength: float, grain: float | None, half: bool, mask: Tensor | None = None
-) -> Tensor:
+    photograph: Tensor, model: Model, strength: float, grain: float | None, half: bool, mask: Tensor | None = None,
+    film: Statistics | None = None,
+) -> Tensor:  # fmt: skip
     """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
-            painted: Tensor = network(photograph, band=max(16, BAND // photograph.shape[-1]), grain=noise).clamp_(0, 1)
+            band = max(16, BAND // photograph.shape[-1])
+            painted: Tensor = network(photograph, band=band, grain=noise, film=film).clamp_(0, 1)
             return painted if strength == 1 else torch.lerp(photograph, painted, strength)
         assert model.style is not None
         painted = network(photograph, model.style.to(photograph.device), strength=strength, grain=noise, mask=mask)
