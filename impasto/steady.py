@@ -21,6 +21,7 @@ from impasto.networks import Statistics
 
 FRESH = 0.1  # share of a frame's own painting where the last one could be carried along
 ALIKE = 0.01  # squared difference above the noise at which a carried pixel counts e times less
+NOISE = 0.01  # squared difference that is the film's noise at most
 CRISP = (0.8, 1.4)  # bounds of the gain that restores the contrast of strokes
 WINDOW = 8  # pixels, in which that contrast is measured
 ADAPT = 0.02  # share of a frame in the statistics: they follow the light within some 50 frames
@@ -56,7 +57,7 @@ class Carrier:
 def likeness(frame: Tensor, moved: Tensor) -> Tensor:
     """(B, 1, H, W) from 1 to 0: how far the last frame, carried along, explains this one beyond the usual noise."""
     difference = F.avg_pool2d((frame - moved).square().mean(1, keepdim=True), 5, 1, 2, count_include_pad=False)
-    noise = 2 * difference[..., ::4, ::4].median()
+    noise = (2 * difference[..., ::4, ::4].median()).clamp_max(NOISE)
     return (difference - noise).clamp_min(0).div(-ALIKE).exp()
 
 

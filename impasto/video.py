@@ -1,26 +1,335 @@
-"""Films: frames in, frames out (PyAV)."""
+"""Films: files <-> frames and their times (PyAV)."""
 
 from __future__ import annotations
 
+import math
+import re
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
-from impasto import images
+from impasto import files, hdr, images
 from impasto.errors import VideoError
 
-if TYPE_CHECKING:
-    import av
+SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts", ".ts",
+    ".3gp", ".apng",
+)  # fmt: skip
+# What can be written: the format and the encoder. The last three are animated pictures, without sound.
+WRITTEN = {
+    ".mp4": ("mp4", "libx264"), ".m4v": ("mp4", "libx264"), ".mov": ("mov", "libx264"), ".mkv": ("matroska", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"), ".ts": ("mpegts", "libx264"), ".mts": ("mpegts", "libx264"),
+    ".m2ts": ("mpegts", "libx264"), ".3gp": ("3gp", "libx264"), ".gif": ("gif", "gif"),
+    ".webp": ("webp", "libwebp_anim"), ".apng": ("apng", "apng"),
+}  # fmt: skip
+MAYBE = (".gif", ".webp", ".png")  # animations or still pictures
+ENDLESS = {"gif": {"loop": "0"}, "webp": {"loop": "0"}, "apng": {"plays": "0"}}  # how often an animation plays
+OPTIONS = {
+    # No frame refers to a later one, so that a film that was cut off can be continued.
+    "libx264": {"crf": "{crf}", "preset": "medium", "bf": "0"},
+    "libvpx-vp9": {"crf": "{crf}", "b": "0", "cpu-used": "4", "row-mt": "1"},
+    "libwebp_anim": {"quality": "90"},
+    "gif": {},
+    "apng": {},
+}
+CRF = 18
+BT709, BT601, BT2020 = 1, 5, 9  # matrices, as swscale numbers them
+MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # by the code of ITU-T H.273
+UNKNOWN, VIDEO_RANGE = 2, 1
+NUMBER = re.compile(r"%0?\d*d")
+PICTURES_RATE = Fraction(25)  # of an image sequence
+JUMP = 10  # seconds: a step back this large begins a new count, a smaller one is disorder
+ATTEMPTS = 100  # damaged packets in a row before the rest of a film is given up
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv")
-BT709, VIDEO_RANGE = 1, 1  # codes of ITU-T H.273 and FFmpeg: what players assume for unmarked films
-COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # sound that MP4 can hold; other sound becomes AAC
+Frame = tuple[Tensor, Fraction]
+
+
+@dataclass
+class Film:
+    """A film to read.
+
+    Attributes:
+        path: a film, an animated picture, a folder of pictures, or a pattern such as frame_%04d.png.
+        start, end: the seconds to read; end infinite: to the end.
+        rate: frames per second.
+        total: about how many frames will be read; 0: unknown.
+        aspect: width of a pixel divided by its height, as the film is shown.
+        time_base: the unit of the times, in seconds.
+        damaged, disordered: packets that could not be decoded and times that were corrected, so far.
+        note: what was cut off, for the user; None if nothing was.
+    """
+
+    path: Path
+    start: Fraction = Fraction(0)
+    end: Fraction | float = math.inf
+    rate: Fraction = PICTURES_RATE
+    total: int = 0
+    aspect: Fraction = Fraction(1)
+    time_base: Fraction = Fraction(1, 1000)
+    damaged: int = 0
+    disordered: int = 0
+    pictures: list[Path] = field(default_factory=list, repr=False)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, upright, (1, 3, H, W) 8-bit sRGB, with their times in seconds, which increase.
+
+        Raises:
+            VideoError, ImageError: the film cannot be read at all.
+        """
+        if self.pictures:
+            return self._sequence()
+        return self._animation() if self.path.suffix.lower() in MAYBE else self._film()
+
+    def _sequence(self) -> Iterator[Frame]:
+        for index, path in enumerate(self.pictures):
+            if self.start <= index / self.rate < self.end:
+                picture = images.read(path)
+                image = picture.image
+                if picture.alpha is not None:
+                    image = image * picture.alpha + 1 - picture.alpha
+                yield image.mul(255).round().byte(), index / self.rate - self.start
+
+    def _animation(self) -> Iterator[Frame]:
+        time = Fraction(0)
+        with PIL.Image.open(self.path) as picture:
+            for index in range(getattr(picture, "n_frames", 1)):
+                picture.seek(index)
+                rgba = picture.convert("RGBA")
+                if self.start <= time < self.end:
+                    white = PIL.Image.new("RGBA", rgba.size, "white")
+                    pixels = np.asarray(PIL.Image.alpha_composite(white, rgba).convert("RGB")).copy()
+                    yield torch.from_numpy(pixels).permute(2, 0, 1)[None], time - self.start
+                time += Fraction(round(picture.info.get("duration") or 100), 1000)  # as browsers do
+
+    def _film(self) -> Iterator[Frame]:
+        av = library(self.path)
+        with _opened(av, self.path) as container:
+            video = container.streams.video[0]
+            video.thread_type = "AUTO"
+            origin = Fraction(container.start_time or 0, 1_000_000)
+            if self.start:
+                with suppress(av.FFmpegError):  # otherwise all of it is decoded
+                    container.seek(int((self.start + origin) * 1_000_000))
+            clock = Clock(1 / self.rate)
+            for frame in self._decoded(av, container, video):
+                stated = None if frame.pts is None else frame.pts * frame.time_base - origin
+                time = clock(stated)
+                self.disordered = clock.disordered
+                if time >= self.end:
+                    return
+                if time >= self.start:
+                    yield picture(frame), time - self.start
+
+    def _decoded(self, av: Any, container: Any, video: Any) -> Iterator[Any]:
+        """All frames that can be decoded; what is damaged is counted."""
+        failures = 0
+        packets = container.demux(video)
+        while failures < ATTEMPTS:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                yield from packet.decode()
+                failures = 0
+            except (av.FFmpegError, OverflowError, ValueError):
+                self.damaged += 1
+                failures += 1
+                packets = container.demux(video)
+
+
+class Clock:
+    """Makes times increase: a repeated time or a small step back is set right, a large step back is bridged."""
+
+    def __init__(self, step: Fraction) -> None:
+        self.step, self.last, self.shift, self.disordered = step, Fraction(-1, 1), Fraction(0), 0
+        self.started = False
+
+    def __call__(self, stated: Fraction | None) -> Fraction:
+        time = self.last + self.step if stated is None else stated + self.shift
+        if not self.started:
+            self.started = True
+        elif time <= self.last:
+            self.disordered += stated is not None
+            if time < self.last - JUMP:
+                self.shift += self.last + self.step - time
+                time = self.last + self.step
+            else:
+                time = self.last + self.step / 4  # the next stated time is still to come
+        self.last = time
+        return time
+
+
+def seconds(text: str) -> float:
+    """Seconds of a time such as 12.5, 0:10 or 1:02:03; VideoError for anything else."""
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not 0 < len(values) < 4 or not all(0 <= value < math.inf for value in values):
+        raise VideoError(f"{text}: not a time; write 12.5, 0:10 or 1:02:03")
+    return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
+
+
+def is_film(path: Path) -> bool:
+    """Whether a path is a film by its name, or an animated picture."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or NUMBER.search(path.name):
+        return True
+    if suffix not in MAYBE or not path.is_file():
+        return False
+    with suppress(Exception), PIL.Image.open(path) as picture:
+        return getattr(picture, "n_frames", 1) > 1
+    return False
+
+
+def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float = 0.0) -> Film:
+    """Find out what is needed to read a film.
+
+    Args:
+        path: as in `Film`.
+        start, end: the seconds to read.
+        rate: frames per second of a folder or pattern of pictures; 0: 25.
+
+    Raises:
+        VideoError: PyAV is not installed, the film is missing or not a film, or the times do not lie in it.
+    """
+    if not 0 <= start < end:
+        raise VideoError(f"{path}: nothing lies between {start:g} and {end:g} seconds")
+    film = Film(path, Fraction(start).limit_denominator(1000), end if math.isinf(end) else Fraction(end))
+    if path.is_dir() or NUMBER.search(path.name):
+        film.pictures = _pictures(path)
+        film.rate, film.total = Fraction(rate or PICTURES_RATE).limit_denominator(1001), len(film.pictures)
+        film.time_base = 1 / film.rate
+    elif not path.is_file():
+        raise VideoError(f"{path}: does not exist; check the path")
+    elif path.suffix.lower() in MAYBE:
+        with PIL.Image.open(path) as animation:
+            film.total = getattr(animation, "n_frames", 1)
+            film.rate = 1000 / Fraction(round(animation.info.get("duration") or 100))
+    else:
+        with _opened(library(path), path) as container:
+            video = container.streams.video[0]
+            film.rate = Fraction(video.average_rate or video.guessed_rate or PICTURES_RATE)
+            length = Fraction(container.duration or 0, 1_000_000)
+            film.total = video.frames or round(length * film.rate)
+            film.time_base = (video.time_base or Fraction(1, 90_000)) / 4  # finer, for corrected times
+            film.aspect = Fraction(video.sample_aspect_ratio or 1) or Fraction(1)
+            frame = next(iter(film._decoded(library(path), container, video)), None)
+            if frame is None:
+                raise VideoError(f"{path}: contains no readable frame")
+            if orientation(frame)[0]:
+                film.aspect = 1 / film.aspect
+            if length and start >= length:
+                raise VideoError(f"{path}: ends after {float(length):.1f} seconds, before {start:g}")
+            if length:
+                film.total = min(film.total, round((min(film.end, length) - film.start) * film.rate))
+    return film
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The pictures of a sequence, in the order of their numbers."""
+    folder = path if path.is_dir() else path.parent
+    before, after = ("", "") if path.is_dir() else NUMBER.split(path.name, maxsplit=1)
+    found = []
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if each.suffix.lower() in images.FORMATS and each.name.startswith(before) and each.name.endswith(after):
+            middle = each.name[len(before) : len(each.name) - len(after)] if after else each.stem
+            numbers = re.findall(r"\d+", middle)
+            if path.is_dir() or middle.isdigit():
+                found.append(([int(number) for number in numbers], each.name, each))
+    if not found:
+        raise VideoError(f"{path}: no pictures found; a sequence is a folder or a pattern such as frame_%04d.png")
+    return [each for *_, each in sorted(found)]
+
+
+def orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: whether to transpose it, then to flip it left to right, then upside down."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
+            return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+    return False, False, False
+
+
+def picture(frame: Any) -> Tensor:
+    """A decoded frame, upright, as (1, 3, H, W) 8-bit sRGB."""
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
+    deep = hdr.needed(transfer, primaries)
+    code = int(frame.colorspace)
+    # Unmarked films: BT.709 since high definition, BT.601 before.
+    matrix = MATRICES.get(code, BT709 if frame.height > 576 or frame.width > 1024 else BT601)
+    rgb = frame.reformat(format="rgb48le" if deep else "rgb24", src_colorspace=matrix, dst_colorspace=matrix)
+    turn, across, down = orientation(frame)
+    pixels = rgb.to_ndarray()
+    pixels = pixels.transpose(1, 0, 2) if turn else pixels
+    pixels = pixels[:: -1 if down else 1, :: -1 if across else 1]
+    image = torch.from_numpy(pixels.astype(np.int32 if deep else np.uint8)).permute(2, 0, 1)[None]
+    if not deep:
+        return image.contiguous()
+    return hdr.to_srgb(image.float() / 65535, transfer, primaries).mul(255).round().byte()
+
+
+class Encoder:
+    """Encodes frames into a container that is open for writing.
+
+    Args:
+        container: from av.open.
+        codec: the encoder, one of `WRITTEN`.
+        height, width: of the film, rounded down to even numbers where the encoder requires it.
+        film: the rate, the unit of times and the aspect of pixels.
+        crf: the quality: lower is better and larger.
+    """
+
+    def __init__(self, container: Any, codec: str, height: int, width: int, film: Film, crf: int = CRF) -> None:
+        self.container, self.codec, self.av = container, codec, library(film.path)
+        animated = codec in ("gif", "libwebp_anim", "apng")
+        if animated and film.aspect != 1:  # they have square pixels only
+            width = max(1, round(width * film.aspect))
+        even = 1 if animated else 2
+        options = {name: value.format(crf=crf) for name, value in OPTIONS[codec].items()}
+        stream = container.add_stream(codec, rate=film.rate.limit_denominator(100_000), options=options)
+        stream.height, stream.width = max(even, height // even * even), max(even, width // even * even)
+        stream.pix_fmt = {"gif": "pal8", "apng": "rgb24", "libwebp_anim": "bgra"}.get(codec, "yuv420p")
+        context = stream.codec_context
+        context.time_base = Fraction(1, 100 if codec == "gif" else 1000) if animated else film.time_base
+        if not animated:
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = VIDEO_RANGE
+            context.sample_aspect_ratio = film.aspect
+        self.stream, self.last = stream, -1
+
+    def add(self, image: Tensor, time: Fraction) -> None:
+        """Add a frame, (1, 3, H, W) sRGB in [0, 1] of any size, at ``time`` in seconds."""
+        picture = images.to_pil(images.resize(image, self.stream.height, self.stream.width))
+        if self.codec == "gif":
+            flat = picture.quantize(256, dither=PIL.Image.Dither.NONE)
+            palette = np.zeros((256, 4), np.uint8)
+            colors = np.asarray(flat.getpalette(), np.uint8).reshape(-1, 3)
+            palette[: len(colors), 1:], palette[:, 0] = colors, 255
+            frame = self.av.VideoFrame.from_ndarray((np.asarray(flat), palette), format="pal8")
+        else:
+            frame = self.av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            if self.stream.pix_fmt == "yuv420p":
+                frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=VIDEO_RANGE)
+            elif self.stream.pix_fmt == "bgra":
+                frame = frame.reformat(format="bgra")
+        base = self.stream.codec_context.time_base
+        self.last = max(self.last + 1, round(time / base))
+        frame.pts, frame.time_base = self.last, base
+        self.container.mux(self.stream.encode(frame))
+
+    def finish(self) -> None:
+        self.container.mux(self.stream.encode())
 
 
 @contextmanager
@@ -34,88 +343,39 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
     Raises:
         VideoError: PyAV is not installed, the suffix is not .mp4, or the folder is missing.
     """
-    av = _av(path)
-    check_output(path)
-    with images.atomic(path) as part:
+    av = library(path)
+    if path.suffix.lower() != ".mp4":
+        raise VideoError(f"{path}: films of an optimisation are written as .mp4; choose such a name")
+    files.check_output(path)
+    with files.atomic(path) as part:
         container = av.open(str(part), "w")
-        stream = _stream(container, height, width, Fraction(fps))
+        film = Film(path, rate=Fraction(fps), time_base=Fraction(1, fps))
+        encoder = Encoder(container, "libx264", height, width, film)
+        done = 0
+
+        def add(image: Tensor) -> None:
+            nonlocal done
+            encoder.add(image, Fraction(done, fps))
+            done += 1
+
         try:
-            yield lambda image: container.mux(stream.encode(_frame(av, stream, image)))
+            yield add
         finally:
-            container.mux(stream.encode())
+            encoder.finish()
             container.close()
 
 
-def repaint(source: Path, out: Path, paint: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, int]]:
-    """Repaint a film frame by frame; yields the frames done and in all, the latter 0 if the file does not state it.
-
-    The times of the frames and the sound are kept; a rotation stored in the file is applied. The film appears under
-    its name when it is complete; stopping the iteration keeps the frames written so far.
-
-    Args:
-        source: a film in any format that FFmpeg reads.
-        out: .mp4.
-        paint: (1, 3, H, W) sRGB in [0, 1] -> the same.
-
-    Raises:
-        VideoError: PyAV is not installed, the source is missing, damaged or not a film, or ``out`` cannot be written.
-    """
-    av = _av(source)
-    check_output(out)
-    if not source.is_file():
-        raise VideoError(f"{source}: does not exist; check the path")
-    done = 0
-    with images.atomic(out) as part:
-        try:
-            with av.open(str(source)) as film, av.open(str(part), "w", format="mp4") as container:
-                if not film.streams.video:
-                    raise VideoError(f"{source}: contains no film; if it is a picture, correct its suffix")
-                video, audio = film.streams.video[0], next(iter(film.streams.audio), None)
-                video.thread_type = "AUTO"
-                stream = sound = None
-                if audio is not None and audio.codec_context.name in COPIED:
-                    sound = container.add_stream_from_template(audio)
-                elif audio is not None:
-                    sound = container.add_stream("aac", rate=audio.codec_context.sample_rate)
-                waiting = []  # sound, until the first frame gives the film's size
-                try:
-                    for packet in film.demux([each for each in (video, audio) if each is not None]):
-                        if packet.stream is audio:
-                            waiting.append(packet)
-                        for frame in packet.decode() if packet.stream is video else ():
-                            image = paint(_image(frame))
-                            if stream is None:
-                                rate = video.average_rate or Fraction(25)
-                                stream = _stream(container, image.shape[-2], image.shape[-1], rate, video.time_base)
-                            painted = _frame(av, stream, image)
-                            painted.pts, painted.time_base = frame.pts, frame.time_base
-                            container.mux(stream.encode(painted))
-                            done += 1
-                            yield done, video.frames
-                        while stream is not None and waiting:
-                            _pass_on(waiting.pop(0), sound, container)
-                except GeneratorExit:
-                    if stream is None:
-                        raise
-                if stream is None:
-                    raise VideoError(f"{source}: contains no readable frame")
-                for each in (stream, sound if audio is not None and audio.codec_context.name not in COPIED else None):
-                    if each is not None:
-                        container.mux(each.encode())
-        except (av.FFmpegError, OverflowError) as error:
-            where = f"damaged after {done} frames" if done else "not a film, or damaged"
-            raise VideoError(f"{source}: {where} ({error})") from None
-
-
 def check_output(path: Path) -> None:
-    """Raise VideoError if no film can be written there."""
-    if path.suffix.lower() != ".mp4":
-        raise VideoError(f"{path}: films are written as .mp4; choose such a name")
-    if not path.parent.is_dir():
-        raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
+    """Raise VideoError if no film can be written under this name."""
+    if NUMBER.search(path.name) and path.suffix.lower() in images.FORMATS:
+        return
+    if path.suffix.lower() not in WRITTEN:
+        kinds = ", ".join(WRITTEN)
+        raise VideoError(f"{path}: films are written as {kinds}, or as pictures named like frame_%04d.png")
 
 
-def _av(path: Path) -> Any:
+def library(path: Path) -> Any:
+    """PyAV; VideoError if it is not installed."""
     try:
         import av
     except ImportError:
@@ -123,38 +383,14 @@ def _av(path: Path) -> Any:
     return av
 
 
-def _stream(
-    container: av.container.OutputContainer, height: int, width: int, rate: Fraction, time_base: Fraction | None = None
-) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
-    stream.height, stream.width, stream.pix_fmt = max(2, height // 2 * 2), max(2, width // 2 * 2), "yuv420p"
-    context = stream.codec_context
-    context.colorspace = context.color_primaries = context.color_trc = BT709
-    context.color_range = VIDEO_RANGE
-    if time_base is not None:
-        context.time_base = time_base
-    return stream
-
-
-def _frame(library: Any, stream: av.VideoStream, image: Tensor) -> av.VideoFrame:
-    pixels = np.asarray(images.to_pil(images.resize(image, stream.height, stream.width)))
-    frame = library.VideoFrame.from_ndarray(pixels, format="rgb24")
-    ready: av.VideoFrame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=VIDEO_RANGE)
-    return ready
-
-
-def _image(frame: av.VideoFrame) -> Tensor:
-    """A frame upright, (1, 3, H, W) sRGB in [0, 1]."""
-    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-
-
-def _pass_on(packet: Any, sound: Any, container: av.container.OutputContainer) -> None:
-    """Copy sound from film to film: unchanged if MP4 can hold it, otherwise encoded again."""
-    if packet.stream.codec_context.name in COPIED:
-        if packet.dts is not None:  # the last, empty one has none
-            packet.stream = sound
-            container.mux(packet)
-        return
-    for frame in packet.decode():
-        container.mux(sound.encode(frame))
+@contextmanager
+def _opened(av: Any, path: Path) -> Iterator[Any]:
+    """Open a film to read; VideoError if it is none."""
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OverflowError, ValueError) as error:
+        raise VideoError(f"{path}: not a film, or damaged ({error})") from None
+    with container:
+        if not container.streams.video:
+            raise VideoError(f"{path}: contains no film; if it is a picture, correct its suffix")
+        yield container

@@ -90,22 +90,24 @@ def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, 
     return picture
 
 
-def film(path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48) -> Path:
+def film(
+    path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48, sound_rate: int = 8000
+) -> Path:
     """A video of one second and ``count`` frames, red on the left and blue on the right, with a tone."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        sound = container.add_stream(codec, rate=8000)
+        sound = container.add_stream(codec, rate=sound_rate)
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
         for _ in range(count):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-        tone = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+        tone = (0.3 * np.sin(np.arange(sound_rate) / 5)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = 8000
+        frame.sample_rate = sound_rate
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
     return path

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "errors": {"errors"},
     "system": {"files", "machine"},
-    "facts": {"recipes", "images", "weights", "bundled", "winograd"},
+    "facts": {"recipes", "images", "weights", "bundled", "winograd", "hdr"},
     "parts": {
         "schema",
         "color",
@@ -24,13 +24,14 @@ FLOORS = {
         "optimize",
         "fitting",
         "flow",
+        "video",
         "datasets",
         "sheets",
         "generators",
         "colorizer",
     },
     "objective": {"objective", "anystyle", "pairs"},
-    "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "video"},
+    "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "steady", "muxing"},
     "runs": {"runs"},
     "apps": {"studio", "commands", "cli", "__main__"},
 }

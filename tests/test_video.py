@@ -1,6 +1,7 @@
 """Videos of an optimisation, and repainted videos."""
 
 import builtins
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import film, frames
+from conftest import frames
+from PIL import Image
 
 from impasto import video
-from impasto.errors import VideoError
+from impasto.errors import ImpastoError, VideoError
+from impasto.runs.film import Settings, repaint
 
 
 def test_frames_are_brought_to_one_even_size_and_keep_their_colour(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_an_error_while_writing_keeps_the_old_video(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [("film.gif", ".mp4"), ("none/film.mp4", "does not exist")])
 def test_invalid_output_paths(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match=said), video.writer(tmp_path / name, 16, 16, fps=10):
+    with pytest.raises(ImpastoError, match=said), video.writer(tmp_path / name, 16, 16, fps=10):
         pass
 
 
@@ -61,73 +64,123 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pass
 
 
-def sideways(path: Path) -> None:
-    """Set a rotation by 90 degrees in the video's track header, as phones do."""
-    data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    turn = [0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30]
-    data[start : start + 36] = b"".join(value.to_bytes(4, "big") for value in turn)
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(("name", "codec"), [("film.mp4", "aac"), ("film.mkv", "pcm_s16le")])
-def test_repainting_keeps_times_and_sound(name: str, codec: str, tmp_path: Path) -> None:
-    source, out = film(tmp_path / name, codec=codec), tmp_path / "out.mp4"
-    seen = list(video.repaint(source, out, lambda image: 1 - image))
-    assert [done for done, _ in seen] == [1, 2, 3, 4, 5, 6]
-    painted = frames(out)
-    assert np.abs(painted[3][10:20, 5:25].mean((0, 1)) - [55, 255, 255]).max() < 12
-    with av.open(str(source)) as before, av.open(str(out)) as after:
-        rates = [float(each.streams.video[0].average_rate or 0) for each in (before, after)]
-        assert rates[1] == pytest.approx(rates[0], rel=1e-3)  # Matroska stores whole milliseconds
-        times = [[frame.time for frame in each.decode(video=0)] for each in (before, after)]
-        assert times[1] == pytest.approx(times[0], abs=1e-3)
-        assert after.streams.audio[0].codec_context.name == "aac"
-    with av.open(str(out)) as after:
-        heard = np.concatenate([f.to_ndarray()[0] for f in after.decode(audio=0)])
-    assert 0.7 < len(heard) / 8000 < 1.5 and 0.1 < heard.std() < 0.4
-
-
-def test_a_rotated_video_is_written_upright(tmp_path: Path) -> None:
-    source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
-    sideways(source)
-    list(video.repaint(source, out, lambda image: image))
-    painted = frames(out)
-    assert painted[0].shape == (64, 48, 3)
-    top, bottom = painted[0][:24].mean((0, 1)), painted[0][40:].mean((0, 1))
-    assert top[0] > 150 > 60 > top[2] and bottom[2] > 150 > 60 > bottom[0]  # rotated clockwise: left becomes top
-
-
-def test_stopping_keeps_the_frames_so_far(tmp_path: Path) -> None:
-    steps = video.repaint(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", lambda image: image)
-    next(steps), next(steps)
-    steps.close()
-    assert len(frames(tmp_path / "out.mp4")) == 2
-
-
-@pytest.mark.parametrize("content", [b"", b"no film at all", None])
-def test_files_that_are_not_videos(content: bytes | None, tmp_path: Path) -> None:
-    source, out = tmp_path / "film.mp4", tmp_path / "out.mp4"
-    if content is not None:
-        source.write_bytes(content)
-    with pytest.raises(VideoError, match=r"film\.mp4"):
-        list(video.repaint(source, out, lambda image: image))
-    assert not out.exists()
-
-
-def test_errors_keep_the_old_output(tmp_path: Path) -> None:
-    source, out = film(tmp_path / "film.mkv", count=40, codec="pcm_s16le"), tmp_path / "out.mp4"
-    out.write_bytes(b"what was there")
-    sound = tmp_path / "sound.mp4"
-    with av.open(str(sound), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
+def encode(path: Path, pixels: np.ndarray, **marks: int) -> Path:
+    """A film of three equal frames; ``marks`` are codes of the colours, which only the stream states."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
+        aspect = marks.pop("aspect", None)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        matrix = marks.pop("matrix")
+        for name, value in marks.items():
+            setattr(stream.codec_context, name, value)
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=1)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match="contains no film"):
-        list(video.repaint(sound, out, lambda image: image))
-    with pytest.raises(VideoError, match=r"\.mp4"):
-        list(video.repaint(source, tmp_path / "out.avi", lambda image: image))
-    assert out.read_bytes() == b"what was there"
+    return path
+
+
+def first(path: Path) -> np.ndarray:
+    image, _ = next(video.find(path).frames())
+    return image[0].permute(1, 2, 0).numpy()
+
+
+COLOR = (180, 90, 40)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "matrix", "marks"),
+    [
+        (720, 1280, video.BT709, {}),
+        (48, 64, video.BT601, {}),
+        (48, 64, video.BT709, {"colorspace": 1}),
+        (720, 1280, video.BT601, {"colorspace": 6}),
+    ],
+)
+def test_colours_by_the_matrix_that_is_stated_or_usual(
+    height: int, width: int, matrix: int, marks: dict[str, int], tmp_path: Path
+) -> None:
+    pixels = np.full((height, width, 3), COLOR, np.uint8)
+    found = first(encode(tmp_path / "film.mp4", pixels, matrix=matrix, **marks))
+    assert np.abs(found.mean((0, 1)) - COLOR).max() < 4
+
+
+def test_hdr_becomes_sdr(tmp_path: Path) -> None:
+    grey = np.full((48, 64, 3), round(0.75 * 255), np.uint8)
+    marks = {"colorspace": 9, "color_primaries": 9, "color_trc": 18}
+    found = first(encode(tmp_path / "film.mp4", grey, matrix=video.BT2020, **marks)).mean((0, 1))
+    assert found.min() > 240
+    found = first(encode(tmp_path / "pq.mp4", grey, matrix=video.BT2020, **{**marks, "color_trc": 16})).mean((0, 1))
+    assert found.min() > 250  # 75 % of PQ are 983 cd/m2
+
+
+@pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(2, 1)])
+def test_the_aspect_of_pixels_is_kept(aspect: Fraction, tmp_path: Path) -> None:
+    pixels = np.full((48, 64, 3), COLOR, np.uint8)
+    source = encode(tmp_path / "film.mp4", pixels, matrix=video.BT601, aspect=aspect)
+    assert video.find(source).aspect == aspect
+    for name in ("out.mp4", "out.mkv", "out.ts"):
+        repaint(source, tmp_path / name, lambda image, *_: image, Settings(False), receipt={}, quiet=True)
+        with av.open(str(tmp_path / name)) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height, stream.sample_aspect_ratio) == (64, 48, aspect)
+    repaint(source, tmp_path / "out.gif", lambda image, *_: image, Settings(False), receipt={}, quiet=True)
+    with Image.open(tmp_path / "out.gif") as picture:
+        assert picture.size == (round(64 * aspect), 48)
+
+
+ONE = 1 << 16
+CORNERS = np.zeros((48, 64, 3), np.uint8)
+CORNERS[:24, :32, 0] = CORNERS[:24, 32:, 1] = CORNERS[24:, :32, 2] = 220
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda pixels: pixels),
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # as phones do
+        ((0, -1, 1, 0), lambda pixels: np.rot90(pixels, 1)),
+        ((-1, 0, 0, -1), lambda pixels: pixels[::-1, ::-1]),
+        ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),  # the mirror of a front camera
+        ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+        ((0, 1, 1, 0), lambda pixels: pixels.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2)),
+    ],
+)
+def test_films_are_turned_and_mirrored_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path) -> None:
+    source = encode(tmp_path / "film.mp4", CORNERS, matrix=video.BT601)
+    data = bytearray(source.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (value * ONE for value in matrix)
+    data[start : start + 36] = b"".join(
+        value.to_bytes(4, "big", signed=True) for value in (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    )
+    source.write_bytes(data)
+    assert np.abs(first(source).astype(int) - shown(CORNERS)).mean() < 12
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("12.5", 12.5), ("0:10", 10), ("1:02:03", 3723)])
+def test_times(text: str, seconds: float) -> None:
+    assert video.seconds(text) == seconds
+    with pytest.raises(VideoError, match="not a time"):
+        video.seconds(text + "x")
+
+
+def test_clocks_go_forward() -> None:
+    clock = video.Clock(Fraction(1, 10))
+    stated = [Fraction(value, 10) for value in (0, 1, 1, 2, 500, 501, 0, 1, 2)] + [None]
+    found = [clock(each) for each in stated]
+    assert found == sorted(set(found)) and clock.disordered == 2
+    assert [float(each) for each in found[-4:]] == pytest.approx([50.2, 50.3, 50.4, 50.5])
+
+
+def test_animations_and_films_by_name(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (0, 99)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:], duration=40)
+    frames[0].save(tmp_path / "one.gif")
+    assert video.is_film(tmp_path / "two.gif") and not video.is_film(tmp_path / "one.gif")
+    assert video.is_film(Path("a.MTS")) and video.is_film(Path("f_%04d.png")) and not video.is_film(Path("a.png"))
+    assert video.find(tmp_path / "two.gif").rate == 25

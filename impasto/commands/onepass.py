@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -60,7 +61,8 @@ class ApplyCommand:
     """The style: a painting (a picture file), a name from `impasto list styles`, a file made by `impasto train`, or a
     checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """The picture or video (.mp4) to write; for a folder or several inputs, a folder."""
+    """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mov, .mkv, .webm, .ts,
+    .gif, .apng, or pictures named frame_%04d.png."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; default: equal weights."""
     masks: tuple[str, ...] = ()
@@ -77,14 +79,24 @@ class ApplyCommand:
     size: int | None = None
     """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 900
     pixels are painted at 900 and enlarged, so that strokes stay visible."""
+    no_steady: bool = False
+    """Paint each frame of a film by itself; it flickers."""
+    begin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """Where to begin in a film: seconds, or 0:10."""
+    to: str = ""
+    """Where to end in a film."""
+    crf: int = 18
+    """Quality of a film: lower is better and larger, 0 to 51."""
+    fps: float = 0.0
+    """Frames per second of an image sequence; 0: 25."""
     resume: bool = False
-    """Skip pictures of a folder that are already done."""
+    """Skip pictures of a folder that are already done; continue a half-done film."""
     device: Device = "auto"
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import images, machine, onepass
-        from impasto.runs import onepass as run_onepass, terminal
+        from impasto import images, machine, onepass, video
+        from impasto.runs import film as run_film, onepass as run_onepass, terminal
 
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
@@ -98,8 +110,12 @@ class ApplyCommand:
             models, parts, self.strength, self.keep_colors, device, self.grain, self.size, masks,
             sources=[*self.style, *self.masks],
         )  # fmt: skip
+        if not (0 <= self.crf <= 51 and 0 <= self.fps < 1000):
+            raise InputError("`crf` must lie between 0 and 51, `fps` between 0 and 1000")
+        start, end = video.seconds(self.begin or "0"), video.seconds(self.to) if self.to else math.inf
+        film = run_film.Settings(not self.no_steady, start, end, self.crf, self.fps)
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
-            run_onepass.apply(self.inputs, self.out, painter, quiet=self.quiet, resume=self.resume)
+            run_onepass.apply(self.inputs, self.out, painter, quiet=self.quiet, resume=self.resume, film=film)
 
 
 @dataclass

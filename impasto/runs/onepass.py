@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ from impasto.errors import (
     VideoError,
     lack_of_memory,
 )
-from impasto.networks import Network
+from impasto.networks import Network, Statistics
 from impasto.onepass import Model
 from impasto.recipes import Training
-from impasto.runs import receipts, terminal
+from impasto.runs import film as run_film, receipts, terminal
 
 EVERY = 200  # steps between previews, and between checkpoints
 BYTES_PER_PIXEL = 125  # of memory while a large picture is painted: at most 119 were measured
@@ -193,10 +193,12 @@ class Painter:
     masks: Sequence[images.Picture] = ()
     sources: Sequence[str] = ()
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, film: Statistics | None = None,
+                 settle: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:  # fmt: skip
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            film=film, settle=settle,
         )  # fmt: skip
         return painted.cpu()
 
@@ -215,12 +217,12 @@ class Painter:
         receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=self.receipt(picture))
         return picture.note
 
-    def receipt(self, picture: images.Picture) -> dict[str, Any]:
-        """Everything that determines the repainted picture."""
+    def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:
+        """Everything that determines the repainted picture; without it, the frames of a film."""
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
             strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
-            content=picture,
+            **({} if picture is None else {"content": picture}),
         )  # fmt: skip
 
 
@@ -238,15 +240,18 @@ class Repaints(Protocol):
     def file(self, path: Path, out: Path, room: Room | None = None) -> str | None: ...
 
 
-def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, resume: bool) -> None:
+def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, resume: bool,
+          film: run_film.Settings | None = None) -> None:  # fmt: skip
     """Repaint pictures, videos, and every picture below folders, in one pass each.
 
     Args:
         sources: paths, or names of bundled pictures.
-        out: the result of a single picture or video; otherwise a folder for the results.
+        out: the result of a single picture or film; otherwise a folder for the results. A folder of pictures becomes
+            one film if this is a film.
         painter: repaints each of them.
         quiet: show no progress.
-        resume: of several pictures, skip those whose results exist.
+        resume: of several pictures, skip those whose results exist; continue a half-done film.
+        film: how films are repainted.
 
     Raises:
         InputError: there is nothing to repaint, or results would overwrite inputs or each other.
@@ -255,12 +260,12 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
         Stopped: after Ctrl-C; finished pictures are kept.
     """
     paths = [bundled.locate(source) for source in sources]
-    if len(paths) > 1 or paths[0].is_dir():
-        _several(paths, out, painter, quiet=quiet, resume=resume)
-    elif paths[0].suffix.lower() in video.SUFFIXES:
-        video.check_output(out)
+    film = film or run_film.Settings()
+    if len(paths) == 1 and _makes_film(paths[0], out):
         files.check_output(out, [*paths, *painter.sources])
-        _film(paths[0], out, painter, quiet=quiet)
+        _film(paths[0], out, painter, film, quiet=quiet, resume=resume)
+    elif len(paths) > 1 or paths[0].is_dir():
+        _several(paths, out, painter, film, quiet=quiet, resume=resume)
     else:
         if out.suffix.lower() in video.SUFFIXES:
             raise InputError(
@@ -271,20 +276,33 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
             terminal.note(note)
 
 
-def _film(path: Path, out: Path, painter: Repaints, *, quiet: bool) -> None:
-    video.check_output(out)
-    started = time.monotonic()
-    with (
-        terminal.progress(None, quiet=quiet, label="repainting") as report,
-        terminal.interruption() as interrupted,
-    ):
-        for done, total in video.repaint(path, out, painter):
-            report(done, f"{done / (time.monotonic() - started):.2g} frames per second", total or None)
-            if interrupted():
-                raise Stopped(f"stopped after {done} frames, saved in {out}")
+def _makes_film(path: Path, out: Path) -> bool:
+    """Whether a film is asked for; the first frame of an animation can also be repainted as a picture."""
+    written = out.suffix.lower() in video.WRITTEN or bool(video.NUMBER.search(out.name))
+    if path.is_dir():
+        return written
+    animated = path.suffix.lower() in video.MAYBE and not video.NUMBER.search(path.name)
+    return video.is_film(path) and (written or not animated)
 
 
-def _several(paths: Sequence[Path], out: Path, painter: Repaints, *, quiet: bool, resume: bool) -> None:
+def _film(
+    path: Path, out: Path, painter: Repaints, settings: run_film.Settings, *, quiet: bool, resume: bool = False
+) -> None:
+    if isinstance(painter, Painter):
+        receipt = painter.receipt()
+        run_film.repaint(path, out, painter, settings, receipt=receipt, quiet=quiet, resume=resume)
+        return
+
+    def paint(image: Tensor, film: Statistics | None, settle: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+        painted = painter(image)
+        return settle(image, painted) if settle else painted
+
+    run_film.repaint(path, out, paint, settings, receipt={}, quiet=quiet, resume=resume)
+
+
+def _several(
+    paths: Sequence[Path], out: Path, painter: Repaints, film: run_film.Settings, *, quiet: bool, resume: bool
+) -> None:
     todo = [(path, to) for path, to in jobs(paths, out) if not (resume and to.exists())]
     films = [(path, to) for path, to in todo if path.suffix.lower() in video.SUFFIXES]
     pictures = [job for job in todo if job not in films]
@@ -312,7 +330,7 @@ def _several(paths: Sequence[Path], out: Path, painter: Repaints, *, quiet: bool
     for path, to in films:
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _film(path, to, painter, quiet=quiet)
+            _film(path, to, painter, film, quiet=quiet)
         except VideoError as error:
             failed += 1
             terminal.complain(str(error))

@@ -1,0 +1,275 @@
+"""Film files: a painted film is written in parts that survive a crash, then joined with the source's sound.
+
+Each run encodes into a part of its own, a NUT file, which can be read as far as it was written. A run that is resumed
+adds a part. `assemble` copies the parts into the format that was asked for, with the source's sound tracks, subtitles
+and chapters.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from impasto import files, video
+from impasto.errors import InputError
+from impasto.video import Clock, Film
+
+# The codecs that each format can hold; None: any. Other sound is encoded anew, other subtitles are left out.
+AUDIO: dict[str, set[str] | None] = {
+    "mp4": {"aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac"},
+    "mov": {"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"},
+    "matroska": None,
+    "webm": {"opus", "vorbis"},
+    "mpegts": {"aac", "mp3", "mp2", "ac3", "eac3"},
+    "3gp": {"aac", "amr_nb", "amr_wb"},
+}
+SUBTITLES: dict[str, set[str]] = {
+    "mp4": {"mov_text"},
+    "mov": {"mov_text"},
+    "matroska": {"subrip", "ass", "webvtt", "dvd_subtitle", "hdmv_pgs_subtitle"},
+    "webm": {"webvtt"},
+}
+TEXT = {"mov_text", "subrip", "ass", "webvtt"}  # can be encoded as one another
+TEXT_AS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+
+
+class Parts:
+    """The parts of a film that is being painted, in a folder next to it.
+
+    Args:
+        folder: OUT.resume.
+        receipt: what determines the film.
+        resume: continue with the parts that are there; otherwise they are removed.
+
+    Raises:
+        InputError: the parts are those of another film, or of other settings.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, film: Film, receipt: Mapping[str, Any], *, resume: bool) -> None:
+        self.folder, self.film = folder, film
+        note = folder / "receipt.json"
+        if resume and note.is_file():
+            if json.loads(note.read_text()) != json.loads(json.dumps(receipt)):
+                raise InputError(f"{folder}: from another film or other settings; remove it to start again")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            note.write_text(json.dumps(receipt))
+        self.earlier = self.paths()
+        self.done = {self.tick(packet) for packet in self.packets()}
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.nut"))
+
+    def new(self) -> Path:
+        return self.folder / f"{len(self.paths()):04d}.nut"
+
+    def tick(self, packet: Any) -> int:
+        """The time of a packet in the film's units."""
+        ticks: int = round(packet.pts * packet.time_base / self.film.time_base)
+        return ticks
+
+    def packets(self) -> Iterator[Any]:
+        """All packets in the order of decoding; of each part, those before the first frame of the next part."""
+        paths = self.paths()
+        begins = [min(map(self.tick, _packets(path)), default=math.inf) for path in paths] + [math.inf]
+        for index, path in enumerate(paths):
+            for packet in _packets(path):
+                if self.tick(packet) < min(begins[index + 1 :]):
+                    yield packet
+
+    def last(self) -> Any:
+        """The last frame of the parts, decoded, as a (1, 3, H, W) 8-bit picture; None if there are none."""
+        image = None
+        for path in self.paths()[-1:]:
+            with suppress(Exception), video.library(path).open(str(path)) as container:
+                for frame in container.decode(video=0):
+                    image = frame
+        return None if image is None else video.picture(image)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _packets(path: Path) -> Iterator[Any]:
+    """The packets of a part, as far as it can be read."""
+    av = video.library(path)
+    with suppress(av.FFmpegError), av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.pts is not None and packet.size:
+                yield packet
+
+
+def assemble(parts: Parts, out: Path, *, complete: bool) -> list[str]:
+    """Write the film: the painted frames, with the source's sound, subtitles, chapters and metadata.
+
+    Args:
+        parts: the painted film.
+        out: its path; the suffix decides the format.
+        complete: otherwise the sound ends with the last painted frame.
+
+    Returns:
+        What could not be kept, in words.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    film, av = parts.film, video.library(out)
+    kind = video.WRITTEN[out.suffix.lower()][0]
+    until = film.end if complete else (max(map(parts.tick, parts.packets())) * film.time_base + 1 / film.rate)
+    until = min(until, film.end) - (film.start if complete and not math.isinf(film.end) else 0)
+    lost: list[str] = []
+    try:
+        with files.atomic(out) as part, av.open(str(part), "w", format=kind) as container:
+            template = av.open(str(parts.paths()[0]))
+            stream = container.add_stream_from_template(template.streams.video[0])
+            stream.time_base = film.time_base
+            source = None
+            others: Iterator[tuple[Fraction, int, Callable[[], None]]] = iter(())
+            if not film.pictures and film.path.suffix.lower() not in video.MAYBE:
+                source = av.open(str(film.path))
+                others = _others(av, source, container, kind, film, until, lost)
+
+            def send(packet: Any) -> Callable[[], None]:
+                def go() -> None:
+                    packet.stream = stream
+                    container.mux(packet)
+
+                return go
+
+            def pictures() -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
+                for packet in parts.packets():
+                    packet.dts = packet.pts
+                    packet.duration = round(1 / film.rate / packet.time_base)
+                    yield packet.pts * packet.time_base, 0, send(packet)
+
+            for _, _, go in heapq.merge(pictures(), others, key=lambda each: each[:2]):
+                go()
+            template.close()
+            if source is not None:
+                source.close()
+    except (OSError, av.FFmpegError) as error:
+        raise files.unwritable(out, error) from error
+    return lost
+
+
+def _others(
+    av: Any, source: Any, container: Any, kind: str, film: Film, until: Fraction | float, lost: list[str]
+) -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
+    """Add the source's other streams to the container; returns what to do for each of their packets, by time."""
+    origin = Fraction(source.start_time or 0, 1_000_000) + film.start
+    streams: dict[Any, tuple[Any, Any]] = {}  # source's stream -> its stream in the container, and how it gets there
+    for each in source.streams.audio:
+        codec = each.codec_context.codec.canonical_name
+        held = AUDIO.get(kind, set())
+        if held is None or codec in held:
+            streams[each] = container.add_stream_from_template(each), None
+        else:
+            streams[each] = _sound(av, each, container, "libopus" if kind == "webm" else "aac"), "sound"
+    for each in source.streams.subtitles:
+        codec = each.codec_context.codec.canonical_name if each.codec_context else ""
+        if codec in SUBTITLES.get(kind, set()):
+            streams[each] = container.add_stream_from_template(each), None
+        elif codec in TEXT and kind in TEXT_AS:
+            each.codec_context.open(strict=False)
+            streams[each] = container.add_stream(TEXT_AS[kind]), "text"
+            streams[each][0].codec_context.subtitle_header = each.codec_context.subtitle_header
+        else:
+            lost.append(f"subtitles in {codec or 'an unknown format'}")
+    for each, (stream, _) in streams.items():
+        with suppress(Exception):
+            stream.metadata.update(
+                {name: value for name, value in each.metadata.items() if name in ("language", "title")}
+            )
+            stream.disposition = each.disposition
+    for name in ("title", "artist", "album", "date", "comment", "copyright"):
+        if name in source.metadata:
+            container.metadata[name] = source.metadata[name]
+    chapters = []
+    for chapter in source.chapters():
+        begin, end = (chapter[name] * chapter["time_base"] - film.start for name in ("start", "end"))
+        if end > 0 and begin < until:
+            base = chapter["time_base"]
+            times = {"start": round(max(begin, Fraction(0)) / base), "end": round(min(end, until) / base)}
+            chapters.append({**chapter, **times})
+    if chapters:
+        container.set_chapters(chapters)
+    if film.start:
+        with suppress(av.FFmpegError):
+            source.seek(int((origin) * 1_000_000))
+
+    def todo() -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
+        clocks = {each: Clock(each.time_base) for each in streams}
+        failures = 0
+        packets = source.demux(list(streams))
+        while streams and failures < video.ATTEMPTS:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OverflowError):
+                failures, packets = failures + 1, source.demux(list(streams))
+                continue
+            if packet is None:
+                break
+            if packet.dts is None or packet.pts is None or not packet.size:
+                continue
+            each = packet.stream
+            stated = packet.dts * packet.time_base - origin
+            if stated < 0 or stated >= until:
+                continue
+            time = clocks[each](stated)
+            yield time, 1, partial(pass_on, packet, each, time)
+        yield Fraction(10**9), 1, flush
+
+    def pass_on(packet: Any, each: Any, time: Fraction) -> None:
+        stream, how = streams[each]
+        if how is None:
+            late = packet.pts - packet.dts
+            packet.dts = round(time / packet.time_base)
+            packet.pts = packet.dts + late
+            packet.stream = stream
+            container.mux(packet)
+        elif how == "text":
+            with suppress(av.FFmpegError, ValueError):
+                _text(packet, each, stream, container, time)
+        else:
+            with suppress(av.InvalidDataError):
+                for frame in packet.decode():
+                    frame.pts = None if frame.pts is None else frame.pts - round(origin / frame.time_base)
+                    container.mux(stream.encode(frame))
+
+    def flush() -> None:
+        for stream, how in streams.values():
+            if how == "sound":
+                container.mux(stream.encode())
+
+    return todo()
+
+
+def _sound(av: Any, source: Any, container: Any, codec: str) -> Any:
+    """A stream that sound is encoded into anew."""
+    rate = source.codec_context.sample_rate
+    known = av.Codec(codec, "w").audio_rates or [rate]
+    layout = source.codec_context.layout
+    layout = layout.name if layout.name in ("mono", "stereo", "5.1", "7.1") else "stereo"
+    return container.add_stream(codec, rate=rate if rate in known else 48_000, layout=layout)
+
+
+def _text(packet: Any, source: Any, stream: Any, container: Any, time: Fraction) -> None:
+    """Encode a subtitle of text in another format."""
+    subtitle = source.codec_context.decode2(packet)
+    if subtitle is None:
+        return
+    encoded = stream.codec_context.encode_subtitle(subtitle)
+    encoded.time_base, encoded.stream = packet.time_base, stream
+    encoded.pts = encoded.dts = round(time / packet.time_base)
+    encoded.duration = packet.duration
+    container.mux(encoded)

@@ -1,0 +1,227 @@
+"""Runs of repainting films, with progress, Ctrl-C and resuming."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from impasto import files, images, muxing, steady, video
+from impasto.errors import ImpastoError, InputError, Stopped
+from impasto.runs import receipts, terminal
+from impasto.video import Film, Frame
+
+RECENT = 30  # seconds over which the speed is averaged
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to repaint a film.
+
+    Attributes:
+        steady: carry the painting from frame to frame; otherwise each frame is painted by itself.
+        start, end: the seconds of the film to repaint.
+        crf: quality of the encoder: lower is better and larger.
+        fps: frames per second of an image sequence; 0: 25.
+    """
+
+    steady: bool = True
+    start: float = 0.0
+    end: float = math.inf
+    crf: int = video.CRF
+    fps: float = 0.0
+
+
+def repaint(
+    path: Path,
+    out: Path,
+    paint: steady.Paint,
+    settings: Settings,
+    *,
+    receipt: dict[str, Any],
+    quiet: bool,
+    resume: bool = False,
+) -> None:
+    """Repaint a film.
+
+    Args:
+        path: a film, an animation, or a folder or pattern of pictures.
+        out: a film, an animation, or a pattern of pictures.
+        paint: as `steady.repaint` takes it.
+        settings: how.
+        receipt: what else determines the result, to check that a film is continued as it was begun.
+        quiet: no progress.
+        resume: continue an interrupted run.
+
+    Raises:
+        VideoError, OutputError, InputError: the film cannot be read or written.
+        Stopped: after Ctrl-C; the film so far has been written.
+    """
+    video.check_output(out)
+    film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
+    files.check_output(out, film.pictures or [path])
+    facts = {
+        **receipt,
+        "settings": repr(settings),
+        "film": path.name,
+        "size": path.stat().st_size if path.exists() else 0,
+    }
+    stopped = ""
+    began = time.monotonic()
+    with (
+        terminal.progress(film.total or None, quiet=quiet, label="repainting") as report,
+        terminal.interruption() as interrupted,
+        _sink(film, out, settings.crf, facts, resume=resume) as sink,
+    ):
+        done = 0
+        carrier = steady.Carrier()
+        frames = _unpainted(film, sink, carrier)
+        if settings.steady:
+            painted = steady.repaint(frames, paint, carrier=carrier)
+        else:
+            painted = ((paint(frame.float() / 255, None, None), when) for frame, when in frames)
+        for image, when in painted:
+            sink.add(image, when)
+            done += 1
+            seconds = time.monotonic() - began
+            report(sink.skipped + done, f"{done / seconds:.2g} frames per second", film.total or None)
+            if interrupted():
+                stopped = f"stopped after {sink.skipped + done} frames, saved in {out}"
+                sink.complete = False
+                break
+        if not done and not sink.skipped:
+            raise InputError(f"{path}: contains no readable frame")
+    for lost in sink.lost:
+        terminal.note(f"{out.name} cannot hold {lost}, which are left out")
+    if film.damaged:
+        terminal.note(f"{path.name}: {film.damaged} damaged packets were skipped")
+    if film.disordered:
+        terminal.note(f"{path.name}: the times of {film.disordered} frames were not in order and were corrected")
+    if stopped:
+        raise Stopped(stopped)
+
+
+def _unpainted(film: Film, sink: Sink, carrier: steady.Carrier) -> Iterator[Frame]:
+    """The frames that are not painted yet; the last painted one goes to ``carrier``."""
+    frames = film.frames()
+    before = None
+    for frame, when in frames:
+        if not sink.has(when):
+            last = sink.last() if sink.skipped else None
+            if before is not None and last is not None:
+                carrier.last = before.float() / 255, last.float() / 255
+            yield frame, when
+            break
+        sink.skipped += 1
+        before = frame
+    yield from frames
+
+
+@dataclass
+class Sink:
+    """Where painted frames go.
+
+    Attributes:
+        add: takes a painting and its time.
+        has: whether the frame of this time is there already, from an earlier run.
+        last: the last frame of the earlier run.
+        skipped: the number of frames from an earlier run.
+        complete: whether all of the film was painted.
+        lost: what of the source could not be kept.
+    """
+
+    add: Callable[[Tensor, Fraction], None]
+    has: Callable[[Fraction], bool] = lambda when: False
+    last: Callable[[], Tensor | None] = lambda: None
+    skipped: int = 0
+    complete: bool = True
+    lost: tuple[str, ...] = ()
+
+
+@contextmanager
+def _sink(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: bool) -> Iterator[Sink]:
+    if video.NUMBER.search(out.name):
+        yield _pictures(out, resume=resume)
+    elif video.WRITTEN[out.suffix.lower()][1] in ("gif", "libwebp_anim", "apng"):
+        with files.atomic(out) as part, _encoding(film, part, out, crf) as add:
+            yield Sink(add)
+    else:
+        with _film(film, out, crf, facts, resume=resume) as sink:
+            yield sink
+
+
+def _pictures(out: Path, *, resume: bool) -> Sink:
+    """Numbered pictures, from 1."""
+    count = 0
+
+    def add(image: Tensor, when: Fraction) -> None:
+        nonlocal count
+        count += 1
+        images.write(out.with_name(out.name % count), image)
+
+    def has(when: Fraction) -> bool:
+        nonlocal count
+        there = resume and out.with_name(out.name % (count + 1)).exists()
+        count += there
+        return there
+
+    def last() -> Tensor:
+        return images.read(out.with_name(out.name % count)).image.mul(255).round().byte()
+
+    return Sink(add, has, last)
+
+
+@contextmanager
+def _encoding(
+    film: Film, path: Path, out: Path, crf: int, kind: str = ""
+) -> Iterator[Callable[[Tensor, Fraction], None]]:
+    """An encoder into ``path``; yields the function that adds a frame."""
+    av = video.library(out)
+    format_, codec = video.WRITTEN[out.suffix.lower()]
+    encoder = container = None
+
+    def add(image: Tensor, when: Fraction) -> None:
+        nonlocal encoder, container
+        try:
+            if encoder is None:
+                options = video.ENDLESS.get(kind or format_, {})
+                container = av.open(str(path), "w", format=kind or format_, options=options)
+                encoder = video.Encoder(container, codec, image.shape[-2], image.shape[-1], film, crf)
+            encoder.add(image, when)
+        except (OSError, av.FFmpegError) as error:
+            raise files.unwritable(out, error) from error
+
+    try:
+        yield add
+    finally:
+        if encoder is not None and container is not None:
+            try:
+                encoder.finish()
+                container.close()
+            except (OSError, av.FFmpegError) as error:
+                raise files.unwritable(out, error) from error
+
+
+@contextmanager
+def _film(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: bool) -> Iterator[Sink]:
+    """A film in parts, which become the result at the end, also after Ctrl-C or an error."""
+    parts = muxing.Parts(receipts.resume_file(out), film, facts, resume=resume)
+    sink = Sink(lambda image, when: None, lambda when: round(when / film.time_base) in parts.done, parts.last)
+    try:
+        with _encoding(film, parts.new(), out, crf, "nut") as sink.add:
+            yield sink
+    except ImpastoError:
+        sink.complete = False
+        raise
+    finally:
+        if parts.paths():
+            sink.lost = tuple(muxing.assemble(parts, out, complete=sink.complete))
+        if sink.complete or not parts.paths():
+            parts.remove()

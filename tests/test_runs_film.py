@@ -1,0 +1,267 @@
+"""Repainted films: times, sound, flaws, ranges, formats, stopping and resuming."""
+
+import os
+import signal
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from conftest import film, frames
+from PIL import Image
+from torch import Tensor
+
+from impasto import video
+from impasto.errors import InputError, OutputError, Stopped, VideoError
+from impasto.runs.film import Settings, repaint
+
+
+def negative(image: Tensor, statistics: object, settle: object) -> Tensor:
+    return 1 - image
+
+
+def same(image: Tensor, statistics: object, settle: object) -> Tensor:
+    return image
+
+
+def run(
+    source: Path, out: Path, paint: Any = same, *, resume: bool = False, steady: bool = False, **settings: Any
+) -> Path:
+    repaint(source, out, paint, Settings(steady, **settings), receipt={}, quiet=True, resume=resume)
+    assert not out.with_suffix(".resume").exists()
+    return out
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.time) for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("film.mp4", "aac"), ("film.mkv", "pcm_s16le")])
+def test_repainting_keeps_times_and_sound(name: str, codec: str, tmp_path: Path) -> None:
+    source = film(tmp_path / name, codec=codec)
+    out = run(source, tmp_path / "out.mp4", negative)
+    painted = frames(out)
+    assert np.abs(painted[3][10:20, 5:25].mean((0, 1)) - [55, 255, 255]).max() < 12
+    assert times(out) == pytest.approx(times(source), abs=1e-3)
+    with av.open(str(source)) as before, av.open(str(out)) as after:
+        rates = [float(each.streams.video[0].average_rate or 0) for each in (before, after)]
+        assert rates[1] == pytest.approx(rates[0], rel=1e-3)
+        assert after.streams.audio[0].codec_context.name == "aac"
+    with av.open(str(out)) as after:
+        heard = np.concatenate([f.to_ndarray()[0] for f in after.decode(audio=0)])
+    assert 0.7 < len(heard) / 8000 < 1.5 and 0.1 < heard.std() < 0.4
+
+
+FORMATS = {".mp4": "aac", ".m4v": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "opus", ".ts": "aac", ".mts": "aac",
+           ".m2ts": "aac", ".3gp": "aac"}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_formats_with_sound(suffix: str, tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4", sound_rate=48_000)
+    if suffix != ".webm":
+        source = run(source, tmp_path / f"source{suffix}")
+    out = run(source, tmp_path / f"out{suffix}")
+    assert times(out) == pytest.approx([index / 6 for index in range(6)], abs=2e-3)
+    assert np.abs(frames(out)[3][10:20, 5:25].mean((0, 1)) - [200, 0, 0]).max() < 12
+    with av.open(str(out)) as container:
+        assert container.streams.audio[0].codec_context.name.startswith(FORMATS[suffix])
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 40_000
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
+def test_animated_pictures(suffix: str, tmp_path: Path) -> None:
+    shades = iter(range(6))  # equal frames would become one
+    animation = run(film(tmp_path / "film.mp4"), tmp_path / f"one{suffix}", lambda image, *_: image - next(shades) / 20)
+    with Image.open(animation) as picture:
+        assert picture.n_frames == 6 and picture.info["loop"] == 0
+        picture.seek(3)
+        assert np.abs(np.asarray(picture.convert("RGB"))[10:20, 5:25].mean((0, 1)) - [162, 0, 0]).max() < 14
+        assert 150 <= picture.info["duration"] <= 180
+    out = run(animation, tmp_path / "again.mp4")
+    assert times(out) == pytest.approx([index / 6 for index in range(6)], abs=0.02)
+
+
+def test_image_sequences(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    run(film(tmp_path / "film.mp4"), folder / "f_%04d.png")
+    assert [path.name for path in sorted(folder.iterdir())] == [f"f_{index:04d}.png" for index in range(1, 7)]
+    (folder / "f_0010.png").write_bytes((folder / "f_0001.png").read_bytes())
+    for source in (folder, folder / "f_%04d.png"):
+        out = run(source, tmp_path / "out.mp4", fps=10)
+        assert times(out) == pytest.approx([index / 10 for index in range(7)])
+    with pytest.raises(VideoError, match="no pictures"):
+        run(folder / "g_%d.png", tmp_path / "out.mp4")
+
+
+def test_a_range_keeps_picture_and_sound_together(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4", count=12)
+    out = run(source, tmp_path / "out.mp4", start=0.25, end=0.75)
+    assert times(out) == pytest.approx([0, 1 / 12, 2 / 12, 3 / 12, 4 / 12, 5 / 12], abs=1e-3)
+    with av.open(str(out)) as container:
+        assert 0.3 < sum(frame.samples for frame in container.decode(audio=0)) / 8000 < 0.8
+    with pytest.raises(VideoError, match="ends after"):
+        run(source, tmp_path / "late.mp4", start=5)
+    with pytest.raises(VideoError, match="nothing lies between"):
+        run(source, tmp_path / "none.mp4", start=2, end=1)
+
+
+def test_damaged_packets_are_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = film(tmp_path / "film.mp4", count=12)
+    with av.open(str(source)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    position, size = places[5]
+    data[position : position + size] = bytes(size)
+    source.write_bytes(data)
+    out = run(source, tmp_path / "out.mp4")
+    assert 10 <= len(times(out)) <= 12
+    assert "1 damaged packets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("odd", "corrected"), [([0, 1, 1, 3, 4, 5], 1), ([0, 1, 3, 2, 4, 5], 1)])
+def test_odd_times_are_corrected(
+    odd: list[int], corrected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = video.Film._decoded
+
+    def decoded(self: video.Film, *arguments: Any) -> Iterator[Any]:
+        for frame, time in zip(honest(self, *arguments), odd, strict=True):
+            frame.pts = round(time / 6 / frame.time_base)
+            yield frame
+
+    monkeypatch.setattr(video.Film, "_decoded", decoded)
+    found = times(run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4"))
+    assert len(found) == 6 and sorted(set(found)) == found
+    assert found[-1] == pytest.approx(5 / 6, abs=2e-3)
+    assert f"times of {corrected} frames" in capsys.readouterr().err
+
+
+def interrupting(after: int) -> Any:
+    """Paint as `same`, and press Ctrl-C at one frame."""
+    count = 0
+
+    def paint(image: Tensor, statistics: object, settle: object) -> Tensor:
+        nonlocal count
+        count += 1
+        if count == after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return image
+
+    return paint
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "p_%02d.png"])
+def test_a_stopped_film_is_playable_and_can_be_continued(name: str, tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mp4", count=12), tmp_path / name
+    with pytest.raises(Stopped, match="after 4 frames"):
+        run(source, out, interrupting(4))
+    if "%" not in name:
+        assert len(frames(out)) == 4
+        with av.open(str(out)) as container:
+            assert sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0)) < 0.8
+    seen = 0
+
+    def counting(image: Tensor, statistics: object, settle: object) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return image
+
+    run(source, out, counting, resume=True)
+    assert seen == 8
+    if "%" in name:
+        assert len(list(tmp_path.glob("p_*.png"))) == 12
+        return
+    assert times(out) == pytest.approx([index / 12 for index in range(12)], abs=2e-3)
+    assert np.abs(np.stack(frames(out))[:, 10:20, 5:25].mean((1, 2)) - [200, 0, 0]).max() < 12
+
+
+def test_a_film_is_not_continued_with_other_settings(tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
+    with pytest.raises(Stopped):
+        run(source, out, interrupting(2))
+    with pytest.raises(InputError, match="other settings"):
+        run(source, out, resume=True, crf=30)
+
+
+def test_an_error_while_painting_keeps_what_was_painted(tmp_path: Path) -> None:
+    numbers = iter(range(9))
+
+    def failing(image: Tensor, statistics: object, settle: object) -> Tensor:
+        if next(numbers) == 3:
+            raise InputError("no more")
+        return image
+
+    with pytest.raises(InputError, match="no more"):
+        repaint(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", failing, Settings(False), receipt={}, quiet=True)
+    assert len(frames(tmp_path / "out.mp4")) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no film at all", None])
+def test_files_that_are_not_films(content: bytes | None, tmp_path: Path) -> None:
+    source, out = tmp_path / "film.mp4", tmp_path / "out.mp4"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(VideoError, match=r"film\.mp4"):
+        run(source, out)
+    assert not out.exists()
+
+
+def test_errors_of_the_output_name_it(tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mkv", codec="pcm_s16le"), tmp_path / "out.mp4"
+    out.write_bytes(b"what was there")
+    with pytest.raises(VideoError, match=r"out\.xyz.*\.mp4"):
+        run(source, tmp_path / "out.xyz")
+    with pytest.raises(OutputError, match="does not exist"):
+        run(source, tmp_path / "none" / "out.mp4")
+    with pytest.raises(OutputError, match="also an input"):
+        run(source, source)
+    sound = tmp_path / "sound.mp4"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="contains no film"):
+        run(sound, out)
+    assert out.read_bytes() == b"what was there"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_names_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: video.Encoder, image: Tensor, time: Fraction) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(video.Encoder, "add", full)
+    with pytest.raises(OutputError, match=r"out\.mp4.*No space left"):
+        run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4")
+
+
+def test_steady_films_hold_static_noise_still(tmp_path: Path) -> None:
+    """A network that amplifies noise, on a still picture with noise."""
+    generator = np.random.default_rng(0)
+    still = np.kron(generator.integers(60, 200, (6, 8, 3)), np.ones((8, 8, 1)))
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index in range(10):
+        noisy = np.clip(still + 4 * generator.standard_normal(still.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{index}.png")
+
+    def paint(image: Tensor, statistics: object, settle: Any) -> Tensor:
+        painted = (0.5 + 1.5 * (image - 0.5)).clamp(0, 1)
+        return settle(image, painted) if settle else painted
+
+    moved = []
+    for steady in (False, True):
+        run(folder, tmp_path / "out_%d.png", paint, steady=steady)
+        made = np.stack([np.asarray(Image.open(tmp_path / f"out_{index}.png"), float) for index in range(1, 11)])
+        moved.append(np.square(np.diff(made, axis=0)).mean())
+    assert moved[1] < 0.1 * moved[0]
+    assert torch.is_grad_enabled()
