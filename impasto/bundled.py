@@ -76,7 +76,8 @@ def thumbnail(name: str) -> Path | None:
     return path.with_suffix(".jpg") if path is not None else None
 
 
-TRANSLATORS: dict[str, str] = {}  # bundled models of `impasto pix2pix`, and what they do
+# Bundled models of `impasto pix2pix`, and what they do.
+TRANSLATORS = {"colorize": "Bundled: colours for a grey photograph."}
 
 
 def translator(name: str) -> Path | None:

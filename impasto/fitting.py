@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from impasto.errors import DivergedError
 
+FUSED = ("cpu", "cuda")  # devices where AdamW updates all of a tensor's state in one pass over memory
+
 
 @dataclass(frozen=True)
 class TrainingStep:
@@ -91,7 +93,7 @@ def fit(
     optimizers = {
         who: torch.optim.AdamW(
             [parameter for parameter in player.parameters() if parameter.requires_grad],
-            lr=rate, betas=betas, weight_decay=weight_decay,
+            lr=rate, betas=betas, weight_decay=weight_decay, fused=next(player.parameters()).device.type in FUSED,
         )
         for who, (player, _) in players.items()
     }  # fmt: skip

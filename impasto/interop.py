@@ -49,12 +49,14 @@ class _Exported(nn.Module):
         return painted.clamp(0, 1)
 
 
-def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",), example: Tensor | None = None) -> None:
-    """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, 3, H, W) sRGB in [0, 1].
+def to_onnx(
+    network: nn.Module, path: Path, inputs: Sequence[str] = ("image",), *, channels: int = 3, stride: int = 0
+) -> None:
+    """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
     The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller
     pictures, and adds no noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
-    With an ``example``, the file takes only pictures of its shape.
+    With a ``stride`` it takes one picture of ``channels``, whose sides are multiples of it.
 
     Raises:
         WeightsError: the exporter is not installed.
@@ -65,15 +67,17 @@ def to_onnx(network: nn.Module, path: Path, inputs: Sequence[str] = ("image",), 
         raise WeightsError(f"{path}: the export needs onnxscript: pip install 'impasto[export]'") from None
     free = torch.export.Dim.DYNAMIC
     examples = tuple(torch.rand(2, 3, 61 + 19 * index, 98 - 19 * index) for index in range(len(inputs)))
-    if example is not None:
-        examples = (example,)
+    shapes = ({0: free, 2: free, 3: free},) * len(inputs)
+    if stride:
+        examples = (torch.rand(1, channels, 3 * stride, 5 * stride),)
+        shapes = ({axis: stride * torch.export.Dim(name) for axis, name in ((2, "rows"), (3, "columns"))},)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports what torchvision would add
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
             _Exported(network).eval(), examples, input_names=list(inputs),
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
-            dynamic_shapes=(({0: free, 2: free, 3: free},) * len(inputs),) if example is None else None,
+            dynamic_shapes=(shapes,),
         )  # fmt: skip
     assert program is not None
     program.save(path, external_data=False)

@@ -552,8 +552,8 @@ class _Exported(nn.Module):
         return (output + 1) / 2
 
 
-def exportable(model: Model) -> tuple[nn.Module, Tensor]:
-    """The network for `interop.to_onnx`, and an example of its input, of the size of the crops of its training.
+def exportable(model: Model) -> tuple[nn.Module, int, int]:
+    """The network for `interop.to_onnx`, its channels, and the stride of its pictures' sides.
 
     Lightness and colours of `colorize` are scaled to [0, 1] in the file: L / 100, and a and b / 220 + 1 / 2.
 
@@ -563,5 +563,4 @@ def exportable(model: Model) -> tuple[nn.Module, Tensor]:
     if isinstance(model.network, Colorizer):
         raise InputError("a model of `generator` features cannot be exported: it needs the encoder")
     shape: Shape = model.network.shape  # type: ignore[assignment]
-    side = json.loads(model.metadata.get("recipe", "{}")).get("crop", max(256, shape.stride))
-    return _Exported(model.network.eval()), torch.rand(1, shape.inputs, side, side)
+    return _Exported(model.network.eval()), shape.inputs, shape.stride

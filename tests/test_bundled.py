@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from impasto import bundled, images, onepass
+from impasto import bundled, color, images, onepass, pix2pix
 
 SHIPPED = bundled.STYLES | bundled.CONTENTS
 
@@ -73,3 +74,22 @@ def test_names_without_a_bundled_network(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     Path("udnie").touch()
     assert bundled.network("udnie") is None  # the file in the current folder takes precedence
+
+
+@pytest.mark.parametrize("name", bundled.TRANSLATORS)
+def test_translators(name: str) -> None:
+    """Each is at most 4 MB, loads, and contains no paths."""
+    path = bundled.translator(name)
+    assert path is not None and path.stat().st_size <= 4_000_000
+    assert path.with_suffix(".md").is_file()
+    assert "/" not in "".join(pix2pix.load(name).metadata.values())
+
+
+def test_colorize_colours_a_grey_photograph() -> None:
+    """Coffee in a white cup on brown wood: it is neither left grey nor brown all over, and keeps its lightness."""
+    photograph = images.to_size(images.to_tensor(bundled.locate("coffee")), 192)
+    lab = color.to_lab(photograph) * torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
+    found = color.to_lab(pix2pix.apply(color.from_lab(lab), "colorize", device="cpu"))
+    assert float((found - lab)[:, :1].abs().mean()) < 1
+    chroma = found[:, 1:].norm(dim=1)
+    assert float(chroma.mean()) > 5 and float(chroma.std()) > 2

@@ -273,11 +273,12 @@ def test_export(tmp_path: Path) -> None:
     from impasto import interop
 
     torch.manual_seed(0)
-    model = Model(UNet(Shape(width=2, depth=4)), "given", {"recipe": '{"crop": 32}'})
-    network, example = pix2pix.exportable(model)
-    interop.to_onnx(network, tmp_path / "m.onnx", example)
+    model = Model(UNet(Shape(width=2, depth=4)), "given", {})
+    network, channels, stride = pix2pix.exportable(model)
+    assert (channels, stride) == (3, 16)
+    interop.to_onnx(network, tmp_path / "m.onnx", channels=channels, stride=stride)
     session = runtime.InferenceSession(tmp_path / "m.onnx")
-    image = torch.rand(1, 3, 32, 32)
+    image = torch.rand(1, 3, 32, 80)
     (ours,) = session.run(None, {"image": image.numpy()})
     wanted = pix2pix.apply(image, model, seed=None, precision="float32")
     assert np.abs(ours - wanted.numpy()).max() < 1e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from impasto import bundled, images, machine, onepass
+from impasto import bundled, color, images, machine, onepass, pix2pix
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
@@ -50,6 +50,17 @@ def main() -> None:
             f"![{name}](images/{name}.jpg)",
             "",
         ]
+    grey = [color.luma(photograph).expand(-1, 3, -1, -1) for photograph in photographs]
+    colours = [pix2pix.apply(photograph, "colorize") for photograph in grey]
+    images.write(DOCS / "images" / "colorize.jpg", torch.cat([row(each) for each in (grey, colours, photographs)], 2))
+    lines += [
+        "## colorize",
+        "",
+        "`impasto pix2pix apply colorize` on the photographs in grey, above the true colours.",
+        "",
+        "![colorize](images/colorize.jpg)",
+        "",
+    ]
     (DOCS / "gallery.md").write_text("\n".join(lines))
 
 

@@ -140,8 +140,8 @@ class ExportCommand:
             if self.model == "any-style":
                 interop.to_onnx(anystyle.Immediate(anystyle.load()[0]), part, ("image", "painting"))
             elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
-                network, example = pix2pix.exportable(pix2pix.load(self.model))
-                interop.to_onnx(network, part, example=example)
+                network, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
+                interop.to_onnx(network, part, channels=channels, stride=stride)
             else:
                 interop.to_onnx(onepass.trained(onepass.load(self.model), self.model), part)
         terminal.say(self.out)
