@@ -50,13 +50,20 @@ class _Exported(nn.Module):
 
 
 def to_onnx(
-    network: nn.Module, path: Path, inputs: Sequence[str] = ("image",), *, channels: int = 3, stride: int = 0
+    network: nn.Module,
+    path: Path,
+    inputs: Sequence[str] = ("image",),
+    *,
+    channels: int = 3,
+    stride: int = 0,
+    fold: bool = True,
 ) -> None:
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
     The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller
     pictures, and adds no noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
-    With a ``stride`` it takes one picture of ``channels``, whose sides are multiples of it.
+    With a ``stride`` it takes one picture of ``channels``, whose sides are multiples of it. Without ``fold``, the
+    weights are stored as they are, for `with_weights`; reading the file folds them.
 
     Raises:
         WeightsError: the exporter is not installed.
@@ -76,8 +83,21 @@ def to_onnx(
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
             _Exported(network).eval(), examples, input_names=list(inputs),
-            output_names=["painted"], opset_version=18, dynamo=True, verbose=False,
+            output_names=["painted"], opset_version=18, dynamo=True, verbose=False, optimize=fold,
             dynamic_shapes=(shapes,),
         )  # fmt: skip
     assert program is not None
     program.save(path, external_data=False)
+
+
+def with_weights(file: Path, network: nn.Module, path: Path) -> None:
+    """Write an ONNX ``file`` of `to_onnx` without ``fold`` with the weights of another network, of its architecture."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(file)
+    state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    named = {each.name: each for each in model.graph.initializer}
+    for name, tensor in state.items():
+        named[name].CopyFrom(numpy_helper.from_array(tensor.numpy(), name))
+    onnx.save(model, path)

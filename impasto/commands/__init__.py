@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Callable[[Sequence[str]], Any]] = {
     "photo": lambda arguments: PhotoCommand(MISSING, MISSING, MISSING, Photo()),
     "pix2pix train": default_train,
     "pix2pix apply": lambda arguments: TranslatorApplyCommand(MISSING, MISSING, MISSING),
-    "export": lambda arguments: ExportCommand(MISSING, MISSING),
+    "export": lambda arguments: ExportCommand(),
     "replay": lambda arguments: ReplayCommand(MISSING, MISSING),
     "studio": lambda arguments: StudioCommand(),
     "list": lambda arguments: ListCommand(MISSING),

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from impasto.commands.options import Device, Out, Quiet
+from impasto.commands.options import Cluster, Device, Out, Quiet
 from impasto.errors import IncompleteError, InputError, Stopped
 from impasto.recipes import Training
 
@@ -91,12 +91,13 @@ class ApplyCommand:
     """Frames per second of an image sequence; 0: 25."""
     resume: bool = False
     """Skip pictures of a folder that are already done; continue a half-done film."""
+    cluster: Cluster = ""
     device: Device = "auto"
     quiet: Quiet = False
 
     def run(self) -> None:
         from impasto import images, machine, onepass, video
-        from impasto.runs import film as run_film, onepass as run_onepass, terminal
+        from impasto.runs import batch, cluster, film as run_film, onepass as run_onepass, terminal
 
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
@@ -114,6 +115,10 @@ class ApplyCommand:
             raise InputError("`crf` must lie between 0 and 51, `fps` between 0 and 1000")
         start, end = video.seconds(self.begin or "0"), video.seconds(self.to) if self.to else math.inf
         film = run_film.Settings(not self.no_steady, start, end, self.crf, self.fps)
+        if self.cluster:
+            with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
+                batch.apply(self.inputs, self.out, painter, self.cluster, quiet=self.quiet, resume=self.resume)
+            return
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
             run_onepass.apply(self.inputs, self.out, painter, quiet=self.quiet, resume=self.resume, film=film)
 
@@ -122,17 +127,31 @@ class ApplyCommand:
 class ExportCommand:
     """Write a one-pass network, or one of `impasto pix2pix`, as ONNX; needs `pip install 'impasto[export]'`."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
     """A name from `impasto list styles` or `impasto list translations`, a model file, or any-style: the network that
     paints like any painting, with a second input "painting"."""
-    out: Out
+    out: Out | None = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
     that `impasto apply` adds first (--grain) is not included."""
+    site: Path | None = None
+    """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
+    file server can serve it. Needs npm."""
+    quiet: Quiet = False
 
     def run(self) -> None:
         from impasto import anystyle, bundled, files, interop, onepass, pix2pix
         from impasto.runs import terminal
 
+        if self.site is not None:
+            from impasto.runs import site
+
+            site.build(self.site, quiet=self.quiet)
+            terminal.say(self.site)
+            return
+        if not self.model or self.out is None:
+            raise InputError(
+                "name a model and a file: impasto export MODEL -o OUT.onnx, or impasto export --site FOLDER"
+            )
         if self.out.suffix.lower() != ".onnx":
             raise InputError(f"{self.out}: the output must be an .onnx file")
         files.check_output(self.out, [self.model])

@@ -18,3 +18,11 @@ Memory = Annotated[
     ),
 ]
 Quiet = Annotated[bool, tyro.conf.arg(help="Print only the result's path.")]
+Cluster = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="ADDRESS",
+        help="Share the work among the machines of a Ray cluster: auto, or ray://HOST:PORT. Paths may then be URLs, "
+        "such as s3://BUCKET/FOLDER.",
+    ),
+]

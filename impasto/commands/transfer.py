@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from impasto import recipes, schema
-from impasto.commands.options import Device, Memory, Out, Quiet
-from impasto.errors import InputError, RecipeError, Stopped
+from impasto.commands.options import Cluster, Device, Memory, Out, Quiet
+from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
     """The recipe that --recipe or --resume names, else ``fallback``."""
     if name := peek(arguments, "--recipe"):
         return find_recipe(name)
-    if path := peek(arguments, "--resume"):
+    path = peek(arguments, "--resume")
+    if path and not (Path(path).is_dir() or "://" in path):  # not the results of a table
         import json
 
         from impasto.runs import receipts
@@ -85,7 +86,8 @@ class TransferCommand:
     """Repaint CONTENT in one STYLE or several, by optimisation (Gatys2016).
 
     CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`.
-    The options below --resume are fields of the recipe; --recipe sets their defaults.
+    CONTENT alone may be a table of transfers, .csv or .jsonl, with the columns content, style, out and any field of the
+    recipe; OUT is then a folder. The options below --resume are fields of the recipe; --recipe sets their defaults.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
@@ -110,11 +112,24 @@ class TransferCommand:
     memory: Memory = 0.0
     quiet: Quiet = False
     resume: Path | None = None
-    """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option."""
+    """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option. For a
+    table: OUT, to skip what is done."""
+    cluster: Cluster = ""
 
     def run(self) -> None:
-        from impasto.runs import receipts, transfer as run_transfer
+        from impasto.runs import receipts, terminal, transfer as run_transfer
 
+        if not self.styles and self.content.lower().endswith((".csv", ".jsonl")):
+            from impasto.runs import batch, cluster
+
+            with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
+                batch.transfer(
+                    Path(self.content), self.out, self.settings, self.cluster, device=self.device, memory=self.memory,
+                    quiet=self.quiet, resume=self.resume is not None,
+                )  # fmt: skip
+            return
+        if self.cluster:
+            raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
 import torch
@@ -431,11 +431,7 @@ def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
                 if not images.has_receipt(path):
                     raise InputError(f"{out}: holds pictures of the input, such as {path.name}; choose another folder")
                 continue
-            to = out / below
-            if to.suffix.lower() in video.SUFFIXES:
-                to = to.with_suffix(".mp4")
-            elif to.suffix.lower() not in images.FORMATS:
-                to = to.with_name(f"{to.name}.png")  # keeps a.bmp and a.gif apart
+            to = out / result_name(below)
             if to in found:
                 raise InputError(f"{found[to]}, {path}: both results would be {to}; repaint them one after the other")
             found[to] = path
@@ -454,6 +450,14 @@ def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
         if to.exists() and Path(os.path.realpath(to)) in originals:
             raise OutputError(f"{to}: is also an input, which would be overwritten; choose another folder")
     return [(path, to) for to, path in found.items()]
+
+
+def result_name(below: PurePath) -> PurePath:
+    """The name of a result, by that of its picture or video."""
+    if below.suffix.lower() in video.SUFFIXES:
+        return below.with_suffix(".mp4")
+    # The old suffix keeps a.bmp and a.gif apart.
+    return below if below.suffix.lower() in images.FORMATS else below.with_name(f"{below.name}.png")
 
 
 def _name_left_out(others: Sequence[Path]) -> None:

@@ -98,13 +98,13 @@ def complain(text: str) -> None:
     print(f"impasto: {spell(text, '--', '-')}", file=sys.stderr)
 
 
-def say(path: Path) -> None:
+def say(path: Path | str) -> None:
     """Print the path of the result, the last line of every command."""
     print(path, file=sys.stdout, flush=True)
 
 
 @contextmanager
-def saying(path: Path, *, although: tuple[type[Exception], ...] = (Stopped,)) -> Iterator[None]:
+def saying(path: Path | str, *, although: tuple[type[Exception], ...] = (Stopped,)) -> Iterator[None]:
     """`say` the path at the end, also if the body raises an error of ``although``."""
     try:
         yield

@@ -1,0 +1,159 @@
+"""Many pictures, here or on a cluster: a folder in one pass, or a table of transfers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from impasto import bundled, schema, video
+from impasto.errors import InputError, RecipeError, Stopped
+from impasto.recipes import Transfer
+from impasto.runs import cluster, onepass as run_onepass, transfer as run_transfer
+from impasto.runs.cluster import Job
+
+
+def apply(
+    sources: Sequence[str], out: str | Path, painter: run_onepass.Painter, address: str, *, quiet: bool, resume: bool
+) -> None:
+    """Repaint every picture of folders, local or URLs, in one pass each, on a cluster.
+
+    Args:
+        sources: folders or pictures.
+        out: a folder.
+        painter: repaints each of them.
+        address: of the cluster.
+        quiet: show no progress.
+        resume: skip those whose results exist.
+
+    Raises:
+        InputError: there is nothing to repaint, or no such cluster.
+        IncompleteError: some could not be repainted; the others are done.
+        Stopped: after Ctrl-C; finished pictures are kept.
+    """
+    place, given = cluster.located(out), [cluster.located(source) for source in sources]
+    if any(map(cluster.is_url, [place, *given])):
+        jobs = [job for each in given for job in cluster.pictures(each, place, run_onepass.result_name)]
+    else:
+        found = run_onepass.jobs([bundled.locate(each) for each in given], Path(place))
+        jobs = [Job(str(path.absolute()), str(to.absolute())) for path, to in found]
+    if films := [job.source for job in jobs if job.source.lower().endswith(video.SUFFIXES)]:
+        raise InputError(f"{films[0]}: films are repainted without `cluster`")
+    cluster.run(address, partial(_repaint, painter), _left(jobs, place, resume), quiet=quiet)
+
+
+def _repaint(painter: run_onepass.Painter, source: Path, out: Path, options: str) -> None:
+    painter.file(source, out)
+
+
+def transfer(
+    table: Path, out: str | Path, recipe: Transfer, address: str, *, device: str, memory: float, quiet: bool,
+    resume: bool,
+) -> None:  # fmt: skip
+    """Run a table of transfers on a cluster, or here, one after the other.
+
+    Args:
+        table: see `read`.
+        out: a folder.
+        recipe: the values of options that a row does not give.
+        address: of the cluster; empty: here.
+        device, memory: as `transfer.steps` takes them.
+        quiet: show no progress.
+        resume: skip those whose results exist.
+
+    Raises:
+        InputError: the table cannot be read, or there is no such cluster.
+        IncompleteError: some transfers failed; the others are done.
+        Stopped: after Ctrl-C; finished pictures are kept.
+    """
+    place = cluster.located(out)
+    jobs = _left(read(table, recipe, place), place, resume)
+    cluster.run(address, partial(_paint, device, memory), jobs, quiet=quiet)
+
+
+def _paint(device: str, memory: float, source: Path, out: Path, options: str) -> None:
+    given = json.loads(options)
+    with ExitStack() as copies:
+        styles = [str(copies.enter_context(cluster.fetched(style))) for style in given["styles"]]
+        inputs = run_transfer.read_inputs(str(source), styles)
+        recipe = schema.from_json(given["recipe"], Transfer)
+        try:
+            run_transfer.paint(inputs, recipe, run_transfer.Watch(out, device=device, memory=memory, quiet=True))
+        except Stopped:
+            out.unlink(missing_ok=True)  # not done: it would be skipped by `resume`
+            raise
+
+
+def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
+    """The transfers of a table: CSV with a head, or JSON lines.
+
+    The columns are content and style (several: a JSON list), each a path, a URL or a bundled name; out, the result's
+    name, if not CONTENT-STYLE.png; and fields of the recipe.
+
+    Raises:
+        InputError: the file or a row cannot be used; the message names the line.
+    """
+    jobs: dict[str, Job] = {}
+    for line, row in _rows(table):
+        try:
+            content, styles = row.pop("content"), row.pop("style")
+            styles = styles if isinstance(styles, list) else [styles]
+            name = row.pop("out", "") or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
+            fields = {key.replace("-", "_"): value for key, value in row.items()}
+            chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
+        except KeyError as error:
+            raise InputError(f"{table}, line {line}: the column {error} is missing") from None
+        except (RecipeError, TypeError, AttributeError) as error:
+            raise InputError(f"{table}, line {line}: {error}") from None
+        to = f"{out.rstrip('/')}/{name}" if cluster.is_url(out) else str((Path(out) / name).absolute())
+        if to in jobs:
+            raise InputError(f"{table}, line {line}: {name} is already the result of another line; give it an `out`")
+        options = {"styles": [_absolute(style) for style in styles], "recipe": schema.to_json(chosen)}
+        jobs[to] = Job(_absolute(content), to, json.dumps(options))
+    if not jobs:
+        raise InputError(f"{table}: no transfers in it")
+    return list(jobs.values())
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table, each with the number of its line."""
+    try:
+        text = table.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if table.suffix.lower() == ".csv":
+        for fields in (lines := csv.DictReader(text.splitlines(), restkey="")):
+            if "" in fields:
+                raise InputError(f"{table}, line {lines.line_num}: more values than columns")
+            yield lines.line_num, {key.strip(): _value(key, value) for key, value in fields.items() if value}
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{table}, line {number}: not a JSON object")
+            yield number, row
+
+
+def _value(key: str, text: str) -> Any:
+    """A CSV value: JSON where it is, otherwise text."""
+    try:
+        return text if key in ("content", "out") else json.loads(text)
+    except ValueError:
+        return text
+
+
+def _absolute(place: str) -> str:
+    """A path as workers in other folders find it; URLs and bundled names are unchanged."""
+    return str(Path(place).absolute()) if not cluster.is_url(place) and Path(place).exists() else place
+
+
+def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
+    return cluster.unfinished(jobs, out) if resume else jobs

@@ -1,0 +1,207 @@
+"""Tables of transfers, and folders on a Ray cluster of three nodes."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, one_line, opened, save_picture
+
+from impasto import cli, networks, onepass, recipes
+from impasto.errors import InputError
+from impasto.runs import batch, cluster
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def table(tmp_path: Path, photo: Path, painting: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        "content,style,out,size,style-layers,layer_weights\n"
+        'photo.png,painting.jpg,,40,"[""relu1_1"", ""relu2_1""]","[1, 2]"\n'
+        'photo.png,"[""painting.jpg"", ""photo.png""]",two.png,,,\n'
+        "broken.png,painting.jpg,,,,\n"
+    )
+    return path
+
+
+def transfer(table: Path, tiny: str, *more: str) -> int:
+    return cli.main(["transfer", str(table), "-o", "out", "--encoder", tiny, "--steps", "2", "--size", "32", *more])
+
+
+def test_a_table_of_transfers(table: Path, tiny: str, capsys: Capture) -> None:
+    assert transfer(table, tiny) == 1
+    said = capsys.readouterr()
+    assert "broken.png" in said.err and "1 of 3 could not be painted" in said.err
+    assert said.out.splitlines()[-1] == "out"
+    assert opened(Path("out/photo-painting.png")).width == 40 and opened(Path("out/two.png")).width == 32
+    alone = [
+        "transfer",
+        "photo.png",
+        "painting.jpg",
+        "-o",
+        "alone.png",
+        "--encoder",
+        tiny,
+        "--steps",
+        "2",
+        "--size",
+        "40",
+    ]
+    assert cli.main([*alone, "--style-layers", "relu1_1", "relu2_1", "--layer-weights", "1", "2", "--quiet"]) == 0
+    assert np.array_equal(opened(Path("alone.png")), opened(Path("out/photo-painting.png")))
+    before = Path("out/two.png").stat().st_mtime_ns
+    Path("out/photo-painting.png").unlink()
+    shutil.copy("photo.png", "broken.png")
+    assert transfer(table, tiny, "--resume", "out", "--quiet") == 0
+    assert len(list(Path("out").iterdir())) == 3 and Path("out/two.png").stat().st_mtime_ns == before
+
+
+def test_json_lines_are_the_same_as_csv(table: Path, tmp_path: Path) -> None:
+    lines = [
+        {"content": "photo.png", "style": "painting.jpg", "size": 40, "style_layers": ["relu1_1", "relu2_1"],
+         "layer_weights": [1, 2]},
+        {"content": "photo.png", "style": ["painting.jpg", "photo.png"], "out": "two.png"},
+        {"content": "broken.png", "style": "painting.jpg"},
+    ]  # fmt: skip
+    other = tmp_path / "jobs.jsonl"
+    other.write_text("\n\n".join(map(json.dumps, lines)))
+    assert batch.read(other, recipes.impasto, "out") == batch.read(table, recipes.impasto, "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("content,style\n", "no transfers"),
+        ("content,size\na.png,3\n", "line 2: the column 'style'"),
+        ("content,style,zise\na.png,b.png,3\n", "line 2: unknown recipe field 'zise'"),
+        ("content,style,size\na.png,b.png,large\n", "line 2: --size must be a whole number"),
+        ("content,style\na.png,b.png,c.png\n", "line 2: more values"),
+        ("content,style\na.png,b.png\nc/a.png,b.png\n", "line 3: a-b.png is already"),
+        ("content,style\n3,[3]\n", "line 2:"),
+    ],
+)
+def test_a_faulty_table(text: str, named: str, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(text)
+    assert cli.main(["transfer", str(path), "-o", str(tmp_path / "out")]) == 1
+    one_line(capsys, "jobs.csv", named, only=False)
+
+
+def test_places() -> None:
+    places = {
+        "s3://bucket/folder": "s3://bucket/folder", str(Path("s3://bucket/folder")): "s3://bucket/folder",
+        "file:///tmp/a": "/tmp/a", str(Path("file:///tmp/a")): "/tmp/a", "C:/pictures": "C:/pictures", "a/b": "a/b",
+    }  # fmt: skip
+    assert {place: cluster.located(place) for place in places} == places
+
+
+def test_urls(tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name in ("a.png", "in/b.bmp", "in/.hidden.png", "notes.txt"):
+        save_picture(tmp_path / "picture.png")
+        memory.makedirs("/photos/in", exist_ok=True)
+        memory.put_file(str(tmp_path / "picture.png"), f"/photos/{name}")
+    from impasto.runs.onepass import result_name
+
+    jobs = cluster.pictures("memory://photos", "memory://out", result_name)
+    assert [(job.source, job.out) for job in jobs] == [
+        ("memory:///photos/a.png", "memory://out/a.png"), ("memory:///photos/in/b.bmp", "memory://out/in/b.bmp.png"),
+    ]  # fmt: skip
+    work = lambda source, out, options: shutil.copy(source, out)  # noqa: E731
+    assert cluster.attempt(work, jobs[0]) == ""
+    assert cluster.unfinished(jobs, "memory://out") == jobs[1:]
+    assert memory.cat("/out/a.png") == (tmp_path / "picture.png").read_bytes()
+    assert "in/c.png" in cluster.attempt(work, cluster.Job("memory:///photos/in/c.png", "memory://out/c.png"))
+    with pytest.raises(InputError, match="no picture"):
+        cluster.pictures("memory://nothing", "memory://out", result_name)
+    with pytest.raises(InputError, match="nowhere"):
+        cluster.pictures("nowhere://photos", "memory://out", result_name)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of three nodes with one core each, all on this machine."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        for _ in range(2):
+            cluster.add_node(**small)
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_loses_a_node(
+    nodes: Any, table: Path, tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"photo.png,painting.jpg,{seed}.png,{seed},150" for seed in range(7)]
+    table.write_text("\n".join(["content,style,out,seed,steps", *rows, "broken.png,painting.jpg,,,"]))
+    done = []
+    outcomes = cluster.outcomes
+
+    def losing(*arguments: Any) -> Iterator[tuple[str, str]]:
+        for outcome in outcomes(*arguments):
+            done.append(outcome[0])
+            if len(done) == 1:
+                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+            yield outcome
+
+    monkeypatch.setattr(cluster, "outcomes", losing)
+    assert transfer(table, tiny, "--cluster", "auto", "--quiet") == 1
+    said = capsys.readouterr().err
+    assert "broken.png" in said and "1 of 8 could not be painted" in said
+    assert len(done) == len(set(done)) == 8
+    assert sorted(path.name for path in Path("out").glob("*")) == [f"{seed}.png" for seed in range(7)]
+    row = ["transfer", "photo.png", "painting.jpg", "-o", "alone.png", "--encoder", tiny, "--size", "32", "--seed", "5"]
+    assert cli.main([*row, "--steps", "150", "--quiet"]) == 0
+    assert np.array_equal(opened(Path("alone.png")), opened(Path("out/5.png")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_on_a_cluster(nodes: Any, photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    photos, model = tmp_path / "photos", tmp_path / "model.safetensors"
+    torch.manual_seed(0)
+    onepass.save(model, networks.Network(SMALL), {})
+    (photos / "in").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "in/b.bmp", "in/c.png")):
+        save_picture(photos / name, 60, 50, seed=seed)
+    (photos / "d.png").write_bytes(b"no picture")
+
+    def apply(out: str, *more: str) -> int:
+        return cli.main(["apply", str(photos), "--style", str(model), "-o", str(tmp_path / out), "--quiet", *more])
+
+    assert apply("here") == 1
+    assert apply("there", "--cluster", "auto") == 1
+    assert "d.png" in capsys.readouterr().err
+    here, there = (sorted(path for path in (tmp_path / out).rglob("*") if path.is_file()) for out in ("here", "there"))
+    assert [path.relative_to(tmp_path / "there") for path in there] == [
+        path.relative_to(tmp_path / "here") for path in here
+    ]
+    assert len(here) == 3
+    for one, two in zip(here, there, strict=True):
+        assert np.array_equal(opened(one), opened(two))
+
+
+def test_no_cluster(photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    for address in ("ray://127.0.0.1:9", "tcp://somewhere"):
+        assert (
+            cli.main(["apply", str(photo), "--style", "candy", "-o", str(tmp_path / "out"), "--cluster", address]) == 1
+        )
+        one_line(capsys, f"--cluster {address}")
