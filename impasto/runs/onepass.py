@@ -465,10 +465,10 @@ def _name_left_out(others: Sequence[Path]) -> None:
     raw = [path for path in others if path.suffix.lower() in images.RAW]
     rest = [path for path in others if path not in {*films, *raw}]
     for what, left in {
-        "films, which are repainted one by one": films,
-        "RAW photographs, which must be developed first": raw,
-        "files that are not pictures": rest,
+        "films, to be repainted one by one": films,
+        "RAW photographs, to be developed first": raw,
+        "no pictures": rest,
     }.items():
         if left:
             names = ", ".join(path.name for path in left[:5]) + (", ..." if len(left) > 5 else "")
-            terminal.note(f"left out: {len(left)} {what} ({names})")
+            terminal.note(f"left out {len(left)} ({what}): {names}")

@@ -1,0 +1,157 @@
+"""Kill runs at random moments, and look at what is left: `python tests/fuzz/kills.py [COUNT]`.
+
+After kill -9 or SIGTERM nothing under a final name may be damaged, the next run must remove what was left behind, and
+a resumed run must equal one that was never stopped, to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+STYLE = "the-great-wave"
+
+
+def prepare(folder: Path) -> None:
+    """Two pictures, a folder of photographs and a film."""
+    draw = np.random.default_rng(0)
+
+    def picture(path: Path, side: int = 96) -> None:
+        small = draw.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(path)
+
+    picture(folder / "photo.png")
+    picture(folder / "style.png")
+    (folder / "photos").mkdir()
+    for index in range(8):
+        picture(folder / "photos" / f"{index}.png")
+    import av
+
+    with av.open(str(folder / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        for _ in range(16):
+            pixels = draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+COMMANDS = {
+    "transfer": ["transfer", "photo.png", "style.png", "-o", "OUT.png", "--size", "64", "--steps", "40",
+                 "--checkpoint-every", "2"],
+    "folder": ["apply", "photos", "--style", STYLE, "-o", "OUT"],
+    "film": ["apply", "film.mp4", "--style", STYLE, "-o", "OUT.mp4"],
+    "train": ["train", "style.png", "--photos", "photos", "-o", "OUT.safetensors", "--steps", "12", "--batch", "1",
+              "--crop", "64", "--style-size", "64", "--strength", "1"],
+}  # fmt: skip
+RESULTS = {"transfer": "OUT.png", "folder": "OUT", "film": "OUT.mp4", "train": "OUT.safetensors"}
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    code = "import sys, impasto.runs.onepass as run; run.EVERY = 2; from impasto.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--quiet"], cwd=folder, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def check(path: Path) -> None:
+    """Read a file completely, by its suffix."""
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            picture.load()
+    elif path.suffix == ".safetensors":
+        load_file(path)
+    elif path.suffix == ".resume":
+        torch.load(path, weights_only=True)
+    elif path.suffix == ".mp4":
+        import av
+
+        with av.open(str(path)) as container:
+            assert sum(1 for _ in container.decode(video=0)) > 0
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What a result holds, without what may differ: pixels, tensors, frames."""
+    if path.is_dir():
+        return {each.name: Image.open(each).tobytes() for each in sorted(path.iterdir())}
+    if path.suffix == ".png":
+        return {"": Image.open(path).tobytes()}
+    return {"": path.read_bytes()}
+
+
+def kill(name: str, folder: Path, number: signal.Signals, wait: float, wanted: dict[str, bytes]) -> None:
+    """Kill a command after a while, check what is left, run it to its end, and compare."""
+    begun = set(folder.rglob("*"))
+    process = start(COMMANDS[name], folder)
+    try:
+        process.wait(wait)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+    _, complaint = process.communicate(timeout=120)
+    assert b"Traceback" not in complaint, complaint.decode()
+    made = [path for path in set(folder.rglob("*")) - begun if path.is_file() and ".impasto-" not in path.name]
+    for path in made:
+        check(path)
+    if number is signal.SIGTERM:
+        assert not [*folder.rglob(".impasto-*")]
+    again = [*COMMANDS[name]]
+    if name == "folder":
+        again += ["--resume"]
+    if name in ("transfer", "train") and (folder / "OUT.resume").exists():
+        again += ["--resume", "OUT.resume"] if name == "transfer" else ["--resume"]
+    process = start(again, folder)
+    _, complaint = process.communicate()
+    assert process.returncode == 0, complaint.decode()
+    assert not [*folder.rglob(".impasto-*")], "leftovers"
+    assert contents(folder / RESULTS[name]) == wanted, "another result"
+
+
+def clear(folder: Path) -> None:
+    for path in folder.glob("OUT*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def main(count: int, folder: Path, names: tuple[str, ...] = tuple(COMMANDS)) -> int:
+    """Kill ``count`` times, taking turns; returns the number of failures."""
+    prepare(folder)
+    wanted, seconds = {}, {}
+    for name in names:
+        begun = time.monotonic()
+        assert start(COMMANDS[name], folder).wait() == 0
+        seconds[name] = time.monotonic() - begun
+        wanted[name] = contents(folder / RESULTS[name])
+        clear(folder)
+    draw, failed = random.Random(int(os.environ.get("SEED", "0"))), 0
+    for index in range(count):
+        name = names[index % len(names)]
+        number = (signal.SIGKILL, signal.SIGTERM)[index // len(names) % 2]
+        wait = draw.uniform(0.2, 1) * seconds[name]
+        try:
+            kill(name, folder, number, wait, wanted[name])
+            print(f"{index + 1}: {name}, {number.name} after {wait:.1f} s: survived", flush=True)
+        except AssertionError as error:
+            failed += 1
+            print(f"{index + 1}: {name}, {number.name} after {wait:.1f} s: {error}", flush=True)
+        clear(folder)
+        for path in folder.rglob(".impasto-*"):
+            path.unlink()
+    print(f"{count - failed} of {count} survived")
+    return failed
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 50, Path(place)) > 0)
