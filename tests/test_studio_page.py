@@ -77,10 +77,12 @@ def saved(page: Page, tmp_path: Path, tab: str = "repaint") -> Path:
 
 
 def paint_own(page: Page, files: dict[str, Path]) -> None:
-    """Start an optimisation that takes a while."""
+    """Start an optimisation that takes a while, after the same in one pass."""
     choose(page, files["photo"])
     page.click("#own button")
     choose(page, files["painting"], "#painting")
+    page.wait_for_selector(DONE)
+    page.click("#paint")
 
 
 def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
@@ -94,6 +96,20 @@ def test_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     with Image.open(picture) as painted, Image.open(files["photo"]) as photo:
         assert painted.size == photo.size
         assert np.abs(np.asarray(painted, float) - np.asarray(photo, float)).mean() > 5
+
+
+def test_any_painting_in_one_pass(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    choose(page, files["photo"])
+    page.click("#own button")
+    choose(page, files["painting"], "#painting")
+    page.wait_for_selector("#repaint-pair img")
+    page.wait_for_selector(DONE)
+    receipt = images.read_receipt(saved(page, tmp_path))
+    assert receipt["command"] == "apply" and "painting" in receipt["models"][0]
+    page.click("#styles button >> nth=1")
+    page.wait_for_selector("#painting img", state="detached")
+    page.wait_for_function("document.querySelector('#repaint-save') !== null")
+    page.wait_for_selector(DONE)
 
 
 def test_settings_are_restored_from_a_receipt(page: Page, files: dict[str, Path], tmp_path: Path) -> None:

@@ -33,16 +33,22 @@ class Painted:
 
 
 def one_pass(
-    photo: Path, styles: Sequence[str], *, style_weights: Sequence[float] = (), strength: float = 1.0,
-    keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0, brushed: Sequence[Path] = (),
+    photo: Path, styles: Sequence[str | Path], *, style_weights: Sequence[float] = (), strength: float = 1.0,
+    style_scale: float = 1.0, keep_colors: Literal["none", "luma", "histogram"] = "none", size: int = 0,
+    brushed: Sequence[Path] = (),
 ) -> Work[Painted]:  # fmt: skip
-    """Repaint in one pass, only where something is drawn in ``brushed``, if that is given."""
+    """Repaint in one pass, in bundled styles or like paintings, only where something is drawn in ``brushed``, if that
+    is given."""
     parts = onepass.check_mixture(len(styles), style_weights, strength)
 
     def frames() -> Iterator[Frame[Painted]]:
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
-        painter = run_onepass.Painter([onepass.load(style) for style in styles], parts, strength, keep_colors, device)
+        models = [
+            onepass.study(read(style), style_scale) if isinstance(style, Path) else onepass.load(style)
+            for style in styles
+        ]
+        painter = run_onepass.Painter(models, parts, strength, keep_colors, device)
         picture, image = _at(photo, size)
         painted = painter(image)
         mask = mask_of(brushed)
@@ -51,8 +57,10 @@ def one_pass(
         yield Frame(1, 1, "repainted", image=Painted(picture, painted, painter.receipt(picture) | {"size": size}))
 
     def finish(done: Painted, folder: Path) -> Result:
-        receipt = done.receipt | {"styles": list(styles)}
-        return _write(folder, done.photo, done.image, "-".join((Path(done.photo.name).stem, *styles)), receipt)
+        bundled_styles = [style for style in styles if isinstance(style, str)]
+        receipt = done.receipt | ({"styles": bundled_styles} if bundled_styles else {})
+        names = [Path(style).stem for style in (done.photo.name, *styles)]
+        return _write(folder, done.photo, done.image, "-".join(names), receipt)
 
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 

@@ -73,31 +73,34 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     running: dict[str, Any] = {**quiet, "concurrency_limit": None, "outputs": shown.outputs}
 
     def in_one_pass(
-        request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], shares: str, strength: float,
-        size: str, keep: str, drawing: Any,
+        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str],
+        shares: str, strength: float, size: str, keep: str, drawing: Any, scale: float,
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
 
-        if photo is None or not (mixture or chosen):
-            raise gr.Error("choose a photograph and a style", print_exception=False)
+        if photo is None or not (painting or mixture or chosen):
+            raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
             session = studio.session(request)
-            painted = [names.name("style", each) for each in mixture or chosen]
-            parts = forms.read(Transfer, {"style_weights": shares if mixture else ""}).style_weights
+            styles: list[str | Path] = [names.name("style", each) for each in mixture or chosen]
+            parts = forms.read(Transfer, {"style_weights": shares if mixture and not painting else ""}).style_weights
             todo = work.one_pass(
-                Path(photo), painted, style_weights=parts, strength=strength, keep_colors=KEEP[keep],
+                Path(photo), [Path(painting)] if painting else styles, style_weights=parts, strength=strength,
+                style_scale=forms.read(Transfer, {"style_scale": scale}).style_scale, keep_colors=KEEP[keep],
                 size=SIZES[size], brushed=drawing["layers"],
             )  # fmt: skip
         yield from shown.begin(studio, session, todo, quick=True)
 
-    def repeat(request: gr.Request, photo: str | None, chosen: list[str], mixture: list[str], *rest: Any) -> Any:
+    def repeat(
+        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str], *rest: Any
+    ) -> Any:  # fmt: skip
         """Paint the last picture again with the new settings, if it was painted in one pass."""
         session = studio.known(request)
         job = session.jobs.get("repaint") if session is not None else None
-        if photo is None or job is None or job.over is False or job.losses or not (mixture or chosen):
+        if photo is None or job is None or job.over is False or job.losses or not (painting or mixture or chosen):
             yield [gr.skip()] * len(shown.outputs)
         else:
-            yield from in_one_pass(request, photo, chosen, mixture, *rest)
+            yield from in_one_pass(request, photo, painting, chosen, mixture, *rest)
 
     def optimised(
         request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str],
@@ -128,22 +131,23 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
     # Use a choice made while the last one is being painted; Gradio drops it by default.
     quick: dict[str, Any] = {**running, "trigger_mode": "always_last"}
-    quick_inputs = [photo, style, mixture, shares, strength, size, keep, where]
+    quick_inputs = [photo, painting, style, mixture, shares, strength, size, keep, where, scale]
     slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, where, preset, scale, seed, *advanced]
 
     def choose(event: gr.SelectData) -> list[str]:
         return [list(bundled.STYLES)[event.index]]
 
-    def without_mixture() -> list[str]:
-        return []
+    def alone() -> tuple[list[str], None]:
+        """No mixture and no painting: the style that was chosen last is the one that is painted."""
+        return [], None
 
-    styles.select(choose, outputs=style, **quiet).then(without_mixture, outputs=mixture, **quiet).then(
+    styles.select(choose, outputs=style, **quiet).then(alone, outputs=[mixture, painting], **quiet).then(
         in_one_pass, quick_inputs, **quick
     )
     for changed in (strength.release, size.input, keep.input, shares.submit):
         changed(repeat, quick_inputs, **quick)
-    mixture.input(in_one_pass, quick_inputs, **quick)
-    painting.upload(optimised, slow_inputs, **running)
+    mixture.input(lambda: None, outputs=painting, **quiet).then(in_one_pass, quick_inputs, **quick)
+    painting.upload(in_one_pass, quick_inputs, **quick)
     paint.click(optimised, slow_inputs, **running)
     onward.click(onwards, slow_inputs, **running)
 

@@ -1,0 +1,248 @@
+"""Train the network of any painting.
+
+    python training/anystyle.py --assets DIR [--out impasto/models/any-style.safetensors] [--steps N] [--device D]
+
+The decoder first learns to reproduce pictures, then to paint photographs with the statistics of paintings; every tenth
+step stays a reproduction. The style's strength is adapted until the content term reaches `CONTENT_TARGET`. An
+interrupted training resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import impasto
+from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks
+from impasto.anystyle import Canvas, Moments, Painter, Style
+from impasto.encoder import Frozen
+
+CONTENT = {"relu3_1": 0.25, "relu4_2": 2.25, "relu5_1": 0.5}  # layers and their weights
+STYLE = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.4, "relu4_1": 1.1, "relu5_1": 0.8}
+REPRODUCED = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+CONTENT_TARGET = 0.46
+STRENGTHS = (1.0, 60.0)
+GAIN = 0.05  # how fast the strength follows the content term's distance from its target
+CROP, GRAIN = 192, 0.08
+BEGINNING = 0.15  # fraction of the steps that only reproduce
+EVERY = 50  # steps between two checkpoints
+
+Terms = dict[str, Tensor]
+
+
+class Trainer:
+    """The loss of a step, by its index."""
+
+    def __init__(self, painter: Painter, pools: tuple[datasets.Pool, datasets.Pool], steps: int, batch: int) -> None:
+        self.painter, self.pools, self.steps, self.batch = painter, pools, steps, batch
+        self.device = pools[0].canvas.device
+        self.half = machine.precision("auto", self.device) == torch.bfloat16
+        eye = encoder.load("compact").to(self.device)
+        self.frozen = Frozen(eye, {*CONTENT, *STYLE}, torch.bfloat16 if self.half else torch.float32)
+        self.content, self.logarithm = CONTENT_TARGET, math.log(6.0)  # a moving average; of the strength
+        for parameter in painter.parameters():  # where features hardly vary, a gradient may not be finite
+            parameter.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        return {layer: x.float() for layer, x in self.frozen.forward(image).features.items()}
+
+    def study(self, image: Tensor, features: Mapping[str, Tensor]) -> Style:
+        return self.painter.study(image, {layer: features[layer] for layer in STYLE})
+
+    @torch.no_grad()
+    def calibrate(self, batches: int = 16) -> None:
+        """Measure the units of the encoder's channels, and those of the paintings' vectors."""
+        generator = torch.Generator(self.device).manual_seed(5)
+        crops = [
+            datasets.random_crops(pool, 6, CROP, generator, zoom=(0.6, 2.0))
+            for pool in self.pools
+            for _ in range(batches)
+        ]
+        found = [self.features(crop) for crop in crops]
+        for layer in STYLE:
+            mean = torch.stack([x[layer].mean((0, 2, 3)) for x in found]).mean(0)
+            square = torch.stack([x[layer].square().mean((0, 2, 3)) for x in found]).mean(0)
+            deviation = (square - mean.square()).clamp_min(0).sqrt()
+            getattr(self.painter, f"{layer}_mean").copy_(mean)
+            getattr(self.painter, f"{layer}_scale").copy_(1 / deviation.clamp_min(0.05 * deviation.mean()))
+        pairs = list(zip(crops, found, strict=True))[batches:]
+        vectors = torch.cat([self.study(crop, features).vector for crop, features in pairs])
+        self.painter.vector_mean.copy_(vectors.mean(0))
+        self.painter.vector_scale.copy_(1 / vectors.std(0).clamp_min(1e-2))
+
+    def __call__(self, index: int) -> Terms:
+        generator = torch.Generator(self.device).manual_seed(7_000_003 + index)
+        photographs, paintings = (
+            datasets.random_crops(pool, self.batch, CROP, generator, zoom=zoom, contrast=0.02)
+            for pool, zoom in zip(self.pools, ((0.6, 1.4), (0.6, 2.0)), strict=True)
+        )
+        chance = torch.rand(4, self.batch, generator=generator, device=self.device)
+        paintings = turn_hues(paintings, torch.where(chance[0] < 0.3, 2 * math.pi * chance[1], 0.0))
+        beginning = index < BEGINNING * self.steps
+        if beginning or index % 10 == 9:
+            picture = torch.where(chance[2, :, None, None, None] < 0.5, photographs, paintings)
+            return self.reproduce(picture, 1.0 if beginning else 0.5)
+        return self.repaint(photographs, paintings, torch.where(chance[2] < 0.15, chance[3], 1.0))
+
+    def reproduce(self, picture: Tensor, weight: float) -> Terms:
+        """A picture, from its own statistics."""
+        with torch.no_grad():
+            features = self.features(picture)
+            style = self.study(picture, features)
+        canvas = Canvas(self.painter, style, half=self.half)
+        painted = canvas.paint(features)
+
+        def loss(found: Mapping[str, Tensor]) -> Terms:
+            units = self.painter.units
+            errors = [(units(x, found[x]) - units(x, features[x])).square().mean() for x in REPRODUCED]
+            return {"features": torch.stack(errors).sum()}
+
+        terms, carried = self.measure(painted, loss)
+        rough = (canvas.rough - self.painter.units("relu2_1", features["relu2_1"])).square().mean()
+        pixels = (painted - picture).square().mean()
+        return {
+            "reproduced": weight * worth(carried, terms["features"]),
+            "pixels": 20 * weight * pixels,
+            "rough": (0.3 if weight == 1 else 0.0) * rough,
+        }
+
+    def repaint(self, photographs: Tensor, paintings: Tensor, kept: Tensor) -> Terms:
+        """Photographs with the statistics of paintings; of ``kept`` below 1, mixed with the next painting's."""
+        with torch.no_grad():
+            noisy = networks.uneven_((2 * photographs).sub_(1), GRAIN).add_(1).div_(2)
+            content, theirs = self.features(noisy), self.features(paintings)
+            style = collage(self.study(paintings, theirs), kept)
+            share = kept[:, None, None]
+            goals = {layer: losses.gram(theirs[layer]) for layer in STYLE}
+            goals = {layer: share * gram + (1 - share) * gram.roll(1, 0) for layer, gram in goals.items()}
+            starts = {layer: losses.gram(content[layer]) for layer in STYLE}
+        painted = Canvas(self.painter, style, half=self.half).paint(content)
+
+        def loss(found: Mapping[str, Tensor]) -> Terms:
+            errors = {layer: losses.content_loss(found[layer], content[layer], "normalized") for layer in CONTENT}
+            left = [
+                weight * distance + 0.1 * removed
+                for layer, weight in STYLE.items()
+                for distance, removed in [distances(losses.gram(found[layer]), starts[layer], goals[layer])]
+            ]
+            kept = torch.stack([weight * errors[layer] for layer, weight in CONTENT.items()]).sum() / 3
+            return {"content": 2 * kept, "style": math.exp(self.logarithm) * torch.stack(left).sum()}
+
+        terms, carried = self.measure(painted, loss)
+        self.content += 0.03 * (float(terms["content"]) / 2 - self.content)
+        self.logarithm += GAIN * (CONTENT_TARGET - self.content) / CONTENT_TARGET
+        self.logarithm = min(math.log(STRENGTHS[1]), max(math.log(STRENGTHS[0]), self.logarithm))
+        return {
+            "content": worth(carried, terms["content"]),
+            "style": terms["style"],
+            "outside": 5 * (painted - painted.detach().clamp(0, 1)).square().mean(),
+            "smooth": 2 * losses.total_variation(painted) + 300 * losses.lattice(painted),
+        }
+
+    def measure(self, painted: Tensor, loss: Callable[[Mapping[str, Tensor]], Terms]) -> tuple[Terms, Tensor]:
+        """The terms of a loss of the picture's features, as it will be saved, and what carries their gradient."""
+        record = self.frozen.forward(painted.detach().clamp(0, 1))
+        leaves = {layer: x.float().requires_grad_() for layer, x in record.features.items()}
+        terms = loss(leaves)
+        torch.stack([*terms.values()]).sum().backward()
+
+        def add(layer: str, gradient: Tensor) -> None:
+            if (known := leaves[layer].grad) is not None:
+                gradient.add_(known.to(gradient.dtype))
+
+        gradient = self.frozen.backward(record, add)
+        outward = ((painted < 0) & (gradient > 0)) | ((painted > 1) & (gradient < 0))
+        return {name: x.detach() for name, x in terms.items()}, (painted * gradient.masked_fill(outward, 0)).sum()
+
+
+def worth(carried: Tensor, value: Tensor) -> Tensor:
+    """``value``, with the gradient of ``carried``."""
+    return value + carried - carried.detach()
+
+
+def distances(gram: Tensor, start: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance of Gram matrices, (B, C, C): bounded (Cheng2021), and as a share of the photograph's."""
+    energy, begun = goal.square().sum((1, 2)), start.square().sum((1, 2))
+    distance = (gram - goal).square().sum((1, 2))
+    removed = distance / ((start - goal).square().sum((1, 2)) + 0.05 * (begun + energy))
+    return (distance / (gram.square().sum((1, 2)) + energy)).mean(), removed.mean()
+
+
+def collage(style: Style, kept: Tensor) -> Style:
+    """Each painting's statistics, mixed with those of the next in the batch; ``kept`` is its own share, (B,)."""
+
+    def mixed(x: Tensor) -> Tensor:
+        share = kept.view(-1, *[1] * (x.ndim - 1))
+        return share * x + (1 - share) * x.roll(1, 0)
+
+    levels = {level: Moments(mixed(each.mean), mixed(each.second)) for level, each in style.moments.items()}
+    return Style(levels, mixed(style.vector))
+
+
+def turn_hues(image: Tensor, angles: Tensor) -> Tensor:
+    """Turn the colours of (B, 3, H, W) around the axis of greys by (B,) radians."""
+    axes = torch.tensor([[1, 1, 1], [1, -0.5, -0.5], [0, 0.866, -0.866]], device=image.device)
+    turn = torch.eye(3, device=image.device).repeat(len(image), 1, 1)
+    turn[:, 1, 1] = turn[:, 2, 2] = angles.cos()
+    turn[:, 2, 1] = angles.sin()
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    return torch.einsum("bij,bjhw->bihw", torch.linalg.inv(axes) @ turn @ axes, image).clamp(0, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True, help="holds photos/ and paintings/")
+    parser.add_argument("--out", type=Path, default=Path("impasto/models/any-style.safetensors"))
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = machine.pick_device(args.device)
+    photographs = datasets.load(datasets.pictures(args.assets / "photos"), side=480, short=288).to(device)
+    paintings = datasets.load(datasets.pictures(args.assets / "paintings"), side=256, short=256).to(device)
+    torch.manual_seed(0)
+    painter = Painter().to(device)
+    trainer = Trainer(painter, (photographs, paintings), args.steps, args.batch)
+    checkpoint = args.out.with_suffix(".resume")
+    state: dict[str, Any] | None = None
+    averaged = AveragedModel(painter, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        averaged.load_state_dict(state["averaged"])
+        trainer.content, trainer.logarithm = state["balance"]
+    else:
+        trainer.calibrate()
+        averaged.module.load_state_dict(painter.state_dict())
+    card = {
+        "impasto": impasto.__version__,
+        "recipe": json.dumps({"grain": GRAIN}),
+        "photographs": str(len(photographs)),
+        "paintings": str(len(paintings)),
+    }
+    with machine.reused_memory():
+        steps = fitting.fit(painter, trainer, steps=args.steps, rate=args.rate, warmup=100, state=state, retries=4)
+        for step in track(steps, total=args.steps):
+            averaged.update_parameters(painter)
+            if step.index % EVERY and step.index < step.total:
+                continue
+            print(step.index, ", ".join(f"{name} {float(term):.3f}" for name, term in step.terms.items()), flush=True)
+            balance = (trainer.content, trainer.logarithm)
+            with files.atomic(checkpoint) as part:
+                torch.save({**step.state(), "averaged": averaged.state_dict(), "balance": balance}, part)
+            with files.atomic(args.out) as part:
+                anystyle.save(part, averaged.module, {**card, "steps": str(step.index)})
+    checkpoint.unlink()
+
+
+if __name__ == "__main__":
+    main()
