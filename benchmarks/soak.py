@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,32 +91,28 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
 def soak(jobs: int, clients: int) -> tuple[Seen, float, list[Path]]:
     """Run the jobs; returns what was seen, the growth of memory after the first sixth, and the files left."""
     seen = Seen()
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "impasto", "studio", "--port", "0"], stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"TMPDIR": folder},
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().strip()
-            opened = [httpx.Client(base_url=address, timeout=600) for _ in range(clients)]
-            for client in opened:
-                seen.codes[client.get("/").status_code] += 1
+    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": folder})
+        )
+        stack.callback(process.terminate)
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        opened = [stack.enter_context(httpx.Client(base_url=address, timeout=600)) for _ in range(clients)]
+        for client in opened:
+            seen.codes[client.get("/").status_code] += 1
 
-            def run(numbers: range) -> None:
-                with ThreadPoolExecutor(clients) as pool:
-                    list(pool.map(lambda number: one_job(opened[number % clients], number, seen), numbers))
-                settled(process.pid)
+        def run(numbers: range) -> None:
+            with ThreadPoolExecutor(clients) as pool:
+                list(pool.map(lambda number: one_job(opened[number % clients], number, seen), numbers))
+            settled(process.pid)
 
-            run(range(jobs // 6))
-            before = psutil.Process(process.pid).memory_info().rss
-            run(range(jobs // 6, jobs))
-            growth = psutil.Process(process.pid).memory_info().rss / before
-            for client in opened:
-                client.close()
-        finally:
-            process.terminate()
-            process.wait()
+        run(range(jobs // 6))
+        before = psutil.Process(process.pid).memory_info().rss
+        run(range(jobs // 6, jobs))
+        growth = psutil.Process(process.pid).memory_info().rss / before
+        stack.close()
         return seen, growth, sorted(Path(folder).rglob("*"))
 
 

@@ -75,7 +75,8 @@ def serve(
 
 def _end(number: int, _: Any) -> None:
     """Remove the files and exit at once: Python's normal exit aborts while a thread is running torch."""
-    shutil.rmtree(ROOT, ignore_errors=True)
+    with contextlib.suppress(OSError):  # renamed first, so that no job writes there meanwhile
+        shutil.rmtree(ROOT.rename(ROOT.with_name(f"{ROOT.name}-ended")), ignore_errors=True)
     stopped = number == signal.SIGINT
     if stopped:
         print("impasto: stopped", file=sys.stderr, flush=True)

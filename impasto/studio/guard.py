@@ -197,7 +197,7 @@ class Guard:
             return message
 
         incoming = self.sessions.root / "incoming" / secrets.token_hex(8)
-        incoming.mkdir(mode=0o700, parents=True)
+        incoming.mkdir(mode=0o700)
         paths: list[tuple[Path, str]] = []
         try:
             limits: Any = {"max_files": names.FILES, "max_fields": names.FILES, "max_part_size": FORM}

@@ -278,7 +278,7 @@ class Session:
         if shutil.disk_usage(self.folder.parent).free < SPARE:
             raise BusyError("the studio's disk is nearly full")
         folder = self.folder / secrets.token_hex(8)
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700)
         return folder
 
     def owns(self, path: str) -> bool:
@@ -308,6 +308,8 @@ class Sessions:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        for name in ("sessions", "incoming"):
+            (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.known: dict[str, Session] = {}
         self.lock = threading.Lock()
         self.key = secrets.token_bytes(32)
@@ -341,7 +343,7 @@ class Sessions:
             if session is None:
                 self._make_way()
                 folder = self.root / "sessions" / secrets.token_hex(16)
-                folder.mkdir(mode=0o700, parents=True)
+                folder.mkdir(mode=0o700)
                 session = self.known[token] = Session(token, folder)
             return session
 

@@ -69,7 +69,6 @@ def application(
         hosts: the host names that requests may use.
     """
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    (root / "sessions").mkdir()
     (root / "styles").mkdir()
     # Copies, so that the page does not tell where impasto is installed.
     thumbnails = {
