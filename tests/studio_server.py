@@ -2,6 +2,7 @@
 
 import io
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,3 +53,14 @@ def call(client: httpx.Client, name: str, *data: Any) -> str:
 
 def file(path: str) -> dict[str, Any]:
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def trigger(client: httpx.Client, element: str, event: str, *data: Any) -> str:
+    """Trigger an event of the page as its script does; returns the last output, or the error."""
+    config = client.get("/config").json()
+    (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == element)
+    number = next(each["id"] for each in config["dependencies"] if [target, event] in each["targets"])
+    asked = {"data": data, "fn_index": number, "session_hash": secrets.token_hex(8)}
+    client.post(f"{API}/queue/join", json=asked).raise_for_status()
+    said = client.get(f"{API}/queue/data", params={"session_hash": asked["session_hash"]}).text
+    return next(line for line in said.splitlines() if '"process_completed"' in line)

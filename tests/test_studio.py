@@ -1,7 +1,9 @@
 """The studio without a browser: its guard, its jobs, its forms, its API."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,10 +16,11 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 from conftest import one_line, save_picture, wait_for
 from PIL import Image
-from studio_server import API, call, encoded, file, serving, upload
+from studio_server import API, call, encoded, file, serving, trigger, upload
 
 from impasto import cli, images, recipes, schema
 from impasto.errors import BusyError, RecipeError
@@ -64,6 +67,45 @@ def test_optimisation_and_light(client: httpx.Client) -> None:
         data = client.get(f"{API}/file={result['path']}").content
         receipt = images.read_receipt(write(Path(photo).with_name(f"{name}.png"), data))
         assert receipt["recipe"]["steps"] == 3
+
+
+def test_the_brush_limits_the_painted_area(client: httpx.Client, tmp_path: Path) -> None:
+    layer = Image.new("RGBA", (64, 48))
+    layer.paste((224, 80, 58, 255), (0, 0, 32, 48))
+    layer.save(tmp_path / "layer.png")
+    (photo,), (drawn,) = (upload(client, data).json() for data in (encoded(), (tmp_path / "layer.png").read_bytes()))
+    drawing = {"background": file(photo), "layers": [file(drawn)], "composite": file(photo)}
+    settings = ["", 1, "as the photograph", "the painting's", drawing]
+    said = trigger(client, "mixture", "input", file(photo), None, ["candy"], *settings)
+    found = re.search(r'"path":"([^"]+-candy.png)"', said)
+    assert found is not None, said
+    data = client.get(f"{API}/file={found[1]}").content
+    painted, before = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB"), float) for each in (data, encoded()))
+    change = np.abs(painted - before).sum(2)
+    assert change[:, 40:].max() == 0 and change[:, :24].max() > 20
+
+
+def test_a_receipt_that_cannot_be_used_does_not_break_the_page(client: httpx.Client, tmp_path: Path) -> None:
+    picture = images.to_tensor(np.asarray(Image.open(io.BytesIO(encoded()))))
+    images.write(tmp_path / "a.png", picture, receipt={"command": "transfer", "recipe": {"seed": 2**70}})
+    (photo,) = upload(client, (tmp_path / "a.png").read_bytes()).json()
+    said = trigger(client, "photo", "change", file(photo))
+    assert '"success":true' in said and "canvas.png" in said
+
+
+def test_regions_are_found_and_used(client: httpx.Client) -> None:
+    (photo,), (other,) = (upload(client, encoded(size)).json() for size in ((64, 48), (50, 70)))
+    config = client.get("/config").json()
+    (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == "light-find")
+    inputs = next(each["inputs"] for each in config["dependencies"] if [target, "click"] in each["targets"])
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    settings = [values[each] for each in inputs[2:]]
+    said = trigger(client, "light-find", "click", file(photo), file(other), *settings)
+    masks = re.findall(r'"path":"([^"]+-mask.png)"', said)
+    assert len(set(masks)) == 2, said
+    drawings = [{"background": None, "layers": [], "composite": file(mask)} for mask in dict.fromkeys(masks)]
+    said = trigger(client, "light-go", "click", file(photo), file(other), *drawings, *settings)
+    assert re.search(r'"path":"[^"]+/photo-photo.png"', said), said
 
 
 def write(path: Path, data: bytes) -> Path:
