@@ -130,7 +130,7 @@ class ExportCommand:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
     """A name from `impasto list styles` or `impasto list translations`, a model file, or any-style: the network that
     paints like any painting, with a second input "painting"."""
-    out: Out | None = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
     that `impasto apply` adds first (--grain) is not included."""
     site: Path | None = None
