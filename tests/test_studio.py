@@ -23,7 +23,7 @@ from PIL import Image
 from studio_server import API, call, encoded, file, serving, trigger, upload
 
 from impasto import cli, images, recipes, schema
-from impasto.errors import BusyError, RecipeError
+from impasto.errors import BusyError, InputError, RecipeError
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms, jobs, names
 from impasto.studio.jobs import Frame, Job, Pool, Result, Session, Sessions, Work
@@ -450,3 +450,12 @@ def test_a_used_port_and_exit_during_work(address: str, tmp_path: Path) -> None:
         with client.stream("GET", f"{API}/call/paint/{asked.json()['event_id']}") as said:
             next(line for line in said.iter_lines() if "live.jpg" in line)
     assert not list(tmp_path.iterdir())
+
+
+def test_only_bundled_networks_translate(session: Session, photo: Path, tmp_path: Path) -> None:
+    from impasto.studio import work
+
+    with pytest.raises(InputError, match="no such network"):
+        work.translate(photo, str(tmp_path / "other.safetensors"))
+    job = ended(Pool(1).submit(Job(session, "translate", work.translate(photo, "colorize"))))
+    assert job.result is not None and images.read_receipt(job.result.file)["command"] == "pix2pix apply"

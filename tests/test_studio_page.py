@@ -253,7 +253,7 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(page: Page, files: dict[st
     choose(page, files["photo"])
     page.click("#styles button >> nth=2")
     page.wait_for_selector(DONE)
-    for tab in ("Photo", "Study", "Repaint"):
+    for tab in ("Photo", "Translate", "Study", "Repaint"):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
@@ -269,6 +269,14 @@ def test_light(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     page.click("#light-go")
     page.wait_for_selector('#photo-status [data-state="done"]')
     assert images.read_receipt(saved(page, tmp_path, "photo"))["command"] == "photo"
+
+
+def test_translate(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Translate", exact=True).click()
+    choose(page, files["photo"], "#translate-photo")
+    page.click("#translate-go")
+    page.wait_for_selector('#translate-status [data-state="done"]')
+    assert images.read_receipt(saved(page, tmp_path, "translate"))["command"] == "pix2pix apply"
 
 
 def test_study(page: Page, files: dict[str, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,16 +174,18 @@ class Translator:
         into, channels = self.model.channels
         if into in (1, 3) and channels in (1, 3):
             picture = images.read(path)
-            receipt = receipts.build(
-                "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, content=picture
-            )
-            images.write(
-                out, self(picture.image), alpha=picture.alpha, profile=picture.profile, receipt=receipt
-            )  # fmt: skip
+            painted, receipt = self(picture.image), self.receipt(picture)
+            images.write(out, painted, alpha=picture.alpha, profile=picture.profile, receipt=receipt)
             return picture.note
         output = self(pairing.read(path, into))
         images.write(out, output) if channels in (1, 3) else pairing.write(out, output)
         return None
+
+    def receipt(self, picture: images.Picture) -> dict[str, Any]:
+        """Everything that determines the translated picture."""
+        return receipts.build(
+            "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, content=picture
+        )
 
 
 def apply(source: str, out: Path, translator: Translator, *, quiet: bool, resume: bool) -> None:

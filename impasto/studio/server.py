@@ -21,10 +21,10 @@ from impasto.studio import api, theme
 from impasto.studio.guard import Guard
 from impasto.studio.inspection import PIXELS
 from impasto.studio.jobs import Pool, Sessions
-from impasto.studio.tabs import photo, repaint, study
+from impasto.studio.tabs import photo, repaint, study, translate
 from impasto.studio.viewer import Studio
 
-TABS = {"Repaint": repaint.build, "Photo": photo.build, "Study": study.build}
+TABS = {"Repaint": repaint.build, "Photo": photo.build, "Translate": translate.build, "Study": study.build}
 QUICK = 300.0  # seconds: the time limit of work in one pass
 
 

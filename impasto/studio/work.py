@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from impasto import bundled, images, machine, onepass, photo as photo_method, schema, study, transfer
+from impasto import bundled, images, machine, onepass, photo as photo_method, pix2pix, schema, study, transfer
 from impasto.errors import ImageError, InputError
 from impasto.photo import PhotoStep
 from impasto.recipes import Photo, Transfer
-from impasto.runs import onepass as run_onepass, photo as run_photo, transfer as run_transfer
+from impasto.runs import onepass as run_onepass, photo as run_photo, pix2pix as run_pix2pix, transfer as run_transfer
 from impasto.studio.inspection import PIXELS
 from impasto.studio.jobs import Frame, Result, Work
 
@@ -149,6 +149,27 @@ def canvas(photo: Path) -> Work[Tensor]:
         return Result(folder / "canvas.png")
 
     return Work(frames, finish)
+
+
+def translate(photo: Path, name: str) -> Work[Painted]:
+    """Translate a picture by a bundled network of pix2pix.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    if name not in bundled.TRANSLATORS:  # a path would be read
+        raise InputError(f"no such network: {name}")
+
+    def frames() -> Iterator[Frame[Painted]]:
+        yield Frame(0, 1, "translating")
+        translator = run_pix2pix.Translator(pix2pix.load(name), 0, False, machine.pick_device("auto"))
+        picture = read(photo)
+        yield Frame(1, 1, "translated", image=Painted(picture, translator(picture.image), translator.receipt(picture)))
+
+    def finish(done: Painted, folder: Path) -> Result:
+        return _write(folder, done.photo, done.image, f"{Path(done.photo.name).stem}-{name}", done.receipt)
+
+    return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
 
 def draw_study(photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
