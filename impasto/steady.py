@@ -25,6 +25,7 @@ NOISE = 0.01  # squared difference that is the film's noise at most
 CRISP = (0.8, 1.4)  # bounds of the gain that restores the contrast of strokes
 WINDOW = 8  # pixels, in which that contrast is measured
 ADAPT = 0.02  # share of a frame in the statistics: they follow the light within some 50 frames
+LONG = (1, 2, 4)  # frames back whose paintings are followed
 AHEAD, EVERY = 24, 8  # frames of a shot, of which every eighth is looked at before the first is painted
 CUT_LIKENESS, CUT_COLORS = 0.55, 0.2  # a cut: frames that correlate less, and share fewer colours
 CUT_EDGE = 96  # long edge at which frames are compared
@@ -42,16 +43,64 @@ class Carrier:
     def __call__(self, frame: Tensor, painted: Tensor) -> Tensor:
         """The painting of ``frame``, given what it is by itself; both (1, 3, H, W) in [0, 1]."""
         result = painted
-        if self.last is not None and self.last[0].shape == frame.shape:
-            before, painting = self.last
-            back = flow.between(frame, before)
-            seen = flow.visible(back, flow.between(before, frame))
-            both = flow.warp(torch.cat([painting, before], 1), back)
-            carried, moved = both[:, :3], both[:, 3:]
-            keep = (1 - FRESH) * seen * likeness(frame, moved)
-            result = crisp(painted.lerp(carried, keep), painted).clamp_(0, 1)
+        if self.last is not None:
+            # Of a continued film, the last painting has the film's own size.
+            self.last = images.resize(self.last[0], *frame.shape[-2:]), images.resize(self.last[1], *frame.shape[-2:])
+            carried, trusted = carry(frame, *self.last, flow.visible)
+            result = crisp(painted.lerp(carried, (1 - FRESH) * trusted), painted).clamp_(0, 1)
         self.last = frame, result
         return result
+
+
+class Follower:
+    """For films by optimisation: what the paintings of earlier frames say about a frame's (Ruder2016).
+
+    Each pixel follows the latest of the paintings whose frame shows it: the last one (the short-term term), or an
+    earlier one where the last frame hid it (the long-term terms).
+    """
+
+    def __init__(self) -> None:
+        self.past: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(LONG))
+
+    def __call__(self, frame: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The painting to follow, (1, 3, H, W), and 1 where it is to be followed, (1, 1, H, W); None in a new shot.
+
+        Args:
+            frame: (1, 3, H, W) in [0, 1].
+        """
+        if self.past and is_cut(*(images.to_size(each, CUT_EDGE) for each in (self.past[-1][0], frame))):
+            self.past.clear()
+        wanted, known = torch.zeros_like(frame), torch.zeros_like(frame[:, :1])
+        for distance in (each for each in LONG if each <= len(self.past)):
+            carried, trusted = carry(frame, *self.past[-distance], flow.trust)
+            fresh = (trusted - known).clamp_min(0)
+            wanted += fresh * carried
+            known += fresh
+        wanted /= known.clamp_min(1e-6)
+        return (wanted, known) if self.past else None
+
+    def remember(self, frame: Tensor, painting: Tensor) -> None:
+        self.past.append((frame, images.resize(painting, *frame.shape[-2:])))
+
+
+def carry(
+    frame: Tensor, before: Tensor, painting: Tensor, where: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The painting of an earlier frame, carried along to ``frame``, and how far it can be trusted there.
+
+    Ruder2016 trusts the flow alone, which is also consistent where something appears in front of a plain background.
+
+    Args:
+        frame, before, painting: (1, 3, H, W) in [0, 1]; ``painting`` is that of ``before``.
+        where: `flow.visible` or `flow.trust`.
+
+    Returns:
+        (1, 3, H, W), and (1, 1, H, W) in [0, 1].
+    """
+    back = flow.between(frame, before)
+    known = where(back, flow.between(before, frame))
+    both = flow.warp(torch.cat([painting, before], 1), back).clamp_(0, 1)
+    return both[:, :3], known * likeness(frame, both[:, 3:])
 
 
 def likeness(frame: Tensor, moved: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from impasto.errors import InputError
 from impasto.recipes import Transfer
 
 PALETTE = 128  # long edge at which colours are matched
+MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
 
@@ -121,6 +122,7 @@ def steps(
     device: str = "auto",
     memory: float = 0.0,
     state: Mapping[str, Any] | None = None,
+    follow: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Step]:
     """Repaint ``content`` in the manner of one style or several, yielding every iteration.
 
@@ -133,6 +135,8 @@ def steps(
         device: auto, cpu, cuda or mps.
         memory: GB that the run may use, in tiles if needed; 0: most of the free memory.
         state: from an earlier ``Step.state()``, to resume from.
+        follow: for a frame of a film, a picture (1, 3, H, W) to start from and to stay close to, and how far it is to
+            be followed, (1, 1, H, W) in [0, 1] (Ruder2016).
 
     Yields:
         Every iteration, with the picture so far.
@@ -154,12 +158,14 @@ def steps(
     resumed = Resumed()
     if state is not None:
         resumed = Resumed(int(state["done"]), state["inner"]["image"].to(target), state["inner"])
+    if follow is not None:
+        follow = follow[0].to(target), follow[1].to(target)
     image, colors = resumed.image, pictures.photograph if recipe.keep_colors == "luma" else None
     for scale in plan(recipe, pictures):
         if resumed.done >= scale.before + scale.steps:
             continue
         inner = resumed.inner if resumed.done > scale.before else None
-        for each in paint(image, pictures, scale, recipe, network, spare, inner):
+        for each in paint(image, pictures, scale, recipe, network, spare, inner, follow):
             image, index = each.x, scale.before + each.index
             yield Step(index, recipe.steps, scale.fraction, each.loss, each.terms, scale.size, each, colors)
 
@@ -231,6 +237,7 @@ def paint(
     network: encoder.VGG,
     spare: float,
     state: Mapping[str, Any] | None = None,
+    follow: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[optimize.Iteration]:
     """Paint one scale: build its objective, then minimise it.
 
@@ -241,10 +248,11 @@ def paint(
         network: the encoder.
         spare: bytes for the optimiser and the objective.
         state: of an iteration at this scale, to resume from.
+        follow: as in `steps`.
     """
     content = images.resize(pictures.content, *scale.size)
     longest = max(1, round(recipe.style_scale * max(scale.size)))
-    goal = objective.build(
+    goal: optimize.Objective = objective.build(
         network,
         recipe,
         content,
@@ -253,6 +261,10 @@ def paint(
         pictures.style_masks,
         budget=0.7 * (spare - optimize.memory(content, recipe.optimizer)),
     )
+    if follow is not None:
+        wanted, trusted = (images.resize(each, *scale.size) for each in follow)
+        image = content.lerp(wanted, trusted) if image is None else image
+        goal = following(goal, wanted, trusted)
     if image is None:
         if recipe.init == "one-pass":
             image = in_one_pass(recipe, content, pictures)
@@ -270,6 +282,18 @@ def paint(
         flat=recipe.flat,
         state=state,
     )
+
+
+def following(goal: optimize.Objective, wanted: Tensor, trusted: Tensor) -> optimize.Objective:
+    """``goal`` with the temporal term: the squared difference from ``wanted`` where it is ``trusted`` (Ruder2016)."""
+
+    def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        terms, gradient = goal(image)
+        difference = image - wanted
+        weighted = trusted * difference * (MOTION / image.numel())
+        return {**terms, "motion": (weighted * difference).sum()}, gradient + 2 * weighted
+
+    return objective
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:

@@ -192,6 +192,11 @@ def is_film(path: Path) -> bool:
     return False
 
 
+def is_written(out: Path) -> bool:
+    """Whether a result under this name can be a film."""
+    return out.suffix.lower() in WRITTEN or bool(NUMBER.search(out.name))
+
+
 def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float = 0.0) -> Film:
     """Find out what is needed to read a film.
 

@@ -3,7 +3,9 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import film, frames
+from conftest import film, frames, save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import video
+from impasto import images, recipes, transfer, video
+from impasto.cli import main
 from impasto.errors import InputError, OutputError, Stopped, VideoError
 from impasto.runs.film import Settings, repaint
 
@@ -265,3 +268,37 @@ def test_steady_films_hold_static_noise_still(tmp_path: Path) -> None:
         moved.append(np.square(np.diff(made, axis=0)).mean())
     assert moved[1] < 0.1 * moved[0]
     assert torch.is_grad_enabled()
+
+
+def test_a_film_by_optimisation_moves_less_than_its_frames_alone(tiny: str, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    wide = Image.fromarray(generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)).resize(
+        (80, 48), Image.Resampling.BICUBIC
+    )
+    for index in range(4):
+        wide.crop((2 * index, 0, 2 * index + 64, 48)).save(folder / f"{index}.png")
+    save_picture(tmp_path / "style.png", 40, 40, seed=3)
+    out = tmp_path / "out_%d.png"
+    recipe = ["--encoder", tiny, "--size", "64", "--steps", "6", "--init", "content", "--quiet"]
+    recipe += ["--style-layers", "relu1_1", "--content-layers", "relu2_1"]
+    assert main(["transfer", str(folder / "%d.png"), str(tmp_path / "style.png"), "-o", str(out), *recipe]) == 0
+    made = [images.read(tmp_path / f"out_{index}.png").image for index in range(1, 5)]
+    assert all((each - images.read(folder / "0.png").image).abs().mean() > 0.01 for each in made)
+    shifted = [(after[..., 4:-6] - before[..., 6:-4]).square().mean() for before, after in pairwise(made)]
+    assert max(shifted) < 0.002
+
+
+def test_a_frame_stays_close_to_what_it_follows(tiny: str) -> None:
+    torch.manual_seed(0)
+    frame, style, wanted = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    trusted = torch.zeros(1, 1, 32, 32)
+    trusted[..., :16] = 1
+    recipe = replace(
+        recipes.impasto, encoder=tiny, steps=6, size=0, scales=(1.0,), style_layers=("relu1_1",),
+        content_layers=("relu2_1",), layer_weights=(), content_layer_weights=(),
+    )  # fmt: skip
+    *_, last = transfer.steps(frame, style, recipe, follow=(wanted, trusted))
+    apart = (last.image - wanted).square().mean(1)[0]
+    assert "motion" in last.terms and apart[:, :16].mean() < 0.1 * apart[:, 16:].mean()

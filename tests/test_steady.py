@@ -134,3 +134,20 @@ def test_visible_is_what_flow_trusts_besides_boundaries() -> None:
     back = torch.zeros(1, 2, 16, 16)
     back[:, 0, 4:12, 4:12] = 3
     assert flow.visible(back, -back).sum() >= flow.trust(back, -back).sum()
+
+
+def test_by_optimisation_a_pixel_follows_the_latest_painting_that_shows_it() -> None:
+    frame = texture(64, 96)
+    covered = frame.clone()
+    covered[..., 20:44, 30:60] = texture(24, 30, seed=1)
+    follower = steady.Follower()
+    assert follower(frame) is None
+    for each, value in ((frame, 0.2), (covered, 0.8)):
+        follower.remember(each, torch.full_like(each, value))
+    found = follower(frame)
+    assert found is not None
+    wanted, known = found
+    assert wanted[..., :14, :].mean() > 0.75 and known[..., :14, :].mean() > 0.95  # the last frame shows it
+    where = known[..., 24:40, 34:56] > 0  # the last frame hid it
+    assert where.float().mean() > 0.5 and wanted[..., 24:40, 34:56].mean(1, keepdim=True)[where].mean() < 0.4
+    assert follower(1 - texture(64, 96, seed=5) * 0.5) is None  # a cut

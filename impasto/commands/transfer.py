@@ -72,7 +72,7 @@ def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
     if name := peek(arguments, "--recipe"):
         return find_recipe(name)
     path = peek(arguments, "--resume")
-    if path and not (Path(path).is_dir() or "://" in path):  # not the results of a table
+    if path and not (Path(path).is_dir() or "://" in path):  # not the results of a table, or a film
         import json
 
         from impasto.runs import receipts
@@ -91,14 +91,14 @@ class TransferCommand:
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
-    """The photograph."""
+    """The photograph, or a film: it takes long, and is steady (Ruder2016)."""
     styles: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required)"),
     ]
     """One painting or several."""
     out: Out
-    """The picture to write: .png, .jpg, .webp or .tif."""
+    """The picture to write: .png, .jpg, .webp or .tif; or the film."""
     settings: Settings
     recipe: str = "impasto"
     """A preset (`impasto list recipes`), a JSON file, or a picture made by impasto, whose recipe is used."""
@@ -113,10 +113,11 @@ class TransferCommand:
     quiet: Quiet = False
     resume: Path | None = None
     """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option. For a
-    table: OUT, to skip what is done."""
+    table: OUT, to skip what is done; for a film: OUT.resume."""
     cluster: Cluster = ""
 
     def run(self) -> None:
+        from impasto import video
         from impasto.runs import receipts, terminal, transfer as run_transfer
 
         if not self.styles and self.content.lower().endswith((".csv", ".jsonl")):
@@ -132,6 +133,9 @@ class TransferCommand:
             raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
+        if video.is_film(Path(self.content)) and video.is_written(self.out):
+            self.repaint()
+            return
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = receipts.load_state(self.resume) if self.resume else None
@@ -139,6 +143,23 @@ class TransferCommand:
             self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state
         )
         paint_and_say(inputs, self.settings, watch)
+
+    def repaint(self) -> None:
+        """Paint every frame of a film."""
+        from impasto import bundled, images
+        from impasto.runs import film, receipts, terminal
+
+        if self.content_masks or self.style_masks or self.video or self.settings.sweep:
+            raise InputError("a film takes no masks, `video` or `sweep`")
+        terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
+        styles = [images.read(bundled.locate(style)) for style in self.styles]
+        paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
+        receipt = receipts.build("transfer", recipe=self.settings, styles=styles)
+        with terminal.saying(self.out):
+            film.repaint(
+                Path(self.content), self.out, paint, film.Settings(steady=False), receipt=receipt, quiet=self.quiet,
+                resume=self.resume is not None,
+            )  # fmt: skip
 
 
 @dataclass

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from impasto import files, images, muxing, steady, video
+from impasto import files, images, muxing, steady, transfer, video
 from impasto.errors import ImpastoError, InputError, Stopped
+from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
 from impasto.video import Film, Frame
-
-RECENT = 30  # seconds over which the speed is averaged
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,34 @@ def repaint(
         terminal.note(f"{path.name}: the times of {film.disordered} frames were not in order and were corrected")
     if stopped:
         raise Stopped(stopped)
+
+
+def by_optimisation(
+    styles: Sequence[images.Source], recipe: Transfer, *, device: str = "auto", memory: float = 0.0
+) -> steady.Paint:
+    """Paint frames by optimisation, each one close to those before it, for `repaint` without ``steady`` (Ruder2016).
+
+    The first frame of a shot is painted as a picture is. The others start from the last painting, carried along with
+    the motion, and take a third of the steps, all at full size.
+    """
+    follower = steady.Follower()
+    later = replace(recipe, scales=(1.0,), steps=max(1, -(-recipe.steps // 3)))
+
+    def paint(frame: Tensor, film: object, settle: object) -> Tensor:
+        small = images.to_size(frame, recipe.size) if recipe.size else frame
+        follow = follower(small)
+        last = None
+        for last in transfer.steps(  # noqa: B007
+            small, styles, recipe if follow is None else later, device=device, memory=memory, follow=follow
+        ):
+            pass
+        if last is None:
+            raise InputError("`steps` must be 1 or more")
+        painted = last.image.cpu()
+        follower.remember(small, painted)
+        return painted
+
+    return paint
 
 
 def _unpainted(film: Film, sink: Sink, carrier: steady.Carrier) -> Iterator[Frame]:

@@ -278,7 +278,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
 
 def _makes_film(path: Path, out: Path) -> bool:
     """Whether a film is asked for; the first frame of an animation can also be repainted as a picture."""
-    written = out.suffix.lower() in video.WRITTEN or bool(video.NUMBER.search(out.name))
+    written = video.is_written(out)
     if path.is_dir():
         return written
     animated = path.suffix.lower() in video.MAYBE and not video.NUMBER.search(path.name)
