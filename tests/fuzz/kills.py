@@ -6,11 +6,11 @@ a resumed run must equal one that was never stopped, to the bit.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +21,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from impasto import cli, files
+from impasto.runs import onepass as run_onepass, transfer as run_transfer
+
 STYLE = "the-great-wave"
+IMPORTED = (run_onepass, run_transfer)  # before any process is forked
 
 
 def prepare(folder: Path) -> None:
@@ -59,12 +63,37 @@ COMMANDS = {
 RESULTS = {"transfer": "OUT.png", "folder": "OUT", "film": "OUT.mp4", "train": "OUT.safetensors"}
 
 
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    code = "import sys, impasto.runs.onepass as run; run.EVERY = 2; from impasto.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, "--quiet"], cwd=folder, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+class Run:
+    """A command in a forked process, so that torch is imported once.
+
+    Attributes:
+        complaint: what it wrote to the standard error, once it has ended.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self.complaint, self.log = "", folder / "stderr.log"
+        self.process = multiprocessing.get_context("fork").Process(target=self.work, args=(arguments, folder))
+        self.process.start()
+
+    def work(self, arguments: list[str], folder: Path) -> None:
+        os.chdir(folder)
+        for stream, path in ((1, os.devnull), (2, str(self.log))):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        files.sweep.cache_clear()
+        run_onepass.EVERY = 2
+        torch.set_num_threads(1)
+        sys.exit(cli.main([*arguments, "--quiet"]))
+
+    def end(self, number: signal.Signals | None = None, wait: float | None = None) -> int | None:
+        """Wait, then send a signal if it still runs; returns the exit code."""
+        self.process.join(wait)
+        if number is not None and self.process.is_alive():
+            assert self.process.pid is not None
+            os.kill(self.process.pid, number)
+        self.process.join()
+        self.complaint = self.log.read_text()
+        self.log.unlink()
+        return self.process.exitcode
 
 
 def check(path: Path) -> None:
@@ -95,13 +124,9 @@ def contents(path: Path) -> dict[str, bytes]:
 def kill(name: str, folder: Path, number: signal.Signals, wait: float, wanted: dict[str, bytes]) -> None:
     """Kill a command after a while, check what is left, run it to its end, and compare."""
     begun = set(folder.rglob("*"))
-    process = start(COMMANDS[name], folder)
-    try:
-        process.wait(wait)
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-    _, complaint = process.communicate(timeout=120)
-    assert b"Traceback" not in complaint, complaint.decode()
+    run = Run(COMMANDS[name], folder)
+    run.end(number, wait)
+    assert "Traceback" not in run.complaint, run.complaint
     made = [path for path in set(folder.rglob("*")) - begun if path.is_file() and ".impasto-" not in path.name]
     for path in made:
         check(path)
@@ -112,9 +137,8 @@ def kill(name: str, folder: Path, number: signal.Signals, wait: float, wanted: d
         again += ["--resume"]
     if name in ("transfer", "train") and (folder / "OUT.resume").exists():
         again += ["--resume", "OUT.resume"] if name == "transfer" else ["--resume"]
-    process = start(again, folder)
-    _, complaint = process.communicate()
-    assert process.returncode == 0, complaint.decode()
+    run = Run(again, folder)
+    assert run.end() == 0, run.complaint
     assert not [*folder.rglob(".impasto-*")], "leftovers"
     assert contents(folder / RESULTS[name]) == wanted, "another result"
 
@@ -130,7 +154,8 @@ def main(count: int, folder: Path, names: tuple[str, ...] = tuple(COMMANDS)) -> 
     wanted, seconds = {}, {}
     for name in names:
         begun = time.monotonic()
-        assert start(COMMANDS[name], folder).wait() == 0
+        run = Run(COMMANDS[name], folder)
+        assert run.end() == 0, run.complaint
         seconds[name] = time.monotonic() - begun
         wanted[name] = contents(folder / RESULTS[name])
         clear(folder)
@@ -138,7 +163,7 @@ def main(count: int, folder: Path, names: tuple[str, ...] = tuple(COMMANDS)) -> 
     for index in range(count):
         name = names[index % len(names)]
         number = (signal.SIGKILL, signal.SIGTERM)[index // len(names) % 2]
-        wait = draw.uniform(0.2, 1) * seconds[name]
+        wait = draw.uniform(0, 1) * seconds[name]
         try:
             kill(name, folder, number, wait, wanted[name])
             print(f"{index + 1}: {name}, {number.name} after {wait:.1f} s: survived", flush=True)
