@@ -1,4 +1,7 @@
-"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with orientation, colour profile, alpha and receipt."""
+"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with orientation, colour profile, alpha and receipt.
+
+It is longer than other modules because every kind of file is read, refused and written by the same few functions.
+"""
 
 from __future__ import annotations
 
