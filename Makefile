@@ -7,7 +7,7 @@ BIN = .venv/bin
 .PHONY: demo test fuzz check format docs package image clean
 
 demo: .venv/.user
-	$(BIN)/impasto transfer chelsea the-great-wave -o demo.png
+	$(BIN)/impasto transfer chelsea composition-vii -o demo.png
 	@echo "The picture is there: $(CURDIR)/demo.png"
 
 test: .venv/.dev

@@ -45,7 +45,7 @@ LIGHT = ("list", "studio")  # run without torch
 SPINS = "5000"  # about 0.1 ms; see docs/scale.md
 
 EXAMPLES = """\
-  impasto transfer chelsea the-great-wave -o cat.png
+  impasto transfer chelsea composition-vii -o cat.png
   impasto transfer photo.jpg painting.jpg -o out.png --size 1024 --keep-colors luma
   impasto transfer photo.jpg painting.jpg -o out.png --recipe gatys-2016 --video out.mp4
   impasto apply photo.jpg --style the-great-wave -o wave.jpg

@@ -26,9 +26,9 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "`impasto transfer chelsea the-great-wave`, by optimisation:",
+        "`impasto transfer chelsea composition-vii`, by optimisation:",
         "",
-        "![A cat, repainted](images/chelsea-the-great-wave.jpg)",
+        "![A cat, repainted](images/chelsea-composition-vii.jpg)",
         "",
         "`impasto apply` on four photographs, in each bundled style, at 512 pixels. Written by",
         "`python training/gallery.py`. The photographs come from scikit-image:",
