@@ -88,7 +88,7 @@ def transport_colors(
         where, what: (1, 1, H, W) masks in [0, 1] of image and reference, which weight the pixels.
         rounds: how often the axes turn.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(2)  # early axes decide which way an even sky spreads; these gave rich skies
     turns = [np.linalg.qr(generator.standard_normal((3, 3)))[0] for _ in range(rounds)]
     pictures = zip(image, reference.expand(len(image), -1, -1, -1), strict=True)
     moved = [_transport(_array(ours), _array(theirs), where, what, turns) for ours, theirs in pictures]

@@ -19,7 +19,7 @@ from impasto import anystyle, color, encoder, images, machine, masks, matting, o
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
-PALETTE = 128  # long edge at which colours are matched
+PALETTE = 128  # long edge of the photograph when its colours are matched
 MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
@@ -388,7 +388,8 @@ def _in_palette(photograph: Tensor, style: Tensor, where: Tensor | None, what: T
     Colours are moved in a small copy. The photograph then follows it as a smooth affine map of its own colours
     (He2015), which keeps edges and does not amplify noise.
     """
-    small, sample = (images.to_size(x, min(PALETTE, max(x.shape[-2:]))) for x in (photograph, style))
+    small = images.to_size(photograph, min(PALETTE, max(photograph.shape[-2:])))
+    sample = images.to_size(style, min(2 * PALETTE, max(style.shape[-2:])))  # smaller, strokes would mix to grey
     inside = None if where is None else images.resize(where, *small.shape[-2:])
     counted = None if what is None else images.resize(what, *sample.shape[-2:])
     moved = color.transport_colors(small, sample, inside, counted)
