@@ -111,7 +111,7 @@ def test_urls(tmp_path: Path) -> None:
         save_picture(tmp_path / "picture.png")
         memory.makedirs("/photos/in", exist_ok=True)
         memory.put_file(str(tmp_path / "picture.png"), f"/photos/{name}")
-    from impasto.runs.onepass import result_name
+    from impasto.runs.folders import result_name
 
     jobs = cluster.pictures("memory://photos", "memory://out", result_name)
     assert [(job.source, job.out) for job in jobs] == [

@@ -16,7 +16,7 @@ from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
 
 from impasto import cli, files, images, onepass
-from impasto.runs import onepass as run_onepass
+from impasto.runs import folders, onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
 
@@ -250,7 +250,7 @@ def test_pictures_are_painted_side_by_side(
 
 
 def test_large_pictures_are_painted_alone() -> None:
-    room, inside, most = run_onepass.Room(100), [], []
+    room, inside, most = folders.Room(100), [], []
 
     def work(pixels: int) -> None:
         with room.hold(pixels):

@@ -13,7 +13,7 @@ from typing import Any
 from impasto import bundled, schema, video
 from impasto.errors import InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
-from impasto.runs import cluster, onepass as run_onepass, transfer as run_transfer
+from impasto.runs import cluster, folders, onepass as run_onepass, transfer as run_transfer
 from impasto.runs.cluster import Job
 
 
@@ -37,9 +37,9 @@ def apply(
     """
     place, given = cluster.located(out), [cluster.located(source) for source in sources]
     if any(map(cluster.is_url, [place, *given])):
-        jobs = [job for each in given for job in cluster.pictures(each, place, run_onepass.result_name)]
+        jobs = [job for each in given for job in cluster.pictures(each, place, folders.result_name)]
     else:
-        found = run_onepass.jobs([bundled.locate(each) for each in given], Path(place))
+        found = folders.jobs([bundled.locate(each) for each in given], Path(place))
         jobs = [Job(str(path.absolute()), str(to.absolute())) for path, to in found]
     if films := [job.source for job in jobs if job.source.lower().endswith(video.SUFFIXES)]:
         raise InputError(f"{films[0]}: films are repainted without `cluster`")

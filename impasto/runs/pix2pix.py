@@ -19,7 +19,7 @@ from impasto.errors import DivergedError, InputError, Stopped
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
 from impasto.recipes import Translation
-from impasto.runs import onepass as run_onepass, receipts, terminal
+from impasto.runs import folders, onepass as run_onepass, receipts, terminal
 
 EVERY = 200  # steps between two checkpoints, each with measurements and a preview
 
@@ -163,7 +163,7 @@ class Translator:
         with self.alone:
             return pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
 
-    def file(self, path: Path, out: Path, room: run_onepass.Room | None = None) -> str | None:
+    def file(self, path: Path, out: Path, room: folders.Room | None = None) -> str | None:
         """Translate a picture file and store the receipt in the result; returns the note on the picture, if any.
 
         Args:
