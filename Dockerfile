@@ -1,4 +1,4 @@
-# The studio and the commands on a CPU: see "Docker" in README.md.
+# The studio and the commands on a CPU: see README.md.
 FROM python:3.12-slim-bookworm
 
 # A virtual environment of its own, so that pip does not write to the system's Python.

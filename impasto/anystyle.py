@@ -440,5 +440,5 @@ def load() -> tuple[Repainter, Mapping[str, str]]:
     try:
         painter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError:
-        raise WeightsError(f"{path}: not the decoder of any styles; reinstall impasto") from None
+        raise WeightsError(f"{path}: not the `any-style` decoder; reinstall impasto") from None
     return Repainter(encoder.load("compact"), painter.requires_grad_(False)).eval(), metadata

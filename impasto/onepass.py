@@ -62,10 +62,7 @@ class Model:
 
     @property
     def grain(self) -> float:
-        """Noise level used in training; 0 for third-party models.
-
-        Our older models were trained without noise, and use `GRAIN`.
-        """
+        """Noise level to apply: as in training; `GRAIN` for our older models, which had none; 0 for other software's."""
         if "recipe" not in self.metadata:
             return 0.0
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
@@ -246,7 +243,7 @@ def _architecture(text: str, state: Mapping[str, Tensor]) -> Architecture:
 
 @torch.no_grad()
 def study(painting: images.Source, style_scale: float = 1.0) -> Model:
-    """A model that paints like any painting, without training. Its statistics are kept, so reuse it for many pictures.
+    """A model that paints like this painting, without training. Its statistics are kept, so reuse it for many pictures.
 
     Args:
         painting: a path, PIL image, array or tensor.
@@ -297,7 +294,7 @@ def apply(
         masks: one for each style, which is painted where its mask is white; empty: everywhere.
         strength: 0 is the photograph, 1 the full style.
         style_scale: size of the strokes of paintings, as in `study`.
-        keep_colors: as in optimisation-based transfer.
+        keep_colors: luma: paint only the brightness; histogram: match the result's channels to the photograph's.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.

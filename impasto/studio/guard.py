@@ -1,7 +1,8 @@
 """An ASGI middleware in front of Gradio: sessions, each of which can reach only its own files, and limits.
 
 Gradio serves its cache to anyone who knows a path, and accepts any uploaded file as anyone's input. Here uploads lie in
-the folder of their session, and every path in a request must be a file of its session; all others return 404.
+the folder of their session. Every path in a request must be a file of its session or a public file of the studio; other
+paths return 404.
 """
 
 from __future__ import annotations
