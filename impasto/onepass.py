@@ -62,7 +62,7 @@ class Model:
 
     @property
     def grain(self) -> float:
-        """Noise level to apply: as in training; `GRAIN` for our older models, which had none; 0 for third-party ones."""
+        """Noise level to apply: as in training; `GRAIN` for our older models, which had none; 0 for others."""
         if "recipe" not in self.metadata:
             return 0.0
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
