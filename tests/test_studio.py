@@ -75,8 +75,8 @@ def test_the_brush_limits_the_painted_area(client: httpx.Client, tmp_path: Path)
     layer.save(tmp_path / "layer.png")
     (photo,), (drawn,) = (upload(client, data).json() for data in (encoded(), (tmp_path / "layer.png").read_bytes()))
     drawing = {"background": file(photo), "layers": [file(drawn)], "composite": file(photo)}
-    settings = ["", 1, "as the photograph", "the painting's", drawing]
-    said = trigger(client, "mixture", "input", file(photo), None, ["candy"], *settings)
+    settings = ["", 1, "as the photograph", "the painting's", drawing, 1.0]
+    said = trigger(client, "painting", "upload", file(photo), None, None, ["candy"], *settings)
     found = re.search(r'"path":"([^"]+-candy.png)"', said)
     assert found is not None, said
     data = client.get(f"{API}/file={found[1]}").content
@@ -100,6 +100,7 @@ def test_regions_are_found_and_used(client: httpx.Client) -> None:
     inputs = next(each["inputs"] for each in config["dependencies"] if [target, "click"] in each["targets"])
     values = {each["id"]: each["props"].get("value") for each in config["components"]}
     settings = [values[each] for each in inputs[2:]]
+    settings[3] = 2  # steps, after strength, keep_highlights and size
     said = trigger(client, "light-find", "click", file(photo), file(other), *settings)
     masks = re.findall(r'"path":"([^"]+-mask.png)"', said)
     assert len(set(masks)) == 2, said
