@@ -1,0 +1,181 @@
+"""Measure how steady repainted films are; prints a table.
+
+    python benchmarks/video.py --assets DIR [--styles NAME ...] [--films fox bikes pan object] [--frames N] [--size N]
+
+DIR holds video/, contents/ and teachers/. Two films are synthetic: a photograph that is panned and zoomed, and
+an object that moves over a background. For each film and style, frame by frame and steady:
+
+- warping error: the mean squared difference of a frame and the one 1 or 10 frames before, warped by the flow of the
+  film itself (bilinear), where that flow can be trusted and no cut lies between;
+- style left, as in published.py, in the mean of four frames;
+- sharpness: the variance of the Laplacian at frames 2 and 100;
+- processor time per frame.
+
+Steady numbers are divided by those of frame by frame; the film's own warping error stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from published import Judge
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto import bundled, flow, images, onepass, steady, video
+from impasto.networks import Statistics
+
+Masked = tuple[Tensor, Tensor]  # the flow to an earlier frame, and where it can be trusted
+
+
+def from_file(path: Path, count: int, size: int) -> list[Tensor]:
+    frames = itertools.islice(video.find(path).frames(), count)
+    return [images.to_size(frame.float() / 255, size) for frame, _ in frames]
+
+
+def pan(photograph: Tensor, count: int, size: int) -> list[Tensor]:
+    """A photograph, panned and zoomed."""
+    height, width = size * 9 // 16, size
+    large = images.to_size(photograph, 3 * size)
+    y, x = torch.meshgrid(torch.arange(height) - height / 2, torch.arange(width) - width / 2, indexing="ij")
+    frames = []
+    for index in range(count):
+        zoom = 1.6 - 0.3 * index / count
+        places = torch.stack([x * zoom + 0.9 * size + 2.2 * index, y * zoom + 0.8 * size + 0.6 * index], -1)
+        grid = 2 * places / torch.tensor([large.shape[-1], large.shape[-2]]) - 1
+        sampled = F.grid_sample(large, grid[None], mode="bicubic", padding_mode="reflection", align_corners=False)
+        frames.append(sampled.clamp(0, 1))
+    return frames
+
+
+def moving_object(photograph: Tensor, thing: Tensor, count: int, size: int) -> list[Tensor]:
+    """A disc cut from a picture that moves over a photograph, by whole pixels."""
+    behind = images.resize(photograph, size * 9 // 16, size)
+    side = size // 4
+    disc = images.resize(thing, side, side)
+    edge = torch.linspace(-1, 1, side)
+    inside = ((edge[:, None].square() + edge.square()) < 0.9).float()
+    frames = []
+    for index in range(count):
+        left, top = size // 16 + 2 * index % (size - side - size // 8), size // 8 + index // 4 % (size // 8)
+        frame = behind.clone()
+        part = frame[..., top : top + side, left : left + side]
+        part.copy_(part.lerp(disc, inside))
+        frames.append(frame)
+    return frames
+
+
+def films(assets: Path, names: list[str], count: int, size: int) -> Iterator[tuple[str, list[Tensor]]]:
+    photographs = [images.read(path).image for path in sorted((assets / "contents").glob("*.jpg"))[:3]]
+    for name in names:
+        if name == "pan":
+            yield name, pan(photographs[1], count, size)
+        elif name == "object":
+            yield name, moving_object(photographs[0], photographs[2], count, size)
+        else:
+            yield name, from_file(assets / "video" / f"{name}.mp4", count, size)
+
+
+def motion(frames: list[Tensor], gap: int) -> dict[int, Masked]:
+    """The flow of each frame to the one ``gap`` before, without those across a cut."""
+    small = [images.to_size(frame, steady.CUT_EDGE) for frame in frames]
+    cuts = [index for index in range(1, len(frames)) if steady.is_cut(small[index - 1], small[index])]
+    found = {}
+    for index in range(gap, len(frames)):
+        if not any(index - gap < cut <= index for cut in cuts):
+            back = flow.between(frames[index], frames[index - gap])
+            found[index] = back, flow.trust(back, flow.between(frames[index - gap], frames[index]))
+    return found
+
+
+def warping_error(frames: list[Tensor], moved: dict[int, Masked], gap: int) -> float:
+    errors = []
+    for index, (back, trusted) in moved.items():
+        size = torch.tensor([back.shape[-1], back.shape[-2]])
+        grid = (2 * flow.places(back).permute(0, 2, 3, 1) + 1) / size - 1
+        warped = F.grid_sample(frames[index - gap], grid, padding_mode="border", align_corners=False)
+        difference = (frames[index] - warped).square().mean(1, keepdim=True)
+        errors.append(float((difference * trusted).sum() / trusted.sum().clamp_min(1)))
+    return sum(errors) / max(1, len(errors))
+
+
+def sharpness(image: Tensor) -> float:
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
+    return float(F.conv2d(image.mean(1, keepdim=True), kernel).var())
+
+
+def repainted(frames: list[Tensor], style: str, *, steadily: bool) -> tuple[list[Tensor], float]:
+    """The painted frames, and the seconds of processor time for each."""
+    model = onepass.load(style)
+
+    def paint(frame: Tensor, film: Statistics | None = None, settle: steady.Carrier | None = None) -> Tensor:
+        return onepass.apply(frame, model, film=film, settle=settle)
+
+    paint(frames[0])
+    began = time.process_time()
+    if steadily:
+        numbered = zip(((frame * 255).round().byte() for frame in frames), itertools.count())
+        made = [image for image, _ in steady.repaint(numbered, paint)]
+    else:
+        made = [paint(frame) for frame in frames]
+    return made, (time.process_time() - began) / len(frames)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--styles", nargs="+", default=["the-great-wave", "mosaic", "udnie"])
+    parser.add_argument("--films", nargs="+", default=["fox", "bikes", "pan", "object"])
+    parser.add_argument("--frames", type=int, default=104)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--save", type=Path, help="a folder for pictures: frames, differences and a time slice")
+    args = parser.parse_args()
+    judge = Judge(args.assets / "teachers") if (args.assets / "teachers").is_dir() else None
+    print("| film | style | error, film | alone | steady | 10 frames | style left | sharp 2 | sharp 100 | cost |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name, frames in films(args.assets, args.films, args.frames, args.size):
+        moved = {gap: motion(frames, gap) for gap in (1, 10)}
+        own = warping_error(frames, moved[1], 1)
+        for style in args.styles:
+            (alone, slow), (together, slower) = (repainted(frames, style, steadily=each) for each in (False, True))
+            errors = {
+                gap: [warping_error(each, moved[gap], gap) for each in (alone, together)] for gap in (1, 10)
+            }  # fmt: skip
+            left = "-"
+            if judge is not None:
+                painting, places = (
+                    images.read(bundled.locate(style)).image,
+                    range(1, len(frames), len(frames) // 4 or 1),
+                )
+                lefts = [sum(judge(each[i], frames[i], painting)[0] for i in places) for each in (alone, together)]
+                left = f"{lefts[1] / lefts[0]:.3f}"
+            sharp = [sharpness(together[i]) / sharpness(alone[i]) for i in (1, min(99, len(frames) - 1))]
+            print(
+                f"| {name} | {style} | {own:.5f} | {errors[1][0]:.5f} | {errors[1][1] / errors[1][0]:.3f} "
+                f"| {errors[10][1] / max(1e-12, errors[10][0]):.3f} | {left} | {sharp[0]:.2f} | {sharp[1]:.2f} "
+                f"| {slower / slow:.2f} |",
+                flush=True,
+            )
+            if args.save:
+                look(args.save, f"{name}-{style}", frames, alone, together)
+
+
+def look(folder: Path, name: str, frames: list[Tensor], alone: list[Tensor], together: list[Tensor]) -> None:
+    """Save frames 1 to 3 and 50 to 52 with their differences, and one column over time."""
+    places = [index for index in (1, 2, 3, 50, 51, 52) if index < len(frames)]
+    rows = [torch.cat([each[index] for index in places], 3) for each in (frames, alone, together)]
+    for each in (alone, together):
+        rows.append(torch.cat([(2 * (each[i] - each[i - 1]) + 0.5).clamp(0, 1) for i in places], 3))
+    images.write(folder / f"{name}-frames.png", torch.cat(rows, 2))
+    middle = frames[0].shape[-1] // 2
+    slices = [torch.cat([image[..., middle : middle + 1] for image in each], 3) for each in (frames, alone, together)]
+    images.write(folder / f"{name}-slice.png", torch.cat([each.repeat_interleave(4, 3) for each in slices], 3))
+
+
+if __name__ == "__main__":
+    main()
