@@ -289,7 +289,9 @@ class Canvas:
             self.match(level, moments(x, self._inside(x)))
         self.rough = self.coarse(entered)
         self.match("relu2_1", moments(self.rough, self._inside(self.rough)))
-        return self.colored(self.detail(self.rough))
+        painted = self.detail(self.rough)
+        self.match("rgb", moments(painted, self.mask))
+        return affine(painted, *self.maps["rgb"])
 
     def enter(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision():
@@ -304,10 +306,6 @@ class Canvas:
         matched = affine(rough, *self.maps["relu2_1"])
         with self._precision():
             return self.painter.detail(matched, self.modulation)
-
-    def colored(self, painted: Tensor) -> Tensor:
-        self.match("rgb", moments(painted, self.mask))
-        return affine(painted, *self.maps["rgb"])
 
     def match(self, level: str, source: Moments) -> None:
         self.maps[level] = transport(source, self.style.moments[level])
@@ -393,12 +391,19 @@ class Repainter(nn.Module):
         def entered(tile: Tile) -> dict[str, Tensor]:
             return canvas.enter(self.eye(image[..., tile.outer_rows, tile.outer_columns], CONTENT))
 
+        def detailed(tile: Tile) -> Tensor:
+            outer = canvas.detail(canvas.coarse(entered(tile)))
+            painted[..., tile.rows, tile.columns] = tile.within(outer, 1)
+            return outer
+
+        painted = torch.empty_like(image)
         canvas.collect((tile, entered(tile)) for tile in parts)
         canvas.collect((tile, {"relu2_1": canvas.coarse(entered(tile))}) for tile in parts)
-        painted = torch.empty_like(image)
+        canvas.collect((tile, {"rgb": detailed(tile)}) for tile in parts)
         for tile in parts:
-            painted[..., tile.rows, tile.columns] = tile.within(canvas.detail(canvas.coarse(entered(tile))), 1)
-        return canvas.colored(painted)
+            inner = painted[..., tile.rows, tile.columns]
+            inner.copy_(affine(inner, *canvas.maps["rgb"]))
+        return painted
 
 
 class Immediate(nn.Module):
