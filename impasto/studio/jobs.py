@@ -1,4 +1,7 @@
-"""Sessions with their files, and jobs that outlive the page that started them. No torch, no gradio."""
+"""Sessions with their files, and jobs that outlive the page that started them. No torch, no gradio.
+
+Over 400 lines, because sessions and jobs hold each other.
+"""
 
 from __future__ import annotations
 

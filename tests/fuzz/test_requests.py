@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from studio_server import API, encoded, serving, upload
 
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 FEW = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")), derandomize="FUZZ_EXAMPLES" not in os.environ,
+    max_examples=EXAMPLES, derandomize="FUZZ_EXAMPLES" not in os.environ,
     deadline=None, suppress_health_check=list(HealthCheck), database=None,
 )  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_no_request_breaks_the_studio(target: Target, body: Any, name: str) -> N
     assert answer.status_code < 500, (name, body, answer.text)
 
 
-@FEW
+@settings(FEW, max_examples=EXAMPLES // 10 + 1)  # each upload starts a process
 @given(data=st.binary(max_size=200), name=st.text(max_size=30))
 def test_no_upload_breaks_the_studio(target: Target, data: bytes, name: str) -> None:
     for content in (data, encoded()[: len(data) * 2], encoded() + data):
