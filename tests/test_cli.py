@@ -152,8 +152,9 @@ def test_a_styles_alpha_is_its_mask(run: Callable[..., int], tmp_path: Path) -> 
     part = pixels(tmp_path / "out.png")
     style.convert("RGB").save(tmp_path / "style.png")
     assert run("--style-masks", mask, styles=(tmp_path / "style.png",)) == 0
-    assert np.abs(part.astype(int) - whole).max() > 8
-    assert np.abs(part.astype(int) - pixels(tmp_path / "out.png")).max() <= 3
+    masked = pixels(tmp_path / "out.png").astype(float)
+    near, far = np.abs(part - masked).mean(), np.abs(part - whole.astype(float)).mean()
+    assert near < 1.5 and far > 4 * near, (near, far)
 
 
 @pytest.mark.parametrize(

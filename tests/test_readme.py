@@ -10,7 +10,7 @@ import pytest
 from conftest import film, save_picture
 from PIL import Image
 
-from impasto import cli, networks, onepass, recipes
+from impasto import cli, generators, networks, onepass, pix2pix, recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every picture that the README names."""
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(
-        ["photo.jpg", "painting.jpg", "monet.jpg", "munch.jpg", "sky.jpg", "ground.jpg", "evening.jpg"]
+        ["photo.jpg", "painting.jpg", "monet.jpg", "munch.jpg", "sky.jpg", "ground.jpg", "evening.jpg", "old-photo.jpg"]
     ):
         save_picture(tmp_path / name, seed=seed)
     for seed, name in enumerate(["sky-mask.png", "ground-mask.png"]):
@@ -33,10 +33,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("ours.png", "theirs.png"):
         Image.new("RGB", (48, 32), "red").save(tmp_path / name)
     film(tmp_path / "film.mp4", count=2)
-    for folder in ("photographs", "holiday"):
+    for folder in ("photographs", "holiday", "pairs"):
         (tmp_path / folder).mkdir()
-        save_picture(tmp_path / folder / "one.jpg")
+        save_picture(tmp_path / folder / "one.jpg", 64, 32)
     onepass.save(Path("my-style.safetensors"), networks.Network(), {})
+    translation = pix2pix.Model(generators.UNet(generators.Shape(width=2, depth=3)), "given", {})
+    pix2pix.save(Path("mine.safetensors"), translation)
     return tmp_path
 
 
@@ -47,7 +49,7 @@ def test_the_readme_has_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _, *arguments = shlex.split(command)
+    _, *arguments = shlex.split(command.replace("0:10", "0:00").replace("0:20", "0:01"))  # the film is short
     out = arguments[arguments.index("-o") + 1]
     size = arguments.index("--size") if "--size" in arguments else None
     if size is not None:
@@ -58,6 +60,7 @@ def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFix
         "photo": ["--size", "40", "--radius", "3", *few],
         "apply": [],
         "export": [],
+        "pix2pix": ["--generator", "unet16", "--load", "36", "--crop", "32", *few[:2]] if "train" in arguments else [],
     }
     assert cli.main([*arguments, *small.get(arguments[0], ["--size", "40", *few])]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(Path(out))
