@@ -2,6 +2,8 @@
 
 A generator learns from pairs to turn the first picture into the second. Its loss is the distance to the second picture
 and the verdict of a discriminator, which learns at the same time to tell the generator's pairs from real ones.
+
+Training, applying and model files share this file, as in `onepass`: each needs the two kinds of network of the others.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from impasto.recipes import Translation
 
 TILE = 1024  # side in pixels of the largest picture that is translated at once
 OVERLAP = 128  # pixels that neighbouring tiles share, in which one fades into the other
-WORKING = 288  # short side in pixels at which `Colorizer` looks at a photograph, as in its training
+WORKING = 192  # short side in pixels at which `Colorizer` looks at a photograph: at 288 skies came out patchy
 
 
 @dataclass(frozen=True)

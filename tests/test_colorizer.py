@@ -20,10 +20,10 @@ def test_bins_of_colours() -> None:
 
 
 def test_rare_colours_weigh_more() -> None:
-    """The root of Zhang2016, equation 4, without neighbours: w^2 ~ 1 / (p / 2 + 1 / (2 Q)), of mean 1."""
+    """Zhang2016, equation 4, to the power of 3/4, without neighbours: 1 / (p / 2 + 1 / (2 Q)), of mean 1."""
     centres = torch.tensor([[0.0, 0.0], [100.0, 0.0]])
     weights = colorizer.balance(torch.tensor([3.0, 1.0]), centres)
-    raw = torch.tensor([1 / (0.375 + 0.25), 1 / (0.125 + 0.25)]).sqrt()
+    raw = torch.tensor([1 / (0.375 + 0.25), 1 / (0.125 + 0.25)]) ** 0.75
     assert torch.allclose(weights, raw / (0.75 * raw[0] + 0.25 * raw[1]))
 
 
