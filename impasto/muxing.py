@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -50,7 +49,7 @@ class Parts:
         resume: continue with the parts that are there; otherwise they are removed.
 
     Raises:
-        InputError: the parts are those of another film, or of other settings.
+        InputError: the parts are those of another film or of other settings, or the folder holds something else.
         OSError: the folder cannot be written to.
     """
 
@@ -61,8 +60,10 @@ class Parts:
             if json.loads(note.read_text()) != json.loads(json.dumps(receipt)):
                 raise InputError(f"{folder}: from another film or other settings; remove it to start again")
         else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            if folder.exists() and not note.is_file():
+                raise InputError(f"{folder}: is needed for the unfinished film, but holds something else; move it away")
+            self.remove()
+            folder.mkdir(exist_ok=True)
             note.write_text(json.dumps(receipt))
         self.earlier = self.paths()
         self.done = {self.tick(packet) for packet in self.packets()}
@@ -97,7 +98,10 @@ class Parts:
         return None if image is None else video.picture(image)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in [*self.paths(), self.folder / "receipt.json"]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
 
 
 def _packets(path: Path) -> Iterator[Any]:
@@ -241,10 +245,12 @@ def _others(
             with suppress(av.FFmpegError, ValueError):
                 _text(packet, each, stream, container, time)
         else:
-            with suppress(av.InvalidDataError):
-                for frame in packet.decode():
-                    frame.pts = None if frame.pts is None else frame.pts - round(origin / frame.time_base)
-                    container.mux(stream.encode(frame))
+            frames = []
+            with suppress(av.FFmpegError):  # damaged
+                frames = packet.decode()
+            for frame in frames:
+                frame.pts = None if frame.pts is None else frame.pts - round(origin / frame.time_base)
+                container.mux(stream.encode(frame))
 
     def flush() -> None:
         for stream, how in streams.values():

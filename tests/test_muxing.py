@@ -10,6 +10,7 @@ import pytest
 from conftest import film
 from torch import Tensor
 
+from impasto.errors import InputError
 from impasto.runs.film import Settings, repaint
 
 
@@ -109,3 +110,11 @@ def test_sound_of_192_khz(tmp_path: Path) -> None:
     with av.open(str(run(source, tmp_path / "out.mp4"))) as container:
         heard = [(frame.samples, frame.sample_rate) for frame in container.decode(audio=0)]
     assert sum(samples / rate for samples, rate in heard) == pytest.approx(1, abs=0.1)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.resume").mkdir()
+    (tmp_path / "out.resume" / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else"):
+        run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4")
+    assert (tmp_path / "out.resume" / "diary.txt").read_text() == "mine"
