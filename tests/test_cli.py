@@ -307,7 +307,7 @@ def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny
 
     assert cli.main(command(tmp_path / "whole.png")) == 0
     process = start(command(tmp_path / "cut.png"))
-    wait_for((tmp_path / "cut_0005.png").exists, "cut_0005.png")
+    wait_for((tmp_path / "cut.resume").exists, "cut.resume")  # written after the picture
     process.kill()
     process.communicate()
     assert not (tmp_path / "cut.png").exists()

@@ -14,6 +14,8 @@ import pytest
 import torch
 from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from impasto import cli, files, images, onepass
 from impasto.runs import folders, onepass as run_onepass
@@ -86,14 +88,17 @@ def test_a_folder_without_contrast(train: Callable[..., int], tmp_path: Path, ca
 
 
 def test_a_training_that_diverges(
-    train: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., int], tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the loss is not finite at any rate: one error line, and earlier files are kept."""
+    """If the loss is not finite at any rate, here as the encoder overflows: one line, and earlier files are kept."""
     monkeypatch.setattr("impasto.runs.onepass.EVERY", 1)
     assert train() == 0
     before = (tmp_path / "mine.safetensors").read_bytes()
     capsys.readouterr()
-    assert train("--rate", "1e20") == 1
+    with safe_open(tiny, "pt") as file:
+        large = {name: 1e25 * file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(large, tmp_path / "large.safetensors", file.metadata())
+    assert train("--encoder", str(tmp_path / "large.safetensors")) == 1
     one_line(capsys, "not finite", "lower rate", only=True)
     assert (tmp_path / "mine.safetensors").read_bytes() == before
 
