@@ -37,7 +37,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     secret = tmp_path_factory.mktemp("server") / "secret.png"
     Image.new("RGB", (64, 48), (1, 2, 3)).save(secret)
     with ExitStack() as stack:
-        address = stack.enter_context(serving("--max-upload", "0.3"))
+        address = stack.enter_context(serving("--max-upload", "0.3", silent=False))
         one, two = (stack.enter_context(httpx.Client(base_url=address, timeout=120)) for _ in range(2))
         for client in (one, two):
             client.get("/")
