@@ -536,7 +536,7 @@ def test_feature_scale_compensates_the_encoder_s_scale(name: str, tiny: str) -> 
         one, other = (goal(preset, [STYLE], of=each)(CONTENT) for each in (network(), louder(factor)))
         assert set(one) == set(other)
         for term in one:
-            assert float(other[term]) == pytest.approx(float(one[term]), rel=1e-2 if normalized else 1e-3)
+            assert float(other[term]) == pytest.approx(float(one[term]), rel=2e-2 if normalized else 1e-3)
 
 
 def test_without_feature_scale_the_encoder_s_scale_matters(recipe: Transfer) -> None:
