@@ -225,7 +225,7 @@ def main() -> None:
         averaged.module.load_state_dict(painter.state_dict())
     card = {
         "impasto": impasto.__version__,
-        "recipe": json.dumps({"grain": GRAIN}),
+        "recipe": json.dumps({"grain": 0.0}),  # of `apply`: noise would show in even skies
         "photographs": str(len(photographs)),
         "paintings": str(len(paintings)),
     }
