@@ -1,4 +1,4 @@
-"""Kill runs at random moments, and look at what is left: `python tests/fuzz/kills.py [COUNT]`.
+"""Kill runs at random moments, and look at what is left: `python tests/fuzz/kills.py [COUNT [NAME ...]]`.
 
 After kill -9 or SIGTERM nothing under a final name may be damaged, the next run must remove what was left behind, and
 a resumed run must equal one that was never stopped, to the bit.
@@ -179,4 +179,5 @@ def main(count: int, folder: Path, names: tuple[str, ...] = tuple(COMMANDS)) -> 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 50, Path(place)) > 0)
+        count, *names = sys.argv[1:] or ["50"]
+        sys.exit(main(int(count), Path(place), tuple(names) or tuple(COMMANDS)) > 0)
