@@ -48,20 +48,20 @@ class Painting:
 
 PAINTINGS = {
     "first": {
-        "the-great-wave": Painting("the_great_wave.jpg", 768, 0.42),
-        "la-muse": Painting("la_muse.jpg", 512, 0.49, descreen=True),
-        "rain-princess": Painting("rain_princess.jpg", 960, 0.46, descreen=True),
-        "the-scream": Painting("the_scream.jpg", 600, 0.39, descreen=True),
-        "udnie": Painting("udnie.jpg", 512, 0.40, descreen=True),
-        "the-shipwreck-of-the-minotaur": Painting("the_shipwreck_of_the_minotaur.jpg", 800, 0.38, descreen=True),
+        "the-great-wave": Painting("the_great_wave.jpg", 768, 0.39),
+        "la-muse": Painting("la_muse.jpg", 512, 0.455, descreen=True),
+        "rain-princess": Painting("rain_princess.jpg", 960, 0.44, descreen=True),
+        "the-scream": Painting("the_scream.jpg", 600, 0.36, descreen=True),
+        "udnie": Painting("udnie.jpg", 512, 0.39, descreen=True),
+        "the-shipwreck-of-the-minotaur": Painting("the_shipwreck_of_the_minotaur.jpg", 800, 0.35, descreen=True),
     },
     "second": {
-        "starry-night": Painting("starry_night.jpg", 700, 0.45),
-        "composition-vii": Painting("composition_vii.jpg", 700, 0.46),
-        "mosaic": Painting("mosaic.jpg", 470, 0.46),
-        "candy": Painting("candy.jpg", 700, 0.46, descreen=True),
-        "feathers": Painting("feathers.jpg", 540, 0.45),
-        "portrait-of-metzinger": Painting("delaunay_portrait.jpg", 700, 0.46),
+        "starry-night": Painting("starry_night.jpg", 700, 0.43),
+        "composition-vii": Painting("composition_vii.jpg", 700, 0.44),
+        "mosaic": Painting("mosaic.jpg", 470, 0.44),
+        "candy": Painting("candy.jpg", 700, 0.44, descreen=True),
+        "feathers": Painting("feathers.jpg", 540, 0.43),
+        "portrait-of-metzinger": Painting("delaunay_portrait.jpg", 700, 0.44),
     },
 }
 
