@@ -270,6 +270,7 @@ class Translation:
 
 # Structure of the content (Park2019), bounded style (Cheng2021), starting in the palette of the painting (Pitie2007).
 impasto = Transfer(
+    steps=200,
     content_layers=("relu3_1", "relu4_2", "relu5_1"),
     content_layer_weights=(0.25, 1.0, 0.75),
     content_term="normalized",
