@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,16 +37,11 @@ class TrainCommand:
     def run(self) -> None:
         from impasto.runs import onepass as run_onepass, terminal
 
-        try:
+        with terminal.saying(self.out) if run_onepass.first() else nullcontext():
             run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
             )  # fmt: skip
-        except Stopped:
-            terminal.say(self.out)
-            raise
-        if run_onepass.first():
-            terminal.say(self.out)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,16 +41,11 @@ class TranslatorTrainCommand:
     def run(self) -> None:
         from impasto.runs import onepass as run_onepass, pix2pix as run_pix2pix, terminal
 
-        try:
+        with terminal.saying(self.out) if run_onepass.first() else nullcontext():
             run_pix2pix.train(
                 self.folder, self.targets, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
             )  # fmt: skip
-        except Stopped:
-            terminal.say(self.out)
-            raise
-        if run_onepass.first():
-            terminal.say(self.out)
 
 
 @dataclass
