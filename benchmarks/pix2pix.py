@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import fitting, pix2pix
+from impasto import fitting, pix2pix_training
 from impasto.generators import PatchGAN
 from impasto.pairs import Pairs
 from impasto.recipes import Translation
@@ -35,7 +35,7 @@ class Noise(Pairs):
 
 def plain(recipe: Translation, pairs: Pairs) -> Callable[[int], None]:
     """A step of the textbook implementation."""
-    network, critic = pix2pix.begin(recipe), PatchGAN(6, recipe.critic_width)
+    network, critic = pix2pix_training.begin(recipe), PatchGAN(6, recipe.critic_width)
     ours, theirs = (torch.optim.Adam(each.parameters(), lr=2e-4, betas=(0.5, 0.999)) for each in (network, critic))
 
     def judged(logits: Tensor, goal: float) -> Tensor:
@@ -70,7 +70,7 @@ def main() -> None:
         load=args.size, steps=1_000_000,
     )  # fmt: skip
     pairs = Noise([])
-    steps = pix2pix.train(pairs, recipe, network=pix2pix.begin(recipe))
+    steps = pix2pix_training.train(pairs, recipe, network=pix2pix_training.begin(recipe))
     textbook = plain(recipe, pairs)
     next(steps)  # the first step also copies the weights, in case the loss is not finite
     textbook(0)

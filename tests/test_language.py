@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 import impasto
-from impasto import datasets, errors, fitting, onepass, optimize, pairs, pix2pix, recipes, schema, transfer, video
+from impasto import (
+    datasets,
+    errors,
+    fitting,
+    onepass,
+    optimize,
+    pairs,
+    pix2pix,
+    pix2pix_training,
+    recipes,
+    schema,
+    transfer,
+    video,
+)
 from impasto.commands import DEFAULTS
 from impasto.runs import (
     onepass as onepass_runs,
@@ -29,7 +42,7 @@ EXPORTED = [
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
     for module in (
-        *(datasets, errors, fitting, onepass, optimize, pairs, pix2pix, transfer, video),
+        *(datasets, errors, fitting, onepass, optimize, pairs, pix2pix, pix2pix_training, transfer, video),
         *(onepass_runs, photo_runs, pix2pix_runs, receipts, terminal, transfer_runs),
     )
     for name, each in vars(module).items()

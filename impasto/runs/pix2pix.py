@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import files, images, machine, pairs as pairing, pix2pix, schema, sheets
+from impasto import files, images, machine, pairs as pairing, pix2pix, pix2pix_training, schema, sheets
 from impasto.errors import DivergedError, InputError, Stopped
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
@@ -55,7 +55,7 @@ def train(
     known, held = every.split(recipe.validation, recipe.seed)
     if not len(known):
         raise InputError(f"{folder}: {len(found)} pairs are too few to hold out `validation` {recipe.validation:g}")
-    network = pix2pix.begin(recipe)
+    network = pix2pix_training.begin(recipe)
     names = hashlib.sha256("\n".join(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
                                      for path, _ in found).encode()).hexdigest()  # fmt: skip
     facts = receipts.build("pix2pix train", recipe=recipe, learnt=len(known), held_out=len(held), names=names)
@@ -68,12 +68,12 @@ def train(
             terminal.fetch_encoder(recipe.encoder, quiet=quiet)
         state = run_onepass.load_checkpoint(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
-        total = pix2pix.length(recipe, len(known))
+        total = pix2pix_training.length(recipe, len(known))
         with (
             terminal.progress(total, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            steps = pix2pix.train(known, recipe, network=network, device=target, state=state)
+            steps = pix2pix_training.train(known, recipe, network=network, device=target, state=state)
             for step in receipts.resuming(steps) if state else steps:
                 history.add(step.terms)
                 if step.index % 10 == 0:
@@ -82,7 +82,7 @@ def train(
                 if run_onepass.first() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.
                     with suppress(DivergedError):
-                        measured = pix2pix.measure(model, held) if len(held) else {}
+                        measured = pix2pix_training.measure(model, held) if len(held) else {}
                         history.record(step.index, measured)
                         save(out, model, step.index, history)
                         receipts.save_state(checkpoint, {**step.state(), "card": card, "history": history.rows})
@@ -127,7 +127,7 @@ def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
 
     Both go next to ``out``, with the suffixes .png and .csv.
     """
-    sheet = sheets.sheet(pix2pix.preview(model, pairs), columns=3)
+    sheet = sheets.sheet(pix2pix_training.preview(model, pairs), columns=3)
     names = list(history.rows[-1])
     curves = {name: [row[name] for row in history.rows if name in row] for name in names if name != "step"}
     if len(history.rows) > 1:
