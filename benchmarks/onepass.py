@@ -24,7 +24,7 @@ from rich.progress import track
 from run import HERE, STDERR, hardware, process, seconds, table
 
 import impasto
-from impasto import bundled, datasets, encoder, images, machine, objective, onepass, optimize, recipes
+from impasto import bundled, datasets, encoder, images, machine, objective, onepass, onepass_training, optimize, recipes
 from impasto.networks import IMPASTO, JOHNSON, Network
 from impasto.onepass import Model
 from impasto.runs import onepass as run_onepass
@@ -57,7 +57,7 @@ def unseen(
     assets: Path, painting: torch.Tensor, recipe: recipes.Training
 ) -> Iterator[tuple[torch.Tensor, objective.Objective]]:
     """Photographs outside the training set, each with the training objective."""
-    style = onepass.prepare_style(painting, recipe)
+    style = onepass_training.prepare_style(painting, recipe)
     for path in sorted((assets / "contents").glob("*.jpg"))[:PHOTOGRAPHS]:
         photograph = images.to_size(images.to_tensor(path), SIZE)
         yield photograph, objective.build(encoder.load(recipe.encoder), recipe.loss_recipe(), photograph, [style])
@@ -100,7 +100,7 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
         torch.manual_seed(recipe.seed)
         network = Network(shape)
         began = time.perf_counter()
-        for _ in track(onepass.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
+        for _ in track(onepass_training.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
             pass
         took = (time.perf_counter() - began) / steps
         model = Model(network.eval(), {})

@@ -181,7 +181,7 @@ def test_style_scale() -> None:
 def test_a_painting_is_no_model_to_train_from(tmp_path: Path) -> None:
     model = onepass.load(save_picture(tmp_path / "painting.png"))
     with pytest.raises(WeightsError, match="a painting, not a model"):
-        onepass.trained(model, "painting.png")
+        onepass.require_network(model, "painting.png")
 
 
 def test_apply_with_a_painting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from impasto import (
     errors,
     fitting,
     onepass,
+    onepass_training,
     optimize,
     pairs,
     pix2pix,
@@ -42,7 +43,19 @@ EXPORTED = [
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
     for module in (
-        *(datasets, errors, fitting, onepass, optimize, pairs, pix2pix, pix2pix_training, transfer, video),
+        *(
+            datasets,
+            errors,
+            fitting,
+            onepass,
+            onepass_training,
+            optimize,
+            pairs,
+            pix2pix,
+            pix2pix_training,
+            transfer,
+            video,
+        ),
         *(onepass_runs, photo_runs, pix2pix_runs, receipts, terminal, transfer_runs),
     )
     for name, each in vars(module).items()

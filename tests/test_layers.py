@@ -32,7 +32,7 @@ FLOORS = {
     },
     "objective": {"objective", "anystyle", "pairs"},
     "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "steady", "muxing"},
-    "training": {"pix2pix_training"},
+    "training": {"onepass_training", "pix2pix_training"},
     "runs": {"runs"},
     "apps": {"studio", "commands", "cli", "__main__"},
 }

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
-from impasto import bundled, datasets, files, fitting, images, machine, onepass, schema, sheets
+from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, sheets
 from impasto.networks import Layer, Network
 from impasto.onepass import Model
 from impasto.recipes import Training
@@ -120,7 +120,7 @@ def main() -> None:
     averaged = AveragedModel(together, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     balances = {name: Balance(painting.content) for name, painting in group.items()}
     tasks = {
-        name: onepass.task(
+        name: onepass_training.task(
             networks[name], paintings[name].image.to(device), pool, recipes[name], balances[name].strength
         )
         for name in group

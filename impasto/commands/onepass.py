@@ -158,5 +158,5 @@ class ExportCommand:
                 network, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
                 interop.to_onnx(network, part, channels=channels, stride=stride)
             else:
-                interop.to_onnx(onepass.trained(onepass.load(self.model), self.model), part)
+                interop.to_onnx(onepass.require_network(onepass.load(self.model), self.model), part)
         terminal.say(self.out)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, files, fitting, images, machine, onepass, schema, video
+from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, video
 from impasto.errors import (
     DivergedError,
     ImageError,
@@ -61,7 +61,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     for path in (out, preview, checkpoint) if first() else ():
         files.check_output(path, given)
     painting = images.read(given[0])
-    network = onepass.begin(recipe)
+    network = onepass_training.begin(recipe)
     with processes(machine.pick_device(device)) as target:
         quiet = quiet or not first()
         terminal.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -75,7 +75,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
             terminal.interruption() as interrupted,
         ):
-            steps = onepass.train(
+            steps = onepass_training.train(
                 painting.image.to(target), pool.to(target), recipe, mask=painting.alpha, network=network, state=state
             )
             for step in receipts.resuming(steps) if state else steps:

@@ -36,7 +36,7 @@ def build(out: Path, *, quiet: bool) -> None:
         files.atomic(out / "a.onnx") as first,
     ):
         for done, name in enumerate(bundled.STYLES, 1):
-            network = onepass.trained(onepass.load(name), name)
+            network = onepass.require_network(onepass.load(name), name)
             if done == 1:
                 interop.to_onnx(network, first, fold=False)
             with files.atomic(out / "styles" / f"{name}.onnx") as part:

@@ -1,0 +1,134 @@
+"""Training of one-pass networks (Johnson2016).
+
+A network learns to repaint photographs in one style: its loss is the objective of optimisation-based transfer, on crops
+of a folder of photographs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from impasto import datasets, encoder, fitting, images, losses, objective, onepass, optimize, recipes
+from impasto.errors import RecipeError
+from impasto.networks import Network
+
+RAMP_FROM = 0.03  # fraction of the strength at the first step of a training
+
+
+def train(
+    style: Tensor,
+    pool: datasets.Pool,
+    recipe: recipes.Training,
+    *,
+    mask: Tensor | None = None,
+    network: Network | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Iterator[fitting.TrainingStep]:
+    """Train a network to repaint photographs in one style, yielding every step.
+
+    The objective is that of optimisation-based transfer (`objective.build`), for the network's output clamped to
+    [0, 1], with each crop as its own content. All randomness depends only on the seed and the step's number. If
+    torch.distributed is initialised, each process takes its part of every batch; the result is that of one process.
+
+    Args:
+        style: (1, 3, H, W) sRGB in [0, 1].
+        pool: photographs.
+        recipe: what to train and how.
+        mask: (1, 1, H, W), the part of the style that is used; default: all of it.
+        network: trained in place; default: that of `begin`.
+        state: from an earlier step, to resume from.
+
+    Raises:
+        RecipeError: the batch cannot be divided among the processes.
+        WeightsError: as in `begin`.
+        DivergedError: the loss is not finite, even with a sixteenth of the rate.
+    """
+    network = (network or begin(recipe)).to(style.device)
+    loss = task(network, style, pool, recipe, mask=mask)
+    yield from fitting.fit(
+        network, loss, steps=recipe.steps, rate=recipe.rate, warmup=recipe.steps // 50, state=state, retries=4
+    )
+
+
+def begin(recipe: recipes.Training) -> Network:
+    """The network that a training starts from: ``recipe.start``, or random weights by the seed.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or not such a model.
+    """
+    torch.manual_seed(recipe.seed)
+    if not recipe.start:
+        return Network()
+    return onepass.require_network(onepass.load(recipe.start), recipe.start).requires_grad_(True)
+
+
+def task(
+    network: Network,
+    style: Tensor,
+    pool: datasets.Pool,
+    recipe: recipes.Training,
+    strength: Callable[[int], float] | None = None,
+    *,
+    mask: Tensor | None = None,
+) -> Callable[[int], dict[str, Tensor]]:
+    """The loss of a step by its index, for ``network`` on crops of ``pool``, by ``style`` and ``recipe``; see `train`.
+
+    ``strength`` gives the strength of each step; default: the recipe's, which rises in the first steps.
+    ``mask`` is as in `train`.
+    """
+    device = style.device
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+    if recipe.batch % world:
+        raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
+    vgg = encoder.load(recipe.encoder).to(device)
+    blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
+    used = [] if mask is None else [mask.to(device)]
+    goal = objective.build(vgg, recipe.loss_recipe(), blank, [prepare_style(style, recipe)], style_masks=used)
+    half = goal.dtype == torch.bfloat16
+    # In float32 the gradient of the kernels takes twice as long in channels-last layout.
+    layout = torch.channels_last if half else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    painter = DistributedDataParallel(network) if several else network
+
+    def ramped(index: int) -> float:
+        done = min(1.0, (index + 1) / max(1, recipe.ramp * recipe.steps))
+        return recipe.strength * math.exp((1 - done) * math.log(RAMP_FROM))
+
+    def loss(index: int) -> dict[str, Tensor]:
+        generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + index)
+        crops = datasets.random_crops(
+            pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1), contrast=datasets.FLAT
+        )[rank::world]
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
+        current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
+        terms, gradient = objective.for_content(current, crops)(painted.clamp(0, 1))  # as it will be saved
+        optimize.inward_(gradient, painted)
+        if several:  # the same values in all processes, so that none stops alone
+            for term in terms.values():
+                distributed.all_reduce(term.div_(world))
+        # A surrogate loss of value 0 hands the gradient to autograd, which continues to the weights.
+        surrogate = (gradient * painted).sum()
+        first = next(iter(terms))
+        grid = {"lattice": recipe.lattice * losses.lattice(painted)} if recipe.lattice else {}
+        return {**terms, first: terms[first] + (surrogate - surrogate.detach()), **grid}
+
+    return loss
+
+
+def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:
+    """The painting, (1, 3, H, W), as it is used in training: resized, and descreened by a median of 3 x 3."""
+    painting = images.to_size(style, max(1, round(recipe.style_scale * recipe.style_size)))
+    if not recipe.descreen:
+        return painting
+    windows = F.pad(painting, [1] * 4, "replicate").unfold(2, 3, 1).unfold(3, 3, 1)
+    return windows.flatten(4).median(4).values
