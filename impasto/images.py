@@ -25,7 +25,7 @@ from PIL import ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import files, machine
+from impasto import deep, files, machine
 from impasto.errors import ImageError
 from impasto.files import atomic as atomic
 
@@ -65,6 +65,7 @@ class Picture:
         name: the path as given, or "<array>", "<tensor>", "<image>".
         sha256: of the file's bytes, or of the pixels if the source was in memory.
         note: a one-line message for the user, or None.
+        bits: of a channel in the source, 8 or 16, for ``write``.
     """
 
     image: Tensor
@@ -73,6 +74,7 @@ class Picture:
     name: str
     sha256: str
     note: str | None
+    bits: int = 8
 
 
 Source = str | Path | PIL.Image.Image | NDArray[Any] | Tensor | Picture
@@ -113,7 +115,8 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
         raise TypeError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(source).__name__}")
     values = image if alpha is None else torch.cat([image, alpha], 1)
     digest = hashlib.sha256(str(tuple(values.shape)).encode() + values.cpu().numpy().tobytes())
-    return Picture(image, alpha, profile, name, digest.hexdigest(), None)
+    bits = _bits(source) if isinstance(source, np.ndarray) else 8
+    return Picture(image, alpha, profile, name, digest.hexdigest(), None, bits)
 
 
 def to_tensor(source: Source) -> Tensor:
@@ -133,11 +136,16 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
     Raises:
         ImageError: the tensor has another shape, or holds NaN.
     """
-    planes = _planes(image).float()
+    return PIL.Image.fromarray(_levels(_planes(image), 255))
+
+
+def _levels(planes: Tensor, top: int) -> NDArray[Any]:
+    """(1 or 3, H, W) in [0, 1] -> (H, W, 3) integers up to 255 or 65535."""
+    planes = planes.float()
     if planes.isnan().any():
         raise _error("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
-    values = planes.clamp(0, 1).mul(255).round().to(torch.uint8).expand(3, -1, -1)
-    return PIL.Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
+    values = planes.clamp(0, 1).mul(top).round().to(torch.uint8 if top == 255 else torch.uint16).expand(3, -1, -1)
+    return values.permute(1, 2, 0).cpu().contiguous().numpy()
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int]:
@@ -167,6 +175,8 @@ def write(
     alpha: Tensor | None = None,
     profile: bytes | None = None,
     receipt: Mapping[str, Any] | None = None,
+    bits: int = 8,
+    dither: bool = False,
 ) -> None:
     """Write a picture as PNG, JPEG, WebP or TIFF by its extension, completely or not at all.
 
@@ -176,37 +186,74 @@ def write(
         alpha: (1, 1, h, w), resized to the image. JPEG has none, so the picture is blended onto white.
         profile: an RGB profile, which the picture is converted to and which is embedded; any other is ignored.
         receipt: stored as JSON in the EXIF ImageDescription.
+        bits: 8 or 16 a channel; 16 only in PNG and TIFF, the others have 8.
+        dither: hide the steps of smooth gradients in 8 bits under noise of less than a step, always the same.
 
     Raises:
         ImageError: the picture cannot be written.
     """
     path = check_output(path)
-    kind, options = FORMATS[path.suffix.lower()]
+    kind, _ = FORMATS[path.suffix.lower()]
     planes = _planes(image, str(path))
     if alpha is not None:
         alpha = resize(_planes(alpha, str(path))[None].to(planes).clamp(0, 1), planes.shape[-2], planes.shape[-1])[0]
         if kind == "JPEG":
             planes, alpha = planes.clamp(0, 1) * alpha + (1 - alpha), None
+    description = None if receipt is None else json.dumps(dict(receipt), sort_keys=True)  # ASCII: all decode it alike
+    if bits > 8 and path.suffix.lower() in deep.SUFFIXES:
+        data = _in_16_bits(kind, planes, alpha, profile, description)
+    else:
+        if dither:
+            noise = torch.rand(planes.shape, generator=torch.Generator().manual_seed(0))
+            planes = planes + (noise.to(planes) - 0.5) / 255
+        data = _in_8_bits(path, planes, alpha, profile, description)
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+
+
+def _in_8_bits(
+    path: Path, planes: Tensor, alpha: Tensor | None, profile: bytes | None, description: str | None
+) -> bytes:
+    kind, options = FORMATS[path.suffix.lower()]
     picture = to_pil(planes)
     converted = _convert(picture, ImageCms.createProfile("sRGB"), io.BytesIO(profile)) if profile else None
     if converted is not None:
         picture, options = converted, {**options, "icc_profile": profile}
     if alpha is not None:
         picture.putalpha(to_pil(alpha).convert("L"))
-    exif = PIL.Image.Exif()
-    if receipt is not None:
-        exif[DESCRIPTION] = json.dumps(dict(receipt), sort_keys=True)  # ASCII: all readers decode it alike
-        options = {**options, "exif": exif}
+    if description:
+        options = {**options, "exif": _exif(description)}
     buffer = io.BytesIO()
     try:
         picture.save(buffer, kind, **options)
     except (OSError, ValueError) as error:  # WebP and JPEG limit the size, JPEG the receipt
         raise _error(path, f"cannot be saved as {kind} ({error}); use .png") from error
-    try:
-        with atomic(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-    except OSError as error:
-        raise files.unwritable(path, error) from error
+    return buffer.getvalue()
+
+
+def _in_16_bits(
+    kind: str, planes: Tensor, alpha: Tensor | None, profile: bytes | None, description: str | None
+) -> bytes:
+    values = _levels(planes, 65535)
+    converted = deep.convert(values, _srgb(), profile) if profile else None
+    values, profile = (values, None) if converted is None else (converted, profile)
+    if alpha is not None:
+        values = np.concatenate([values, _levels(alpha, 65535)[..., :1]], 2)
+    exif = _exif(description).tobytes() if description else None
+    return deep.encode(kind, values, profile=profile, exif=exif, description=description)
+
+
+def _exif(description: str) -> PIL.Image.Exif:
+    exif = PIL.Image.Exif()
+    exif[DESCRIPTION] = description
+    return exif
+
+
+def _srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
@@ -306,9 +353,13 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
             if frames > 1 and picture.format not in ("MPO", "PSD"):  # a phone's extra views, layers
                 note = f"{name}: the first of {frames} frames is used"
             raw = _pixels(picture, name)
+            array = deep.read_png(file) if picture.format == "PNG" else None
+            raw = raw if array is None else (array, *raw[1:])
         image, alpha, profile = _assemble(*raw, name)
         file.seek(0)
-        return Picture(image, alpha, profile, name, hashlib.file_digest(file, "sha256").hexdigest(), note)
+        return Picture(
+            image, alpha, profile, name, hashlib.file_digest(file, "sha256").hexdigest(), note, _bits(raw[0])
+        )
 
 
 def check_size(name: str, width: int, height: int, pixels: int = MAX_PIXELS) -> None:
@@ -396,12 +447,22 @@ def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray
 def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) -> tuple[Tensor, Tensor | None, Any]:
     """Image and alpha, upright and in sRGB, and the profile if it could be used."""
     image, alpha = _from_array(array, name)
-    if profile:  # 8 bits: Pillow's colour management supports no more
+    if profile and _bits(array) > 8:
+        values = _levels(image[0], 65535)
+        grey = array.ndim == 2 or array.shape[2] < 3
+        found = deep.convert(values[..., 0], profile, _srgb()) if grey else None
+        found = deep.convert(values, profile, _srgb()) if found is None else found
+        image, profile = (image, None) if found is None else (_from_array(found, name)[0], profile)
+    elif profile:  # Pillow's colour management supports no more than 8 bits
         grey, rgb, target = array.ndim == 2 or array.shape[2] < 3, to_pil(image), ImageCms.createProfile("sRGB")
         srgb = _convert(rgb.convert("L"), io.BytesIO(profile), target) if grey else None
         srgb = srgb or _convert(rgb, io.BytesIO(profile), target)
         image, profile = (_from_array(np.asarray(srgb), name)[0], profile) if srgb else (image, None)
     return _upright(image, turn), None if alpha is None else _upright(alpha, turn), profile
+
+
+def _bits(array: NDArray[Any]) -> int:
+    return 8 if array.dtype in (np.uint8, np.bool_) else 16
 
 
 def _upright(image: Tensor, orientation: int) -> Tensor:

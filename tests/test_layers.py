@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "errors": {"errors"},
-    "system": {"files", "machine"},
+    "system": {"files", "machine", "deep"},
     "facts": {"recipes", "images", "weights", "bundled", "winograd", "hdr"},
     "parts": {
         "schema",

@@ -211,7 +211,8 @@ class Painter:
         with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
             painted = self(picture.image)
         alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
-        receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=self.receipt(picture))
+        receipt = self.receipt(picture)
+        receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt, bits=picture.bits)
         return picture.note
 
     def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:

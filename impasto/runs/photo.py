@@ -87,7 +87,10 @@ def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
     """Write the result of a step, made by ``recipe`` from ``pair``, to ``out`` at the photograph's size."""
     ours = pair.photograph.image.to(step.q.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
-    receipts.write(out, result, alpha=pair.photograph.alpha, profile=pair.photograph.profile, receipt=pair.receipt)
+    source = pair.photograph
+    receipts.write(
+        out, result, alpha=source.alpha, profile=source.profile, receipt=pair.receipt, bits=source.bits, dither=True
+    )
 
 
 def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:

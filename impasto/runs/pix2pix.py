@@ -175,7 +175,8 @@ class Translator:
         if into in (1, 3) and channels in (1, 3):
             picture = images.read(path)
             painted, receipt = self(picture.image), self.receipt(picture)
-            images.write(out, painted, alpha=picture.alpha, profile=picture.profile, receipt=receipt)
+            facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
+            images.write(out, painted, receipt=receipt, **facts)
             return picture.note
         output = self(pairing.read(path, into))
         images.write(out, output) if channels in (1, 3) else pairing.write(out, output)

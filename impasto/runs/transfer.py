@@ -166,14 +166,16 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
 
 
 def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
-    """Write ``image`` with the receipt of ``watch`` and the transparency and colour profile of ``inputs``.
+    """Write ``image`` with the receipt of ``watch`` and the transparency, colour profile and depth of ``inputs``.
 
     Its ``path`` is ``watch.out`` by default.
     """
-    alpha = inputs.content.alpha
+    source, alpha = inputs.content, inputs.content.alpha
     if alpha is not None:
         alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
-    receipts.write(path or watch.out, image, alpha=alpha, profile=inputs.content.profile, receipt=watch.receipt)
+    receipts.write(
+        path or watch.out, image, alpha=alpha, profile=source.profile, receipt=watch.receipt, bits=source.bits
+    )
 
 
 def numbered(out: Path, label: str) -> Path:
