@@ -18,7 +18,7 @@ import psutil
 import torch
 from baseline import iteration
 
-from impasto import bundled, images, machine, recipes
+from impasto import bundled, images, machine, presets
 from impasto.runs import transfer as run_transfer
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         # A square: the goals are stated for squares.
         side = min(inputs.content.image.shape[-2:])
         square = replace(inputs.content, image=inputs.content.image[..., :side, :side])
-        recipe = replace(recipes.impasto, size=size, steps=int(rest[1]), scales=(1.0,), flat=0.0)
+        recipe = replace(presets.impasto, size=size, steps=int(rest[1]), scales=(1.0,), flat=0.0)
         with TemporaryDirectory() as folder, machine.reused_memory(sparingly=float(rest[0]) > 0):
             watch = run_transfer.Watch(Path(folder) / "out.png", memory=float(rest[0]), quiet=True)
             run_transfer.paint(replace(inputs, content=square), recipe, watch)

@@ -32,7 +32,7 @@ from rich.progress import track
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import impasto
-from impasto import bundled, encoder, images, machine, objective, optimize, recipes, transfer, winograd
+from impasto import bundled, encoder, images, machine, objective, optimize, presets, transfer, winograd
 from impasto.recipes import Transfer
 
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def vgg19() -> encoder.VGG:
 def ours(network: encoder.VGG, size: int, precision: Any, *, minimal: bool = True) -> Callable[[], object]:
     """One iteration of our implementation: loss and gradient of the default recipe."""
     content, style = pair(size)
-    goal = objective.build(network, replace(recipes.impasto, precision=precision), content, [style])
+    goal = objective.build(network, replace(presets.impasto, precision=precision), content, [style])
     if not minimal:  # the same, with PyTorch's convolutions
         goal = replace(goal, frozen=encoder.Frozen(network, goal.layers, goal.dtype))
     return lambda: goal(content)
@@ -122,8 +122,8 @@ def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
                 break
         return time.perf_counter() - start, loss, count
 
-    blog = replace(recipes.pytorch_blog, size=size, steps=steps)
-    schedule = {name: getattr(recipes.impasto, name) for name in ("optimizer", "rate", "scales", "flat", "steps")}
+    blog = replace(presets.pytorch_blog, size=size, steps=steps)
+    schedule = {name: getattr(presets.impasto, name) for name in ("optimizer", "rate", "scales", "flat", "steps")}
     theirs, loss, _ = run(blog, 0.0)
     best, reached, count = run(replace(blog, **schedule), loss)
     return {"adam_s": theirs, "adam_loss": loss, "ours_s": best, "ours_loss": reached, "ours_iterations": count}
@@ -132,7 +132,7 @@ def to_the_same_loss(size: int, steps: int) -> dict[str, float]:
 def optimizers(size: int, steps: int, rounds: int) -> dict[str, tuple[float, float]]:
     """Seconds and final loss of our L-BFGS and of PyTorch's, in turn, on the default recipe's objective, unclipped."""
     content, style = pair(size)
-    goal = objective.build(encoder.load("compact"), recipes.impasto, content, [style])
+    goal = objective.build(encoder.load("compact"), presets.impasto, content, [style])
 
     def our_lbfgs() -> torch.Tensor:
         *_, last = optimize.minimize(content, goal, optimizer="lbfgs", steps=steps, rate=1.0)

@@ -7,7 +7,7 @@ import impasto
 from impasto import bundled
 
 content, style, out = sys.argv[1:] or ("coffee", "the-great-wave", "watched.png")
-recipe = replace(impasto.recipes.impasto, size=256, scales=(1.0,), steps=200)
+recipe = replace(impasto.presets.impasto, size=256, scales=(1.0,), steps=200)
 before = float("inf")
 for step in impasto.steps(bundled.locate(content), bundled.locate(style), recipe):
     if step.index % 10 == 0:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from impasto import recipes as recipes
+    from impasto import presets as presets, recipes as recipes
     from impasto.encoder import load as load_encoder
     from impasto.errors import (
         DivergedError,
@@ -32,7 +32,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "DivergedError", "ImageError", "ImpastoError", "InputError", "Picture", "RecipeError", "Step", "Transfer",
-    "VideoError", "WeightsError", "apply", "load_encoder", "read", "recipes", "steps", "stylize", "to_pil", "write",
+    "VideoError", "WeightsError", "apply", "load_encoder", "presets", "read", "recipes", "steps", "stylize", "to_pil", "write",
 ]  # fmt: skip
 
 _HOMES = {
@@ -49,8 +49,8 @@ def __getattr__(name: str) -> Any:  # PEP 562
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"impasto.{module}"), name.removesuffix("_encoder"))
-    if name == "recipes":
-        return import_module("impasto.recipes")
+    if name in ("presets", "recipes"):
+        return import_module(f"impasto.{name}")
     raise AttributeError(f"module 'impasto' has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from impasto import recipes
+from impasto import presets
 from impasto.errors import InputError
 from impasto.recipes import FIVE, Transfer
 
@@ -35,10 +35,10 @@ def panels(
         InputError: ``strengths`` is studied, and none are given.
     """
     if over == "content":
-        base = replace(recipes.reconstruct_content, **settings)
+        base = replace(presets.reconstruct_content, **settings)
         return [Panel(layer, replace(base, content_layers=(layer,))) for layer in FIVE]
     if over == "style":
-        base = replace(recipes.reconstruct_style, **settings)
+        base = replace(presets.reconstruct_style, **settings)
         return [
             Panel(
                 FIVE[0] if count == 1 else f"{FIVE[0]} to {FIVE[count - 1][4:]}",
@@ -47,10 +47,10 @@ def panels(
             for count in range(1, 6)
         ]
     if over == "descent":
-        base = replace(recipes.keras_descent, **({"steps": 300} | settings))
+        base = replace(presets.keras_descent, **({"steps": 300} | settings))
         layers = DESCENT[:-1] if base.encoder == "compact" else DESCENT
         return [Panel(layer, replace(base, style_layers=(layer,))) for layer in layers]
     if not strengths:
         raise InputError("`over` strengths needs `strengths`")
-    base = replace(recipes.impasto, **settings)
+    base = replace(presets.impasto, **settings)
     return [Panel(f"strength {strength:g}", replace(base, strength=strength)) for strength in strengths]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import anystyle, color, encoder, images, machine, masks, matting, objective, optimize, recipes, schema
+from impasto import anystyle, color, encoder, images, machine, masks, matting, objective, optimize, presets, schema
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
@@ -96,7 +96,7 @@ class Step:
         return {"done": self.index, "inner": self.iteration.state()}
 
 
-def stylize(content: images.Source, style: images.Source | Sequence[images.Source], recipe: Transfer = recipes.impasto,
+def stylize(content: images.Source, style: images.Source | Sequence[images.Source], recipe: Transfer = presets.impasto,
             **options: Any) -> Tensor:  # fmt: skip
     """Repaint ``content`` in the manner of ``style``: run `steps` to its end.
 
@@ -115,7 +115,7 @@ def stylize(content: images.Source, style: images.Source | Sequence[images.Sourc
 def steps(
     content: images.Source,
     style: images.Source | Sequence[images.Source] = (),
-    recipe: Transfer = recipes.impasto,
+    recipe: Transfer = presets.impasto,
     *,
     content_masks: Sequence[images.Source] = (),
     style_masks: Sequence[images.Source] = (),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SMALL, one_line, opened, save_picture
 
-from impasto import cli, networks, onepass, recipes
+from impasto import cli, networks, onepass, presets
 from impasto.errors import InputError
 from impasto.runs import batch, cluster
 
@@ -73,7 +73,7 @@ def test_json_lines_are_the_same_as_csv(table: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     other = tmp_path / "jobs.jsonl"
     other.write_text("\n\n".join(map(json.dumps, lines)))
-    assert batch.read(other, recipes.impasto, "out") == batch.read(table, recipes.impasto, "out")
+    assert batch.read(other, presets.impasto, "out") == batch.read(table, presets.impasto, "out")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from conftest import one_line, opened, save_picture, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, files, images, objective, recipes, schema
+from impasto import cli, files, images, objective, presets, recipes, schema
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -64,7 +64,7 @@ def test_flags_in_any_order_keep_the_preset(run: Callable[..., int], tmp_path: P
     assert (tmp_path / "out_0002.png").exists()
 
 
-@pytest.mark.parametrize("name", recipes.TRANSFERS)
+@pytest.mark.parametrize("name", presets.TRANSFERS)
 def test_every_preset_paints(name: str, run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--recipe", name, "--checkpoint-every", "2") == 0
     assert opened(tmp_path / "out.png").width >= 32

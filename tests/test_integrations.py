@@ -16,7 +16,7 @@ from conftest import SMALL
 from torch import Tensor
 
 import impasto
-from impasto import cli, networks, onepass, recipes
+from impasto import cli, networks, onepass, presets
 
 PLUGINS = Path(__file__).parent.parent / "integrations"
 
@@ -109,7 +109,7 @@ def test_comfyui_repaints_a_batch_in_one_pass(comfy: Any, channels: int, tmp_pat
 
 def test_comfyui_paints_by_optimisation(comfy: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = impasto.Transfer(steps=3, encoder=tiny)
-    monkeypatch.setitem(recipes.TRANSFERS, "impasto", small)
+    monkeypatch.setitem(presets.TRANSFERS, "impasto", small)
     image, painting = torch.rand(1, 32, 40, 3), torch.rand(1, 24, 24, 3)
     given = {"painting": painting, "recipe": "impasto", "strength": 2.0, "size": 64, "seed": 1}
     painted = run_node(comfy.plugin, "ImpastoOptimise", image=image, **given)

@@ -14,6 +14,7 @@ FLOORS = {
     "facts": {"recipes", "images", "weights", "bundled", "winograd", "hdr"},
     "parts": {
         "schema",
+        "presets",
         "color",
         "masks",
         "matting",

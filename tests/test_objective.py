@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from impasto import bundled, encoder, images, objective, optimize, recipes
+from impasto import bundled, encoder, images, objective, optimize, presets
 from impasto.encoder import CONVOLUTIONS, VGG
 from impasto.errors import InputError
-from impasto.recipes import TRANSFERS, Transfer
+from impasto.presets import TRANSFERS
+from impasto.recipes import Transfer
 
 RECIPE = replace(Transfer(), precision="float32")
-NORMALIZED = replace(recipes.impasto, precision="float32")
+NORMALIZED = replace(presets.impasto, precision="float32")
 EXACT = {"rtol": 1e-5, "atol": 1e-9}
 
 

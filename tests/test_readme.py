@@ -10,7 +10,7 @@ import pytest
 from conftest import film, save_picture
 from PIL import Image
 
-from impasto import cli, generators, networks, onepass, pix2pix, recipes
+from impasto import cli, generators, networks, onepass, pix2pix, presets
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,9 +72,9 @@ def test_python(here: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     import impasto.transfer
 
-    small = dataclasses.replace(recipes.impasto, size=40, steps=3, encoder=tiny)
+    small = dataclasses.replace(presets.impasto, size=40, steps=3, encoder=tiny)
     monkeypatch.setattr(impasto.transfer.stylize, "__defaults__", (small,))
-    monkeypatch.setattr(recipes, "owl", dataclasses.replace(recipes.owl, encoder=tiny))
+    monkeypatch.setattr(presets, "owl", dataclasses.replace(presets.owl, encoder=tiny))
     space: dict[str, object] = {}
     for block in PYTHON:
         exec(block, space)
@@ -89,9 +89,9 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples" / "
 def test_examples(example: Path, here: Path) -> None:
     assert len(example.read_text().splitlines()) < 30
     arguments = ["photo.jpg", "painting.jpg", "out.png"]
-    script = "import sys, dataclasses, runpy\nfrom impasto import recipes, transfer\n"
-    script += "small = dataclasses.replace(recipes.impasto, size=48, steps=3)\n"
-    script += "recipes.impasto = small\ntransfer.stylize.__defaults__ = (small,)\n"
+    script = "import sys, dataclasses, runpy\nfrom impasto import presets, transfer\n"
+    script += "small = dataclasses.replace(presets.impasto, size=48, steps=3)\n"
+    script += "presets.impasto = small\ntransfer.stylize.__defaults__ = (small,)\n"
     script += f"sys.argv = {[str(example), *arguments]!r}\nrunpy.run_path({str(example)!r}, run_name='__main__')\n"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "out.png"
@@ -99,7 +99,7 @@ def test_examples(example: Path, here: Path) -> None:
 
 
 def test_the_recipes_table_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "recipes.md").read_text() == recipes.table()
+    assert (ROOT / "docs" / "recipes.md").read_text() == presets.table()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "impasto/models/compact.md"])

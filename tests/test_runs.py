@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from impasto import recipes, study
+from impasto import presets, study
 from impasto.errors import InputError
 from impasto.runs import receipts, terminal, transfer as run_transfer
 
@@ -21,13 +21,13 @@ def inputs(photo: Path, painting: Path) -> run_transfer.Inputs:
 
 
 def test_receipts_contain_no_folders(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
-    receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny, init="noise"), inputs)
+    receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny, init="noise"), inputs)
     assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
     assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})
 
 
 def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
-    recipe = replace(recipes.impasto, encoder=tiny)
+    recipe = replace(presets.impasto, encoder=tiny)
     again, found = run_transfer.from_receipt(run_transfer.receipt("transfer", recipe, inputs), [photo.parent])
     assert again == recipe
     assert torch.equal(found.content.image, inputs.content.image)
@@ -35,7 +35,7 @@ def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, p
 
 
 def test_another_encoder_is_refused(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
-    receipt = run_transfer.receipt("transfer", replace(recipes.impasto, encoder=tiny), inputs)
+    receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
     with pytest.raises(InputError, match="is not the file"):
         run_transfer.from_receipt(receipt, [photo.parent])
@@ -78,7 +78,7 @@ def test_interrupting_twice_stops_at_once() -> None:
 
 
 def test_a_study_is_drawn(inputs: run_transfer.Inputs, tiny: str) -> None:
-    small = replace(recipes.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
+    small = replace(presets.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
     panels = [study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
     sheet, stopped = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
     assert not stopped

@@ -17,7 +17,7 @@ from conftest import film, frames, save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import images, recipes, transfer, video
+from impasto import images, presets, transfer, video
 from impasto.cli import main
 from impasto.errors import InputError, OutputError, Stopped, VideoError
 from impasto.runs.film import Settings, repaint
@@ -296,7 +296,7 @@ def test_a_frame_stays_close_to_what_it_follows(tiny: str) -> None:
     trusted = torch.zeros(1, 1, 32, 32)
     trusted[..., :16] = 1
     recipe = replace(
-        recipes.impasto, encoder=tiny, steps=6, size=0, scales=(1.0,), style_layers=("relu1_1",),
+        presets.impasto, encoder=tiny, steps=6, size=0, scales=(1.0,), style_layers=("relu1_1",),
         content_layers=("relu2_1",), layer_weights=(), content_layer_weights=(),
     )  # fmt: skip
     *_, last = transfer.steps(frame, style, recipe, follow=(wanted, trusted))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from impasto.errors import RecipeError
-from impasto.recipes import TRANSFERS, Photo, Training, Transfer
+from impasto.presets import TRANSFERS
+from impasto.recipes import Photo, Training, Transfer
 from impasto.schema import check, described, from_json, to_json
 
 

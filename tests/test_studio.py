@@ -22,7 +22,7 @@ from conftest import one_line, save_picture, wait_for
 from PIL import Image
 from studio_server import API, call, encoded, file, serving, trigger, upload
 
-from impasto import cli, images, recipes, schema
+from impasto import cli, images, presets, schema
 from impasto.errors import BusyError, InputError, RecipeError
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms, jobs, names
@@ -418,7 +418,7 @@ def test_a_full_disk_is_refused(session: Session, monkeypatch: pytest.MonkeyPatc
 # Forms
 
 
-@pytest.mark.parametrize("recipe", [Transfer(), Photo(), recipes.owl])
+@pytest.mark.parametrize("recipe", [Transfer(), Photo(), presets.owl])
 def test_a_form_returns_its_recipe(recipe: Any) -> None:
     names = [field.name for field in fields(recipe)]
     with gr.Blocks():

@@ -24,7 +24,7 @@ from conftest import wait_for
 from PIL import Image
 from studio_server import API, call, encoded, file, serving, upload
 
-from impasto import images, recipes
+from impasto import images, presets, recipes
 from impasto.errors import ImpastoError, InputError, RefusedError
 from impasto.recipes import Photo, Transfer
 from impasto.studio import inspection, names, work
@@ -149,7 +149,7 @@ def test_every_field_of_text_has_its_names() -> None:
             if hint in (str, tuple[str, ...]):
                 value = getattr(kind(), field)
                 assert names.NAMES[field] and {value} if hint is str else set(value) <= set(names.NAMES[field])
-    for preset in recipes.TRANSFERS.values():
+    for preset in presets.TRANSFERS.values():
         assert names.recipe(preset, {}) == preset
 
 

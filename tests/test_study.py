@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from impasto import recipes, schema, study
+from impasto import presets, schema, study
 from impasto.errors import InputError
 from impasto.recipes import FIVE
 
@@ -13,7 +13,7 @@ def test_over_content() -> None:
     """OwlBook's figure 3."""
     panels = study.panels("content", size=64, steps=100)
     assert [panel.label for panel in panels] == list(FIVE)
-    base = replace(recipes.reconstruct_content, size=64, steps=100)
+    base = replace(presets.reconstruct_content, size=64, steps=100)
     assert [panel.recipe for panel in panels] == [replace(base, content_layers=(layer,)) for layer in FIVE]
 
 
@@ -27,7 +27,7 @@ def test_over_style() -> None:
         "relu1_1 to 4_1",
         "relu1_1 to 5_1",
     ]
-    base = replace(recipes.reconstruct_style, seed=3)
+    base = replace(presets.reconstruct_style, seed=3)
     assert [panel.recipe for panel in panels] == [replace(base, style_layers=FIVE[:count]) for count in range(1, 6)]
 
 
@@ -45,7 +45,7 @@ def test_over_descent() -> None:
 def test_over_strengths() -> None:
     panels = study.panels("strengths", strengths=(0.5, 2.0), size=64)
     assert [panel.label for panel in panels] == ["strength 0.5", "strength 2"]
-    base = replace(recipes.impasto, size=64)
+    base = replace(presets.impasto, size=64)
     assert [panel.recipe for panel in panels] == [replace(base, strength=0.5), replace(base, strength=2.0)]
 
 

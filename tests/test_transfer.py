@@ -17,7 +17,8 @@ from torch import Tensor
 
 from impasto import color, encoder, images, losses, objective, optimize, transfer
 from impasto.errors import ImageError, InputError
-from impasto.recipes import TRANSFERS, Transfer
+from impasto.presets import TRANSFERS
+from impasto.recipes import Transfer
 
 WIDTHS = (4, 4, 6, 6, 6)
 

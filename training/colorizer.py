@@ -21,7 +21,7 @@ import impasto
 from impasto import color, colorizer, datasets, encoder, files, fitting, machine, pix2pix, schema
 from impasto.colorizer import Colorizer
 from impasto.pix2pix import Model
-from impasto.recipes import TRANSLATIONS
+from impasto.presets import TRANSLATIONS
 
 CROP, WINDOW = 224, 12  # side of the crops in pixels; side of the windows in units of eight pixels
 VARIANTS = 2  # crops of each photograph

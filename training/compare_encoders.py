@@ -19,7 +19,7 @@ import torch
 from teachers import Teachers
 from torch import nn
 
-from impasto import encoder, images, objective, optimize, recipes, sheets
+from impasto import encoder, images, objective, optimize, presets, sheets
 
 PAIRS = (
     *(("tubingen", "starry_night"), ("chicago", "the_great_wave"), ("golden_gate", "the_scream")),
@@ -27,7 +27,7 @@ PAIRS = (
     *(("taj_mahal", "la_muse"), ("newyork", "udnie"), ("stata", "rain_princess")),
     *(("sailboat", "mosaic"), ("flowers", "feathers"), ("modern", "brushstrokes")),
 )
-RECIPE = replace(recipes.impasto, size=384, steps=200, scales=(1.0,))
+RECIPE = replace(presets.impasto, size=384, steps=200, scales=(1.0,))
 
 
 def paint(network: nn.Module, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from impasto import datasets, losses, recipes
+from impasto import datasets, losses, presets
 
-STYLE = recipes.impasto.style_layers
+STYLE = presets.impasto.style_layers
 
 
 class Easels:
@@ -31,8 +31,8 @@ class Easels:
         error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
         for layer, target in zip(STYLE, grams, strict=True):
             distance = (losses.gram(features[layer]) - target).square().sum((1, 2)) / target.square().sum((1, 2))
-            error = error + recipes.impasto.style_weight * distance
-        return error.sum() + recipes.impasto.smoothness * len(image) * losses.total_variation(image)
+            error = error + presets.impasto.style_weight * distance
+        return error.sum() + presets.impasto.smoothness * len(image) * losses.total_variation(image)
 
     @torch.no_grad()
     def start(self, pool: datasets.Pool, generator: torch.Generator) -> tuple[Tensor, list[Tensor], torch.optim.Adam]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from styles import PAINTINGS
 
-from impasto import images, machine, recipes
+from impasto import images, machine, presets
 from impasto.runs import transfer as run_transfer
 
-RECIPE = replace(recipes.reconstruct_style, size=512, steps=450)
+RECIPE = replace(presets.reconstruct_style, size=512, steps=450)
 
 
 def main() -> None:

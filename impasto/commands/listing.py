@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from impasto import recipes
+from impasto import presets
 
 
 @dataclass
@@ -22,9 +22,9 @@ class ListCommand:
         from impasto import bundled, weights
 
         if self.what == "recipes":
-            rows = [(name, recipes.ABOUT[name]) for name in recipes.TRANSFERS]
+            rows = [(name, presets.ABOUT[name]) for name in presets.TRANSFERS]
         elif self.what == "translations":
-            rows = [*bundled.TRANSLATORS.items(), *recipes.ABOUT_TRANSLATIONS.items()]
+            rows = [*bundled.TRANSLATORS.items(), *presets.ABOUT_TRANSLATIONS.items()]
         elif self.what == "weights":
             rows = [
                 (name, f"{entry.size / 1e6:.1f} MB, {entry.licence}; {entry.source}")

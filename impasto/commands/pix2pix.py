@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from impasto import recipes
+from impasto import presets
 from impasto.commands.options import Device, Out, Quiet
 from impasto.commands.transfer import peek
 from impasto.errors import IncompleteError, RecipeError, Stopped
@@ -82,6 +82,6 @@ class TranslatorApplyCommand:
 
 def default_train(arguments: Sequence[str]) -> TranslatorTrainCommand:
     name = peek(arguments, "--recipe") or "pix2pix"
-    if name not in recipes.TRANSLATIONS:
-        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSLATIONS)}")
-    return TranslatorTrainCommand(tyro.MISSING, tyro.MISSING, recipes.TRANSLATIONS[name])
+    if name not in presets.TRANSLATIONS:
+        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(presets.TRANSLATIONS)}")
+    return TranslatorTrainCommand(tyro.MISSING, tyro.MISSING, presets.TRANSLATIONS[name])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from impasto import recipes, schema
+from impasto import presets, schema
 from impasto.commands.options import Cluster, Device, Memory, Out, Quiet
 from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
@@ -36,11 +36,11 @@ def find_recipe(name: str) -> Transfer:
     Raises:
         RecipeError: there is no such recipe.
     """
-    if name in recipes.TRANSFERS:
-        return recipes.TRANSFERS[name]
+    if name in presets.TRANSFERS:
+        return presets.TRANSFERS[name]
     path = Path(name)
     if not path.exists():
-        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(recipes.TRANSFERS)}, or a file with a recipe")
+        raise RecipeError(f"unknown recipe {name!r}: one of {', '.join(presets.TRANSFERS)}, or a file with a recipe")
     if path.suffix.lower() == ".json":
         import json
 
@@ -299,11 +299,11 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
 
 
 def default_transfer(arguments: Sequence[str]) -> TransferCommand:
-    recipe = starting_recipe(arguments, recipes.impasto)
+    recipe = starting_recipe(arguments, presets.impasto)
     return TransferCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)
 
 
 def default_reconstruct(arguments: Sequence[str]) -> ReconstructCommand:
     of = peek(arguments, "--of")
-    recipe = recipes.reconstruct_content if of == "content" else recipes.reconstruct_style
+    recipe = presets.reconstruct_content if of == "content" else presets.reconstruct_style
     return ReconstructCommand(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, recipe)

@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.recipes import Photo, Transfer, impasto
+from impasto.presets import impasto
+from impasto.recipes import Photo, Transfer
 from impasto.studio import names
 from impasto.studio.jobs import Job, Pool, Session, Work
 from impasto.studio.viewer import Studio, spoken

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import impasto
-from impasto import bundled, recipes
+from impasto import bundled, presets
 
 STRENGTH = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05}
 
@@ -64,7 +64,7 @@ class Optimise:
             "required": {
                 "image": ("IMAGE",),
                 "painting": ("IMAGE",),
-                "recipe": (list(recipes.TRANSFERS),),
+                "recipe": (list(presets.TRANSFERS),),
                 "strength": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 100.0, "step": 0.05}),
                 "size": ("INT", {"default": 512, "min": 64, "max": 8192}),
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**32 - 1}),
@@ -74,7 +74,7 @@ class Optimise:
     def paint(
         self, image: Tensor, painting: Tensor, recipe: str, strength: float, size: int, seed: int
     ) -> tuple[Tensor]:
-        chosen = replace(recipes.TRANSFERS[recipe], strength=strength, size=size, seed=seed)
+        chosen = replace(presets.TRANSFERS[recipe], strength=strength, size=size, seed=seed)
         progress = comfy.utils.ProgressBar(len(image) * chosen.steps)
         (style,) = planes(painting[:1])
         painted = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from impasto import bundled, recipes
+from impasto import bundled, presets
 from impasto.errors import RecipeError, RefusedError
 from impasto.recipes import Transfer
 from impasto.studio import forms, names
@@ -60,12 +60,12 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                     label="Their weights", info="One for each style, such as 2 1; empty: equal weights."
                 )
                 preset = gr.Dropdown(
-                    list(recipes.TRANSFERS), value="impasto", label="Recipe", elem_id="preset",
+                    list(presets.TRANSFERS), value="impasto", label="Recipe", elem_id="preset",
                     info="A preset for Paint and Paint on; sets the fields under Advanced.",
                 )  # fmt: skip
-                scale, seed = forms.form(recipes.impasto, ["style_scale", "seed"])
+                scale, seed = forms.form(presets.impasto, ["style_scale", "seed"])
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                advanced = forms.form(recipes.impasto, ADVANCED)
+                advanced = forms.form(presets.impasto, ADVANCED)
         with gr.Column(min_width=300, elem_classes="wall"):
             shown = stage("repaint", "Choose a photograph, then a style.")
     connect(page, studio, shown)
@@ -118,7 +118,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             if not painting:
                 named["style_weights"] = shares if mixture else ""
             recipe = replace(forms.read(Transfer, named), **{
-                name: getattr(recipes.TRANSFERS[preset], name) for name in ("init", "encoder")
+                name: getattr(presets.TRANSFERS[preset], name) for name in ("init", "encoder")
             })  # fmt: skip
             latest = session.jobs.get("repaint")
             begin = latest.result.file if on and latest is not None and latest.result is not None else None
@@ -191,7 +191,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     photo.change(open_photo, photo, [where, style, mixture, shares, *inputs.values()], **quiet)
 
     def take_preset(name: str) -> list[Any]:
-        recipe = recipes.TRANSFERS[name]
+        recipe = presets.TRANSFERS[name]
         return [forms.shown(getattr(recipe, field)) for field in ("strength", "style_scale", "seed", *ADVANCED)]
 
     preset.input(take_preset, preset, [strength, scale, seed, *advanced], **quiet)
