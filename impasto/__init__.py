@@ -32,7 +32,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "DivergedError", "ImageError", "ImpastoError", "InputError", "Picture", "RecipeError", "Step", "Transfer",
-    "VideoError", "WeightsError", "apply", "load_encoder", "presets", "read", "recipes", "steps", "stylize", "to_pil", "write",
+    "VideoError", "WeightsError", "apply", "load_encoder", "presets", "read", "recipes", "steps", "stylize", "to_pil",
+    "write",
 ]  # fmt: skip
 
 _HOMES = {
