@@ -21,98 +21,16 @@ from torch.nn import functional as F
 from impasto import encoder, images, masks, weights
 from impasto.encoder import VGG
 from impasto.errors import WeightsError
-from impasto.losses import positions
+from impasto.moments import Affine, Moments, affine, blend, moments, transport
 from impasto.networks import Layer, as_it_is, uneven_
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
 CONTENT = ("relu3_1", "relu4_1")  # what the decoder sees of the photograph
 STRIDES = {"relu4_1": 8, "relu3_1": 4, "relu2_1": 2, "rgb": 1}  # of what is matched, in the decoder's order
-SHRINKAGE = 0.01  # added to a covariance, relative to the mean variance: what does not vary is not amplified much
-ROUNDS = 18  # of the Newton-Schulz iteration
 STYLE_SIZE = 512  # long edge in pixels at which a painting is studied
 WHOLE = 2048  # side in pixels up to which a picture is painted at once
 LEAST = 32  # smallest side in pixels: every layer needs pixels to reflect
 TILE, HALO = 1024, 96  # side of a tile, and the pixels around it that its result depends on
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean, (B, C), and mean outer product, (B, C, C), of features over their positions.
-
-    The moments of a collage are the mean of its parts' moments: styles are mixed, and tiles added, in this form.
-    """
-
-    mean: Tensor
-    second: Tensor
-
-    @property
-    def covariance(self) -> Tensor:
-        """(B, C, C), with `SHRINKAGE`."""
-        raw = self.second - self.mean[:, :, None] * self.mean[:, None, :]
-        variance = raw.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
-        unit = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
-        return raw + SHRINKAGE * variance[:, None, None] * unit
-
-    def through(self, weight: Tensor, bias: Tensor) -> Moments:
-        """The moments of weight x + bias, for a (C', C) weight and a (C',) bias."""
-        mean = self.mean @ weight.T
-        cross = mean[:, :, None] * bias
-        second = weight @ self.second @ weight.T + cross + cross.transpose(1, 2) + bias[:, None] * bias
-        return Moments(mean + bias, second)
-
-
-def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
-    """The `Moments` of (B, C, H, W), in float32; positions are weighted by ``mask``, (1, 1, H, W)."""
-    rows = positions(x)
-    if mask is None:
-        weighted = rows / rows.shape[1]
-    else:
-        weighted = rows * (mask / mask.sum().clamp_min(1e-6)).flatten(2).transpose(1, 2)
-    return Moments(weighted.sum(1), rows.transpose(1, 2) @ weighted)
-
-
-def blend(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
-    """The moments of a collage in which each part covers its share; shares sum to 1."""
-    pairs = list(zip(parts, shares, strict=True))
-    mean = torch.stack([share * part.mean for part, share in pairs]).sum(0)
-    return Moments(mean, torch.stack([share * part.second for part, share in pairs]).sum(0))
-
-
-def roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The square root of symmetric positive definite matrices, (B, C, C), and its inverse (Higham2008, eq. 6.35).
-
-    Newton and Schulz's iteration consists of matrix products: gradients stay finite where eigenvalues coincide, and
-    every runtime has them.
-    """
-    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
-    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    root, inverse = matrix / norm, unit.expand_as(matrix)
-    for _ in range(ROUNDS):
-        factor = 1.5 * unit - 0.5 * inverse @ root
-        root, inverse = root @ factor, factor @ inverse
-    return root * norm.sqrt(), inverse / norm.sqrt()
-
-
-Affine = tuple[Tensor, Tensor]
-
-
-def transport(source: Moments, target: Moments) -> Affine:
-    """The affine map that gives features the target's moments and displaces them least (Lu2019).
-
-    Returns:
-        (B, C, C) matrix and (B, C) bias.
-    """
-    root, inverse = roots(source.covariance)
-    middle, _ = roots(root @ target.covariance @ root)
-    matrix = inverse @ middle @ inverse
-    return matrix, target.mean - (matrix @ source.mean[:, :, None])[:, :, 0]
-
-
-def affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """matrix x + bias at every position of (B, C, H, W)."""
-    batch, channels, height, width = x.shape
-    rows = torch.baddbmm(bias[:, None, :], positions(x), matrix.transpose(1, 2))
-    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -447,3 +365,45 @@ def load() -> tuple[Repainter, Mapping[str, str]]:
     except RuntimeError:
         raise WeightsError(f"{path}: not the `any-style` decoder; reinstall impasto") from None
     return Repainter(encoder.load("compact"), painter.requires_grad_(False)).eval(), metadata
+
+
+@torch.no_grad()
+def repaint(
+    photograph: Tensor,
+    paintings: Sequence[Tensor],
+    shares: Sequence[float],
+    *,
+    style_scale: float,
+    content_masks: Sequence[Tensor] = (),
+    style_masks: Sequence[Tensor] = (),
+) -> Tensor:
+    """Paint a photograph after several paintings, by the embedded network.
+
+    Args:
+        photograph: (1, 3, H, W) sRGB in [0, 1].
+        paintings: (1, 3, h, w) each.
+        shares: of the paintings; they sum to 1.
+        style_scale: size of the strokes: the paintings' long edge as a multiple of the photograph's.
+        content_masks: empty, or for each painting the part of the photograph where it is painted.
+        style_masks: empty, or for each painting the part of it that counts.
+
+    Returns:
+        (1, 3, H, W) in [0, 1].
+
+    Raises:
+        WeightsError: the network cannot be read.
+    """
+    network = load()[0].to(photograph.device)
+    longest = max(LEAST, round(style_scale * max(photograph.shape[-2:])))
+    styles = []
+    for index, each in enumerate(paintings):
+        painting = images.to_size(each, longest)
+        counted = images.resize(style_masks[index], *painting.shape[-2:]) if style_masks else None
+        styles.append(network.study(painting, counted))
+    if content_masks:
+        painted = masks.compose(
+            photograph, lambda index, mask: network(photograph, styles[index], mask=mask), content_masks, shares
+        )
+    else:
+        painted = network(photograph, mix(styles, shares))
+    return painted.clamp(0, 1)

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import anystyle, color, encoder, images, machine, masks, matting, objective, optimize, presets, schema
+from impasto import anystyle, color, encoder, images, machine, masks, objective, optimize, palette, presets, schema
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
-PALETTE = 128  # long edge of the photograph when its colours are matched
 MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
@@ -190,14 +189,16 @@ def prepare(
     styles = [each if isinstance(each, Tensor) else images.read(each) for each in styles]
     photograph = images.to_tensor(content).to(device)
     paintings = [images.to_tensor(source).to(device) for source in styles]
-    where = [masks.read(mask).to(device) for mask in content_masks]
-    what = [mask.to(device) for mask in visible(styles, style_masks)]
+    inside = [masks.read(mask).to(device) for mask in content_masks]
+    counted = [mask.to(device) for mask in visible(styles, style_masks)]
     if recipe.keep_colors == "luma":
         paintings = [color.match_luma(painting, photograph) for painting in paintings]
     elif recipe.keep_colors == "histogram":
         paintings = [color.match_histogram(painting, photograph) for painting in paintings]
-    colored = recolor(photograph, paintings, recipe, where, what) if recipe.palette else photograph
-    return Pictures(photograph, colored, paintings, where, what)
+    colored = photograph
+    if recipe.palette:
+        colored = palette.recolor(photograph, paintings, recipe.style_weights, inside, counted)
+    return Pictures(photograph, colored, paintings, inside, counted)
 
 
 def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source]) -> list[Tensor]:
@@ -316,7 +317,6 @@ def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor
     return images.resize(images.to_tensor(recipe.init).to(content.device), *content.shape[-2:])
 
 
-@torch.no_grad()
 def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor:
     """The picture of the network of any painting (`anystyle`).
 
@@ -334,68 +334,11 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
     """
     if not pictures.styles:
         raise InputError("`init` one-pass needs a style")
-    network = anystyle.load()[0].to(content.device)
-    longest = max(anystyle.LEAST, round(recipe.style_scale * max(content.shape[-2:])))
-    styles = []
-    for index, style in enumerate(pictures.styles):
-        painting = images.to_size(style, longest)
-        seen = images.resize(pictures.style_masks[index], *painting.shape[-2:]) if pictures.style_masks else None
-        styles.append(network.study(painting, seen))
-    given = recipe.style_weights or (1.0,) * len(styles)
-    parts = [part / sum(given) for part in given]
-    if pictures.content_masks:
-        painted = masks.compose(
-            content,
-            lambda index, mask: network(content, styles[index], mask=mask),
-            pictures.content_masks,
-            parts,
-        )
-    else:
-        painted = network(content, anystyle.mix(styles, parts))
-    return painted.clamp(0, 1)
-
-
-def recolor(
-    photograph: Tensor, styles: Sequence[Tensor], recipe: Transfer, where: Sequence[Tensor], what: Sequence[Tensor]
-) -> Tensor:
-    """Recolour a photograph with the styles' palettes: each in its region, or all of them blended.
-
-    Args:
-        photograph: (1, 3, H, W) sRGB in [0, 1].
-        styles: (1, 3, h, w) each.
-        recipe: for the styles' shares.
-        where: empty, or (1, 1, H', W') for each style: the part of the photograph that it recolours.
-        what: empty, or (1, 1, h', w') for each style: the part of the style that counts.
-
-    Returns:
-        (1, 3, H, W) sRGB in [0, 1]; the photograph where no style is painted.
-    """
-    shares = recipe.style_weights or (1.0,) * len(styles)
-    inside: Sequence[Tensor | None] = [images.resize(mask, *photograph.shape[-2:]) for mask in where]
-    total, weight = torch.zeros_like(photograph), torch.zeros_like(photograph[:, :1])
-    for index, (style, share) in enumerate(zip(styles, shares, strict=True)):
-        mask = inside[index] if where else None
-        part = share * (torch.ones_like(weight) if mask is None else mask)
-        total += part * _in_palette(photograph, style, mask, what[index] if what else None)
-        weight += part
-    # Where no style is painted, the photograph stays.
-    return torch.where(weight > 1e-6, total / weight.clamp_min(1e-6), photograph)
-
-
-def _in_palette(photograph: Tensor, style: Tensor, where: Tensor | None, what: Tensor | None) -> Tensor:
-    """The photograph in the style's colours.
-
-    Colours are moved in a small copy. The photograph then follows it as a smooth affine map of its own colours
-    (He2015), which keeps edges and does not amplify noise.
-    """
-    small = images.to_size(photograph, min(PALETTE, max(photograph.shape[-2:])))
-    sample = images.to_size(style, min(2 * PALETTE, max(style.shape[-2:])))  # smaller, strokes would mix to grey
-    inside = None if where is None else images.resize(where, *small.shape[-2:])
-    counted = None if what is None else images.resize(what, *sample.shape[-2:])
-    moved = color.transport_colors(small, sample, inside, counted)
-    radius = min(4, (min(small.shape[-2:]) - 1) // 2)
-    guide = matting.Guide(small, radius=radius, epsilon=1e-3, weight=inside)
-    return guide.lift(moved, photograph).clamp_(0, 1)
+    given = recipe.style_weights or (1.0,) * len(pictures.styles)
+    return anystyle.repaint(
+        content, pictures.styles, [part / sum(given) for part in given], style_scale=recipe.style_scale,
+        content_masks=pictures.content_masks, style_masks=pictures.style_masks,
+    )  # fmt: skip
 
 
 def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:

@@ -57,6 +57,13 @@ def save_picture(path: Path, width: int = 48, height: int = 32, *, seed: int = 0
     return path
 
 
+def smooth_picture(height: int, width: int, seed: int) -> Tensor:
+    """Smooth noise between 0.2 and 0.8."""
+    coarse = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return 0.2 + 0.6 * (smooth - smooth.min()) / (smooth.max() - smooth.min())
+
+
 def opened(path: Path) -> Image.Image:
     """Read a whole picture and close its file."""
     with Image.open(path) as file:

@@ -8,15 +8,9 @@ from conftest import one_line, save_picture
 from torch import Tensor
 
 from impasto import anystyle, cli, images, onepass, weights
-from impasto.anystyle import Moments, Repainter, Style
+from impasto.anystyle import Repainter, Style
 from impasto.errors import InputError, WeightsError
-
-
-def correlated(channels: int, *, seed: int, offset: float = 0.0) -> Tensor:
-    """(1, C, 20, 30) features with correlated channels."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(channels, channels, generator=generator)
-    return torch.einsum("ij,bjhw->bihw", mixing, torch.randn(1, channels, 20, 30, generator=generator)) + offset
+from impasto.moments import Moments
 
 
 def picture(height: int, width: int, *, seed: int) -> Tensor:
@@ -33,51 +27,6 @@ def network() -> Repainter:
 @pytest.fixture
 def style(network: Repainter) -> Style:
     return network.study(picture(48, 64, seed=1))
-
-
-def test_roots() -> None:
-    a = correlated(6, seed=0)[0].flatten(1)
-    matrix = (a @ a.T / a.shape[1] + 0.1 * torch.eye(6))[None]
-    root, inverse = anystyle.roots(matrix)
-    torch.testing.assert_close(root @ root, matrix, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(root @ inverse, torch.eye(6)[None], rtol=1e-4, atol=1e-4)
-
-
-def test_transport_gives_the_targets_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anystyle, "SHRINKAGE", 0.0)
-    x, goal = correlated(5, seed=1), anystyle.moments(correlated(5, seed=2, offset=3.0))
-    moved = anystyle.moments(anystyle.affine(x, *anystyle.transport(anystyle.moments(x), goal)))
-    torch.testing.assert_close(moved.mean, goal.mean, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(moved.covariance, goal.covariance, rtol=1e-2, atol=1e-2)
-
-
-def test_transport_to_itself_moves_nothing() -> None:
-    x = correlated(5, seed=3, offset=-1.0)
-    same = anystyle.moments(x)
-    torch.testing.assert_close(anystyle.affine(x, *anystyle.transport(same, same)), x, rtol=1e-3, atol=1e-3)
-
-
-def test_moments_of_collages_parts_and_linear_maps() -> None:
-    x = correlated(4, seed=4, offset=2.0)
-    whole = anystyle.moments(x)
-    halves = [anystyle.moments(part) for part in x.split(15, 3)]
-    mask = torch.zeros(1, 1, 20, 30)
-    mask[..., :15] = 1
-    weight, bias = torch.randn(3, 4), torch.randn(3)
-    mapped = anystyle.moments(torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None])
-    for found, wanted in (
-        (anystyle.blend(halves, [0.5, 0.5]), whole),
-        (anystyle.moments(x, mask), halves[0]),
-        (whole.through(weight, bias), mapped),
-    ):
-        torch.testing.assert_close(found.mean, wanted.mean, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.second, wanted.second, rtol=1e-4, atol=1e-3)
-
-
-def test_even_features_stay_finite() -> None:
-    even, goal = torch.ones(1, 4, 6, 6), anystyle.moments(correlated(4, seed=5))
-    moved = anystyle.affine(even, *anystyle.transport(anystyle.moments(even), goal))
-    torch.testing.assert_close(moved[0, :, 0, 0], goal.mean[0], rtol=1e-3, atol=1e-2)
 
 
 @torch.no_grad()

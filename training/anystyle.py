@@ -23,8 +23,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
 from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks
-from impasto.anystyle import Canvas, Moments, Painter, Style
+from impasto.anystyle import Canvas, Painter, Style
 from impasto.encoder import Frozen
+from impasto.moments import Moments
 
 CONTENT = {"relu3_1": 0.25, "relu4_2": 2.25, "relu5_1": 0.5}  # layers and their weights
 STYLE = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.4, "relu4_1": 1.1, "relu5_1": 0.8}
