@@ -20,49 +20,11 @@ from torch import Tensor
 
 from impasto import encoder, images, losses, machine, masks, optimize
 from impasto.encoder import VGG, Frozen
-from impasto.errors import InputError
 from impasto.recipes import Transfer
+from impasto.tiling import Window, everything, windows
 
 Key = tuple[str, int, str]  # (what, which region, layer): ("content", 0, "relu4_2"), ("style", 1, "relu1_1")
 Sums = dict[Key, Tensor]
-LEAST_TILE = 128  # pixels: below this, tiles are nearly all halo
-
-
-@dataclass(frozen=True)
-class Window:
-    """A tile of a picture, in pixels; ``outer`` holds the rows and columns of the tile with its halo."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-    outer: tuple[slice, slice]
-
-    def crop(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> the tile with its halo, a view."""
-        return image[..., self.outer[0], self.outer[1]]
-
-    def at_layer(self, whole: Tensor, features: Tensor, layer: str) -> Tensor:
-        """The part of a tensor of the whole layer that belongs to the tile's ``features``, a view."""
-        top, left = (part.start >> encoder.pools(layer) for part in self.outer)
-        return whole[..., top : top + features.shape[-2], left : left + features.shape[-1]]
-
-    def inside(self, features: Tensor, layer: str) -> Tensor | None:
-        """(1, 1, h, w): 1 in the tile, 0 in its halo; None if there is no halo."""
-        rows, columns = self.outer
-        if (self.top, self.bottom, self.left, self.right) == (rows.start, rows.stop, columns.start, columns.stop):
-            return None
-        ends = []
-        for first, last, part, length in (
-            (self.top, self.bottom, rows, features.shape[-2]),
-            (self.left, self.right, columns, features.shape[-1]),
-        ):
-            # The picture's last tile includes what pooling leaves of an odd side; the others end on whole strides.
-            end = (last - part.start) >> encoder.pools(layer) if last < part.stop else length
-            ends.append(slice((first - part.start) >> encoder.pools(layer), end))
-        mask = features.new_zeros(1, 1, *features.shape[-2:])
-        mask[..., ends[0], ends[1]] = 1
-        return mask
 
 
 @dataclass(frozen=True)
@@ -308,42 +270,6 @@ def activations(network: VGG, image: Tensor, layers: Sequence[str], dtype: torch
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return {layer: x.float() for layer, x in network(image, layers).items()}
-
-
-def everything(image: Tensor) -> Window:
-    """The whole picture as one tile."""
-    height, width = image.shape[-2:]
-    return Window(0, 0, height, width, (slice(0, height), slice(0, width)))
-
-
-def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
-    """Divide a picture into tiles, as even as possible, so that a pass over each stays within the budget.
-
-    Raises:
-        InputError: the budget is too small even for the smallest tile.
-    """
-    height, width = image.shape[-2:]
-    pixels = budget / (frozen.bytes_per_pixel * len(image)) if budget else float("inf")
-    if height * width <= pixels:
-        return [everything(image)]
-    side = int(pixels**0.5) - 2 * frozen.halo
-    if side < LEAST_TILE:
-        least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
-        raise InputError(f"not enough memory: one tile needs {least:.2g} GB besides the picture; raise `memory`")
-    return [
-        Window(top, left, bottom, right, (rows, columns))
-        for top, bottom, rows in _parts(height, side, frozen)
-        for left, right, columns in _parts(width, side, frozen)
-    ]
-
-
-def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, slice]]:
-    """Divide a length into even parts of whole strides, each at most ``side``, and with its halo."""
-    count = -(-length // side)
-    step = -(-length // (count * frozen.stride)) * frozen.stride
-    for first in range(0, length, step):
-        last = min(length, first + step)
-        yield first, last, slice(max(0, first - frozen.halo), min(length, last + frozen.halo))
 
 
 def _passes(bare: Objective, image: Tensor) -> Iterator[tuple[Mapping[str, Tensor], Window]]:

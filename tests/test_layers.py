@@ -31,7 +31,7 @@ FLOORS = {
         "generators",
         "colorizer",
     },
-    "tools": {"moments", "pairs", "palette"},
+    "tools": {"moments", "pairs", "palette", "tiling"},
     "objective": {"objective", "anystyle"},
     "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "steady", "muxing"},
     "training": {"onepass_training", "pix2pix_training"},

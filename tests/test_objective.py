@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impasto import bundled, encoder, images, objective, optimize, presets
+from impasto import bundled, encoder, images, objective, optimize, presets, tiling
 from impasto.encoder import CONVOLUTIONS, VGG
 from impasto.errors import InputError
 from impasto.presets import TRANSFERS
@@ -131,7 +131,7 @@ def test_tiles_give_the_same_as_one_piece(size: tuple[int, int], with_masks: boo
     one, many = (objective.build(vgg, RECIPE, picture(*size, 1), *others, budget=b) for b in (0, budget))
     image = picture(*size, 3)
     assert many.frozen is not None
-    assert len(objective.windows(image, many.frozen, budget)) > 1
+    assert len(tiling.windows(image, many.frozen, budget)) > 1
     assert_same(many, one, image, gradient=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_tiles_of_normalized_content() -> None:
         objective.build(vgg, NORMALIZED, picture(*size, 1), [picture(200, 170, 2)], budget=b) for b in (0, budget)
     )
     assert many.frozen is not None
-    assert len(objective.windows(picture(*size, 3), many.frozen, budget)) > 1
+    assert len(tiling.windows(picture(*size, 3), many.frozen, budget)) > 1
     assert_same(many, one, picture(*size, 3), gradient=1e-4)
 
 
@@ -157,24 +157,6 @@ def test_tiles_of_shallow_layers(deepest: str) -> None:
         objective.build(vgg, recipe, picture(290, 135, 1), [picture(99, 98, 2)], budget=b) for b in (0, budget)
     )
     assert_same(many, one, picture(290, 135, 3), gradient=1e-4)
-
-
-@pytest.mark.parametrize("size", [(500, 700), (513, 128), (129, 1025), (1000, 1)])
-def test_windows_cover_the_picture_once(size: tuple[int, int]) -> None:
-    vgg = network()
-    frozen = encoder.Frozen(vgg, RECIPE.style_layers)
-    image = torch.zeros(1, 3, *size)
-    seen = torch.zeros(size)
-    for window in objective.windows(image, frozen, budget_for(150, vgg)):
-        seen[window.top : window.bottom, window.left : window.right] += 1
-        assert max(window.bottom - window.top, window.right - window.left) <= 160 or min(size) < 200
-        for first, last, outer, end in (
-            (window.top, window.bottom, window.outer[0], size[0]),
-            (window.left, window.right, window.outer[1], size[1]),
-        ):
-            assert first % 16 == 0 and (last % 16 == 0 or last == end)
-            assert outer.start == max(0, first - frozen.halo) and outer.stop == min(end, last + frozen.halo)
-    assert bool((seen == 1).all())
 
 
 def test_too_small_a_budget() -> None:

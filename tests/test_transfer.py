@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from impasto import color, encoder, images, losses, objective, optimize, palette, transfer
+from impasto import color, encoder, images, losses, objective, optimize, palette, tiling, transfer
 from impasto.errors import ImageError, InputError
 from impasto.presets import TRANSFERS
 from impasto.recipes import Transfer
@@ -78,7 +78,7 @@ def test_little_memory_gives_the_same_picture(recipe: Transfer, monkeypatch: pyt
     tiles: list[int] = []
     windows = objective.windows
 
-    def counted(*arguments: Any) -> list[objective.Window]:
+    def counted(*arguments: Any) -> list[tiling.Window]:
         found = windows(*arguments)
         tiles.append(len(found))
         return found
