@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is imported; see cli.share_cores
 
@@ -18,6 +19,9 @@ from torch import Tensor
 from impasto import onepass
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
 from impasto.networks import Architecture, Network
+
+if TYPE_CHECKING:
+    import httpx
 
 SMALL = Architecture((0, 4, 6), blocks=1, kernel=3, smooth=True)
 RED, BLUE, GREEN = (1.0, 0, 0), (0, 0, 1.0), (0, 1.0, 0)
@@ -143,3 +147,22 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     onepass.save(path, Network(Architecture((0, 4, 6), 1, 3)), {})
     return path
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a studio that is started for each test file."""
+    from studio_server import serving
+
+    with serving("--max-upload", "0.3") as where:
+        yield where
+
+
+@pytest.fixture
+def client(address: str) -> Iterator["httpx.Client"]:
+    """A client of that studio, with a session of its own."""
+    import httpx
+
+    with httpx.Client(base_url=address, timeout=60) as opened:
+        opened.get("/").raise_for_status()  # sets the session's cookie
+        yield opened

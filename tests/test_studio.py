@@ -26,22 +26,9 @@ from impasto import cli, images, presets, schema
 from impasto.errors import BusyError, InputError, RecipeError
 from impasto.recipes import Photo, Transfer
 from impasto.studio import forms, jobs, names
-from impasto.studio.jobs import Frame, Job, Pool, Result, Session, Sessions, Work
+from impasto.studio.jobs import Frame, Job, Result, Session, Sessions, Work
+from impasto.studio.pool import JOBS, WAITING, Pool
 from impasto.studio.viewer import status
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving("--max-upload", "0.3") as where:
-        yield where
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as opened:
-        opened.get("/").raise_for_status()  # sets the session's cookie
-        yield opened
-
 
 # The API
 
@@ -246,7 +233,7 @@ def test_jobs_wait_and_a_new_one_replaces_the_last_of_its_kind(session: Session,
 
 
 def test_too_many_jobs(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("impasto.studio.jobs.WAITING", 1)
+    monkeypatch.setattr("impasto.studio.pool.WAITING", 1)
     gate, pool, others = threading.Event(), Pool(1), Sessions(tmp_path / "others")
     running = pool.submit(Job(session, "repaint", counting(gate)))
     wait_for(lambda: running.state != "waiting", "its turn")
@@ -313,7 +300,7 @@ def test_a_job_that_nobody_follows_ends(session: Session, monkeypatch: pytest.Mo
 
 def test_one_session_cannot_fill_the_queue(session: Session) -> None:
     gate, pool = threading.Event(), Pool(1)
-    for number in range(jobs.JOBS):
+    for number in range(JOBS):
         pool.submit(Job(session, f"api-{number}", counting(gate)))
     with pytest.raises(BusyError, match="stop one first"):
         pool.submit(Job(session, "api-more", counting(gate)))
@@ -326,7 +313,7 @@ def test_stopped_jobs_do_not_fill_the_queue(session: Session) -> None:
     gate, pool = threading.Event(), Pool(1)
     running = pool.submit(Job(session, "photo", counting(gate)))
     wait_for(lambda: running.frame, "a frame")
-    for _ in range(3 * jobs.WAITING):
+    for _ in range(3 * WAITING):
         pool.submit(Job(session, "repaint", counting(gate)))
     assert len(pool.waiting) <= 2
     gate.set()

@@ -30,20 +30,6 @@ from impasto.recipes import Photo, Transfer
 from impasto.studio import inspection, names, work
 from impasto.studio.guard import Attempts, _network
 
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving("--max-upload", "0.3") as where:
-        yield where
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as opened:
-        opened.get("/").raise_for_status()  # sets the session's cookie
-        yield opened
-
-
 # Files
 
 

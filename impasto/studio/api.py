@@ -12,7 +12,8 @@ import gradio as gr
 from impasto.presets import impasto
 from impasto.recipes import Photo, Transfer
 from impasto.studio import names
-from impasto.studio.jobs import Job, Pool, Session, Work
+from impasto.studio.jobs import Job, Session, Work
+from impasto.studio.pool import Pool
 from impasto.studio.viewer import Studio, spoken
 
 

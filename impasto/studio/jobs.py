@@ -1,7 +1,4 @@
-"""Sessions with their files, and jobs that outlive the page that started them. No torch, no gradio.
-
-Over 400 lines, because sessions and jobs hold each other.
-"""
+"""Sessions with their files, and jobs that outlive the page that started them. No torch, no gradio."""
 
 from __future__ import annotations
 
@@ -22,8 +19,6 @@ from typing import Any, Generic, TypeVar
 
 from impasto.errors import BusyError, InputError
 
-WAITING = 64  # the most jobs that wait
-JOBS = 6  # the most jobs of a session that wait or run
 SESSIONS = 200  # the most sessions kept
 PREVIEWS = 20  # live pictures kept for a job: about ten seconds
 RESULTS = 60  # results kept for a session
@@ -371,55 +366,3 @@ class Sessions:
     def _drop(self, session: Session) -> None:
         shutil.rmtree(session.folder, ignore_errors=True)
         del self.known[session.token]
-
-
-class Pool:
-    """Threads that run jobs in the order of submission.
-
-    Args:
-        threads: how many jobs run at once.
-        seconds: the time limit of each.
-        after: called after each job.
-    """
-
-    def __init__(self, threads: int, seconds: float = float("inf"), after: Callable[[], object] = lambda: None) -> None:
-        self.seconds, self.after = seconds, after
-        self.waiting: list[Job] = []
-        self.changed = threading.Condition()
-        self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
-        for thread in self.threads:
-            thread.start()
-
-    def submit(self, job: Job) -> Job:
-        """Queue a job; an earlier one of the same kind and session is stopped.
-
-        Raises:
-            BusyError: too many jobs are waiting, or too many of this session.
-        """
-        before = job.session.jobs.get(job.kind)
-        if before is not None:
-            before.stop()
-        if sum(not each.over for each in list(job.session.jobs.values())) >= JOBS:
-            raise BusyError(f"{JOBS} of your jobs are waiting or running: stop one first")
-        with self.changed:
-            self.waiting = [each for each in self.waiting if not each.over]
-            if len(self.waiting) >= WAITING:
-                raise BusyError("too many jobs are waiting: try again in a minute")
-            job.session.jobs[job.kind] = job
-            self.waiting.append(job)
-            self.changed.notify()
-        return job
-
-    def ahead(self, job: Job) -> int:
-        """How many jobs are waiting before this one."""
-        waiting = [each for each in list(self.waiting) if not each.over]
-        return waiting.index(job) if job in waiting else 0
-
-    def _work(self) -> None:
-        while True:
-            with self.changed:
-                while not self.waiting:
-                    self.changed.wait()
-                job = self.waiting.pop(0)
-            job.run(self.seconds)
-            self.after()

@@ -20,7 +20,8 @@ from impasto import bundled
 from impasto.studio import api, theme
 from impasto.studio.guard import Guard
 from impasto.studio.inspection import PIXELS
-from impasto.studio.jobs import Pool, Sessions
+from impasto.studio.jobs import Sessions
+from impasto.studio.pool import Pool
 from impasto.studio.tabs import photo, repaint, study, translate
 from impasto.studio.viewer import Studio
 

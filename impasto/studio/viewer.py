@@ -14,7 +14,8 @@ import gradio as gr
 
 from impasto.errors import ImpastoError, spell
 from impasto.studio.guard import KEY
-from impasto.studio.jobs import Job, Pool, Session, Sessions, Work
+from impasto.studio.jobs import Job, Session, Sessions, Work
+from impasto.studio.pool import Pool
 
 
 @dataclass(frozen=True)
