@@ -45,7 +45,7 @@ def main() -> None:
     print("| photograph | painting | style left | content distance |\n|---|---|---|---|")
     for content, style in pairs(args.assets, args.pairs):
         photograph, painting = images.read(content).image, images.read(style).image
-        model: Model = onepass.study(painting, args.scale)
+        model: Model = onepass.from_painting(painting, args.scale)
         painted = onepass.apply(photograph, model, size=args.size)
         found.append(judge(painted, photograph, painting))
         print(f"| {content.stem} | {style.stem} | {found[-1][0]:.3f} | {found[-1][1]:.3f} |", flush=True)

@@ -55,7 +55,7 @@ def mix(styles: Sequence[Style], shares: Sequence[float]) -> Style:
 Modulation = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class Painter(nn.Module):
+class Decoder(nn.Module):
     """The decoder: paints a photograph's features with the statistics of a `Style`."""
 
     vector_mean: Tensor
@@ -103,7 +103,7 @@ class Painter(nn.Module):
         scaled: Tensor = (features - mean) * scale
         return scaled
 
-    def study(self, paintings: Tensor, features: Mapping[str, Tensor], mask: Tensor | None = None) -> Style:
+    def style_of(self, paintings: Tensor, features: Mapping[str, Tensor], mask: Tensor | None = None) -> Style:
         """The style of each of (B, 3, H, W) paintings, with the encoder's features at `WIDTHS`' layers.
 
         ``mask``, (1, 1, H, W) in [0, 1], is the part of the paintings that counts.
@@ -190,14 +190,14 @@ class Canvas:
     """A photograph while it is painted: the maps that give it the style's statistics, level by level.
 
     Args:
-        painter, style: what paints it, and how.
+        decoder, style: what paints it, and how.
         mask: (1, 1, H, W), the part of the photograph whose statistics are replaced.
         half: compute in bfloat16, except for the statistics.
     """
 
-    def __init__(self, painter: Painter, style: Style, mask: Tensor | None = None, *, half: bool = False) -> None:
-        self.painter, self.style, self.mask, self.half = painter, style, mask, half
-        self.modulation = painter.modulation(style)
+    def __init__(self, decoder: Decoder, style: Style, mask: Tensor | None = None, *, half: bool = False) -> None:
+        self.decoder, self.style, self.mask, self.half = decoder, style, mask, half
+        self.modulation = decoder.modulation(style)
         self.maps: dict[str, Affine] = {}
 
     def paint(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -213,17 +213,17 @@ class Canvas:
 
     def enter(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._precision():
-            return self.painter.enter(features)
+            return self.decoder.enter(features)
 
     def coarse(self, entered: Mapping[str, Tensor]) -> Tensor:
         matched = {level: affine(x, *self.maps[level]) for level, x in entered.items()}
         with self._precision():
-            return self.painter.coarse(matched, self.modulation)
+            return self.decoder.coarse(matched, self.modulation)
 
     def detail(self, rough: Tensor) -> Tensor:
         matched = affine(rough, *self.maps["relu2_1"])
         with self._precision():
-            return self.painter.detail(matched, self.modulation)
+            return self.decoder.detail(matched, self.modulation)
 
     def match(self, level: str, source: Moments) -> None:
         self.maps[level] = transport(source, self.style.moments[level])
@@ -250,19 +250,19 @@ class Canvas:
 
 
 class Repainter(nn.Module):
-    """Paints photographs with any style: the frozen encoder and the `Painter`."""
+    """Paints photographs with any style: the frozen encoder and the `Decoder`."""
 
-    def __init__(self, eye: VGG, painter: Painter) -> None:
+    def __init__(self, vgg: VGG, decoder: Decoder) -> None:
         super().__init__()
-        self.eye, self.painter = eye, painter
+        self.vgg, self.decoder = vgg, decoder
 
-    def study(self, paintings: Tensor, mask: Tensor | None = None) -> Style:
+    def style_of(self, paintings: Tensor, mask: Tensor | None = None) -> Style:
         """The style of each of (B, 3, H, W) pictures, sRGB in [0, 1]; it can be kept and used again.
 
         ``mask``, (1, 1, H, W) in [0, 1], is the part of the paintings that counts.
         """
         with as_it_is(paintings):
-            return self.painter.study(paintings, self.eye(paintings, WIDTHS), mask)
+            return self.decoder.style_of(paintings, self.vgg(paintings, WIDTHS), mask)
 
     def forward(
         self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0
@@ -280,7 +280,7 @@ class Repainter(nn.Module):
         with as_it_is(image):
             if strength == 1:
                 return self._paint(image, style, mask, grain, half)
-            own = self.study(images.to_size(image, min(WHOLE, max(image.shape[-2:]))))
+            own = self.style_of(images.to_size(image, min(WHOLE, max(image.shape[-2:]))))
             mixed = mix([own, style], [1 - strength, strength])
             # What the network cannot reproduce of the photograph is added in proportion.
             lost = image - self._paint(image, own, None, 0.0, half)
@@ -295,9 +295,9 @@ class Repainter(nn.Module):
             below, right = max(below, LEAST - height), max(right, LEAST - width)
         image = F.pad(image, [0, right, 0, below], "replicate")
         mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
-        canvas = Canvas(self.painter, style, mask, half=half)
+        canvas = Canvas(self.decoder, style, mask, half=half)
         if max(image.shape[-2:]) <= WHOLE:
-            painted = canvas.paint(self.eye(image, CONTENT))
+            painted = canvas.paint(self.vgg(image, CONTENT))
         else:
             painted = self._in_tiles(image, canvas)
         return painted[..., :height, :width]
@@ -307,7 +307,7 @@ class Repainter(nn.Module):
         parts = list(tiles(*image.shape[-2:]))
 
         def entered(tile: Tile) -> dict[str, Tensor]:
-            return canvas.enter(self.eye(image[..., tile.outer_rows, tile.outer_columns], CONTENT))
+            return canvas.enter(self.vgg(image[..., tile.outer_rows, tile.outer_columns], CONTENT))
 
         def detailed(tile: Tile) -> Tensor:
             outer = canvas.detail(canvas.coarse(entered(tile)))
@@ -333,17 +333,17 @@ class Immediate(nn.Module):
 
     def forward(self, image: Tensor, painting: Tensor) -> Tensor:
         """(B, 3, H, W) photographs and (B, 3, h, w) paintings -> (B, 3, H, W)."""
-        painted: Tensor = self.network(image, self.network.study(painting))
+        painted: Tensor = self.network(image, self.network.style_of(painting))
         return painted
 
 
-def save(path: Path, painter: Painter, metadata: Mapping[str, str]) -> None:
+def save(path: Path, decoder: Decoder, metadata: Mapping[str, str]) -> None:
     """Write the decoder's weights as float16 safetensors; the encoder's are in a file of their own.
 
     Raises:
         OSError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().half().contiguous() for name, tensor in painter.state_dict().items()}
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in decoder.state_dict().items()}
     try:
         save_file(tensors, path, dict(metadata))
     except SafetensorError as error:
@@ -359,12 +359,12 @@ def load() -> tuple[Repainter, Mapping[str, str]]:
     """
     path = weights.path("any-style")
     state, metadata = weights.load(path)
-    painter = Painter()
+    decoder = Decoder()
     try:
-        painter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError:
         raise WeightsError(f"{path}: not the `any-style` decoder; reinstall impasto") from None
-    return Repainter(encoder.load("compact"), painter.requires_grad_(False)).eval(), metadata
+    return Repainter(encoder.load("compact"), decoder.requires_grad_(False)).eval(), metadata
 
 
 @torch.no_grad()
@@ -399,7 +399,7 @@ def repaint(
     for index, each in enumerate(paintings):
         painting = images.to_size(each, longest)
         counted = images.resize(style_masks[index], *painting.shape[-2:]) if style_masks else None
-        styles.append(network.study(painting, counted))
+        styles.append(network.style_of(painting, counted))
     if content_masks:
         painted = masks.compose(
             photograph, lambda index, mask: network(photograph, styles[index], mask=mask), content_masks, shares

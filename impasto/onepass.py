@@ -78,7 +78,7 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
 
 def load(source: str | Path, style_scale: float = 1.0) -> Model:
     """Load a bundled style by its name, a file that `save` wrote, a checkpoint of PyTorch's fast_neural_style, or a
-    painting; see `study`.
+    painting; see `from_painting`.
 
     Raises:
         WeightsError: the file is missing, damaged, or not such a model.
@@ -86,7 +86,7 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
     """
     path = bundled.network(str(source)) or Path(source)
     if path.suffix.lower() in images.SUFFIXES:
-        return study(path, style_scale)
+        return from_painting(path, style_scale)
     if not path.exists() and not path.suffix:
         names = ", ".join(bundled.STYLES)
         raise WeightsError(f"{source}: neither a bundled style ({names}) nor a file")
@@ -119,7 +119,7 @@ def _architecture(text: str, state: Mapping[str, Tensor]) -> Architecture:
 
 
 @torch.no_grad()
-def study(painting: images.Source, style_scale: float = 1.0) -> Model:
+def from_painting(painting: images.Source, style_scale: float = 1.0) -> Model:
     """A model that paints like this painting, without training. Its statistics are kept, so reuse it for many pictures.
 
     Args:
@@ -138,7 +138,7 @@ def study(painting: images.Source, style_scale: float = 1.0) -> Model:
     small = images.to_size(picture.image, min(anystyle.WHOLE, max(32, round(style_scale * anystyle.STYLE_SIZE))))
     seen = None if picture.alpha is None else images.resize(picture.alpha.to(device), *small.shape[-2:])
     about = {"name": Path(picture.name).name, "sha256": picture.sha256, "scale": style_scale}
-    return Model(network, {**metadata, "painting": json.dumps(about)}, network.to(device).study(small, seen))
+    return Model(network, {**metadata, "painting": json.dumps(about)}, network.to(device).style_of(small, seen))
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def apply(
     """Repaint photographs in one pass.
 
     A photograph longer than `SIZE` is painted at that size: at its own, the strokes would be too fine to see. The
-    result is enlarged to the photograph's size, and sharpened where it follows the photograph; see `enlarge`.
+    result is enlarged to the photograph's size, and sharpened where it follows the photograph; see `joint_upsample`.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
@@ -170,7 +170,7 @@ def apply(
         style_weights: shares of several styles; empty: equal shares.
         masks: one for each style, which is painted where its mask is white; empty: everywhere.
         strength: 0 is the photograph, 1 the full style.
-        style_scale: size of the strokes of paintings, as in `study`.
+        style_scale: size of the strokes of paintings, as in `from_painting`.
         keep_colors: luma: paint only the brightness; histogram: match the result's channels to the photograph's.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
@@ -216,7 +216,7 @@ def apply(
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
-        result = enlarge(result, photograph, original)
+        result = joint_upsample(result, photograph, original)
     if keep_colors == "luma":
         return color.keep_luma(original, result)
     return color.match_histogram(result, original) if keep_colors == "histogram" else result
@@ -265,7 +265,7 @@ def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model
     return [model for model, _ in merged], [part for _, part in merged]
 
 
-def enlarge(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
+def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
     """Enlarge a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
 
     In each window of the small picture, the painting is regressed on the photograph. The part that the regression

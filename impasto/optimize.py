@@ -15,7 +15,7 @@ from torch import Tensor
 from impasto.errors import DivergedError
 
 # picture -> named scalar terms, and the gradient of their sum
-Objective = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
+ValueAndGradient = Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]
 Evaluation = tuple[dict[str, float], Tensor]
 
 HISTORY = 10  # pairs that L-BFGS keeps at most
@@ -23,7 +23,7 @@ MEMORY = 800_000_000  # bytes that they may take: 2 pairs fit at 16 megapixels, 
 LARGE_RATE = 0.005  # of Adam, which replaces L-BFGS there
 
 
-def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> Objective:
+def by_autograd(terms: Callable[[Tensor], Mapping[str, Tensor]]) -> ValueAndGradient:
     """Make an objective of a differentiable function: picture -> named scalar terms."""
 
     def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -257,7 +257,7 @@ class Iteration:
 
 def minimize(
     image: Tensor,
-    objective: Objective,
+    objective: ValueAndGradient,
     *,
     optimizer: Literal["lbfgs", "adam", "descent"],
     steps: int,

@@ -318,7 +318,9 @@ def steps(
         yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
 
 
-def objective_of(windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo) -> optimize.Objective:
+def objective_of(
+    windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo
+) -> optimize.ValueAndGradient:
     """The weighted terms of the picture W q as a function of q, with their gradient.
 
     Args:

@@ -253,7 +253,7 @@ def paint(
     """
     content = images.resize(pictures.content, *scale.size)
     longest = max(1, round(recipe.style_scale * max(scale.size)))
-    goal: optimize.Objective = objective.build(
+    goal: optimize.ValueAndGradient = objective.build(
         network,
         recipe,
         content,
@@ -272,7 +272,7 @@ def paint(
         else:
             image = start(recipe, content, pictures.styles)
     elif state is None:
-        image = enlarge(image, pictures.content, content, recipe)
+        image = to_next_scale(image, pictures.content, content, recipe)
     return optimize.minimize(
         image,
         goal,
@@ -285,7 +285,7 @@ def paint(
     )
 
 
-def following(goal: optimize.Objective, wanted: Tensor, trusted: Tensor) -> optimize.Objective:
+def following(goal: optimize.ValueAndGradient, wanted: Tensor, trusted: Tensor) -> optimize.ValueAndGradient:
     """``goal`` with the temporal term: the squared difference from ``wanted`` where it is ``trusted`` (Ruder2016)."""
 
     def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -348,7 +348,7 @@ def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
     return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]
 
 
-def enlarge(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
+def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
     """Enlarge a picture painted at one scale to the next, and add the detail that the content has only there.
 
     This is a step of Burt and Adelson's (1983) Laplacian pyramid. Without that detail, the next scale would spend a

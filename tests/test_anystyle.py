@@ -26,7 +26,7 @@ def network() -> Repainter:
 
 @pytest.fixture
 def style(network: Repainter) -> Style:
-    return network.study(picture(48, 64, seed=1))
+    return network.style_of(picture(48, 64, seed=1))
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_the_embedded_network() -> None:
 def test_a_painting_gives_its_colours_and_keeps_the_structure() -> None:
     photograph = picture(96, 128, seed=7)
     painting = 0.5 * picture(96, 96, seed=8) + torch.tensor([0.5, 0.2, 0.0]).view(1, 3, 1, 1)
-    painted = onepass.apply(photograph, onepass.study(painting), precision="float32")
+    painted = onepass.apply(photograph, onepass.from_painting(painting), precision="float32")
     colours = [image.mean((2, 3)) for image in (photograph, painting, painted)]
     assert (colours[2] - colours[1]).norm() < 0.3 * (colours[0] - colours[1]).norm()
     light = [image.mean(1).flatten() for image in (photograph, painted)]
@@ -72,7 +72,7 @@ def test_a_painting_gives_its_colours_and_keeps_the_structure() -> None:
 
 
 def test_strength() -> None:
-    photograph, model = picture(40, 56, seed=9), onepass.study(picture(40, 40, seed=10))
+    photograph, model = picture(40, 56, seed=9), onepass.from_painting(picture(40, 40, seed=10))
     at = {s: onepass.apply(photograph, model, strength=s, grain=0, precision="float32") for s in (0, 0.02, 0.5, 1)}
     assert torch.equal(at[0], photograph)
     distances = [float((image - photograph).abs().mean()) for image in at.values()]
@@ -81,7 +81,7 @@ def test_strength() -> None:
 
 def test_mixtures_of_paintings() -> None:
     photograph = picture(40, 56, seed=11)
-    first, second = (onepass.study(picture(40, 40, seed=seed)) for seed in (12, 13))
+    first, second = (onepass.from_painting(picture(40, 40, seed=seed)) for seed in (12, 13))
     alone, mixed, other = (
         onepass.apply(photograph, [first, second], style_weights=shares, precision="float32")
         for shares in ([1, 0], [1, 1], [0, 1])
@@ -93,7 +93,7 @@ def test_mixtures_of_paintings() -> None:
 
 def test_masks() -> None:
     photograph = picture(40, 56, seed=14)
-    models = [onepass.study(picture(40, 40, seed=seed)) for seed in (15, 16)]
+    models = [onepass.from_painting(picture(40, 40, seed=seed)) for seed in (15, 16)]
     left, nothing = torch.zeros(1, 1, 40, 56), torch.zeros(1, 1, 40, 56)
     left[..., :28] = 1
     painted = onepass.apply(photograph, models, masks=[left, nothing], precision="float32")
@@ -113,18 +113,18 @@ def test_transparent_parts_of_a_painting_do_not_count() -> None:
     alpha = torch.zeros(64, 64)
     alpha[:, :32] = 1
     array = torch.cat([painting[0], alpha[None]]).permute(1, 2, 0).numpy()
-    mean = onepass.study(array).style.moments["rgb"].mean[0]  # type: ignore[union-attr]
+    mean = onepass.from_painting(array).style.moments["rgb"].mean[0]  # type: ignore[union-attr]
     torch.testing.assert_close(mean, painting[0, :, :, :32].mean((1, 2)), rtol=0, atol=0.03)
 
 
 def test_style_scale() -> None:
     painting = picture(64, 64, seed=17)
     assert not torch.equal(
-        *(onepass.study(painting, scale).style.vector for scale in (0.2, 0.4))  # type: ignore[union-attr]
+        *(onepass.from_painting(painting, scale).style.vector for scale in (0.2, 0.4))  # type: ignore[union-attr]
     )
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="`style_scale`"):
-            onepass.study(painting, wrong)
+            onepass.from_painting(painting, wrong)
 
 
 def test_a_painting_is_no_model_to_train_from(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_apply_with_a_painting(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_save_and_moments_of_several(tmp_path: Path, network: Repainter) -> None:
     path = tmp_path / "any.safetensors"
-    anystyle.save(path, network.painter, {"recipe": "{}"})
+    anystyle.save(path, network.decoder, {"recipe": "{}"})
     state, metadata = weights.load(path)
-    assert metadata == {"recipe": "{}"} and state.keys() == network.painter.state_dict().keys()
-    assert isinstance(network.study(picture(32, 32, seed=1)).moments["rgb"], Moments)
+    assert metadata == {"recipe": "{}"} and state.keys() == network.decoder.state_dict().keys()
+    assert isinstance(network.style_of(picture(32, 32, seed=1)).moments["rgb"], Moments)

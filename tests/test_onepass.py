@@ -74,7 +74,7 @@ def test_enlarging_restores_the_edges_of_the_photograph() -> None:
     photograph = (0.2 + 0.6 * photograph).expand(-1, 3, -1, -1)
     small = images.resize(photograph, 80, 120)
     gain = torch.tensor([0.5, -0.4, 0.9]).view(1, 3, 1, 1)
-    found = onepass.enlarge(gain * (small - 0.5) + 0.5, small, photograph)
+    found = onepass.joint_upsample(gain * (small - 0.5) + 0.5, small, photograph)
     expected = gain * (photograph - 0.5) + 0.5
     blurred = images.resize(gain * (small - 0.5) + 0.5, 160, 240)
     assert float((found - expected).abs().mean()) < 0.3 * float((blurred - expected).abs().mean())

@@ -94,11 +94,11 @@ def test_little_memory_gives_the_same_picture(recipe: Transfer, monkeypatch: pyt
 def test_enlarging_keeps_the_painting_and_the_content_s_detail(recipe: Transfer) -> None:
     content = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(4))
     small = images.resize(content, 20, 30)
-    torch.testing.assert_close(transfer.enlarge(small, content, content, recipe), content)  # nothing was painted
-    painted = transfer.enlarge(0.5 * small, content, content, recipe)
+    torch.testing.assert_close(transfer.to_next_scale(small, content, content, recipe), content)  # nothing was painted
+    painted = transfer.to_next_scale(0.5 * small, content, content, recipe)
     torch.testing.assert_close(painted, content - 0.5 * images.resize(small, 40, 60), rtol=0, atol=0.02)
     style_alone = replace(recipe, content_layers=())
-    assert torch.equal(transfer.enlarge(small, content, content, style_alone), images.resize(small, 40, 60))
+    assert torch.equal(transfer.to_next_scale(small, content, content, style_alone), images.resize(small, 40, 60))
 
 
 def test_too_little_memory(recipe: Transfer) -> None:

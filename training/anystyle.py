@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
 from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks
-from impasto.anystyle import Canvas, Painter, Style
+from impasto.anystyle import Canvas, Decoder, Style
 from impasto.encoder import Frozen
 from impasto.moments import Moments
 
@@ -43,21 +43,21 @@ Terms = dict[str, Tensor]
 class Trainer:
     """The loss of a step, by its index."""
 
-    def __init__(self, painter: Painter, pools: tuple[datasets.Pool, datasets.Pool], steps: int, batch: int) -> None:
-        self.painter, self.pools, self.steps, self.batch = painter, pools, steps, batch
+    def __init__(self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], steps: int, batch: int) -> None:
+        self.decoder, self.pools, self.steps, self.batch = decoder, pools, steps, batch
         self.device = pools[0].canvas.device
         self.half = machine.precision("auto", self.device) == torch.bfloat16
-        eye = encoder.load("compact").to(self.device)
-        self.frozen = Frozen(eye, {*CONTENT, *STYLE}, torch.bfloat16 if self.half else torch.float32)
+        vgg = encoder.load("compact").to(self.device)
+        self.frozen = Frozen(vgg, {*CONTENT, *STYLE}, torch.bfloat16 if self.half else torch.float32)
         self.content, self.logarithm = CONTENT_TARGET, math.log(6.0)  # a moving average; of the strength
-        for parameter in painter.parameters():  # where features hardly vary, a gradient may not be finite
+        for parameter in decoder.parameters():  # where features hardly vary, a gradient may not be finite
             parameter.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         return {layer: x.float() for layer, x in self.frozen.forward(image).features.items()}
 
-    def study(self, image: Tensor, features: Mapping[str, Tensor]) -> Style:
-        return self.painter.study(image, {layer: features[layer] for layer in STYLE})
+    def style_of(self, image: Tensor, features: Mapping[str, Tensor]) -> Style:
+        return self.decoder.style_of(image, {layer: features[layer] for layer in STYLE})
 
     @torch.no_grad()
     def calibrate(self, batches: int = 16) -> None:
@@ -73,12 +73,12 @@ class Trainer:
             mean = torch.stack([x[layer].mean((0, 2, 3)) for x in found]).mean(0)
             square = torch.stack([x[layer].square().mean((0, 2, 3)) for x in found]).mean(0)
             deviation = (square - mean.square()).clamp_min(0).sqrt()
-            getattr(self.painter, f"{layer}_mean").copy_(mean)
-            getattr(self.painter, f"{layer}_scale").copy_(1 / deviation.clamp_min(0.05 * deviation.mean()))
+            getattr(self.decoder, f"{layer}_mean").copy_(mean)
+            getattr(self.decoder, f"{layer}_scale").copy_(1 / deviation.clamp_min(0.05 * deviation.mean()))
         pairs = list(zip(crops, found, strict=True))[batches:]
-        vectors = torch.cat([self.study(crop, features).vector for crop, features in pairs])
-        self.painter.vector_mean.copy_(vectors.mean(0))
-        self.painter.vector_scale.copy_(1 / vectors.std(0).clamp_min(1e-2))
+        vectors = torch.cat([self.style_of(crop, features).vector for crop, features in pairs])
+        self.decoder.vector_mean.copy_(vectors.mean(0))
+        self.decoder.vector_scale.copy_(1 / vectors.std(0).clamp_min(1e-2))
 
     def __call__(self, index: int) -> Terms:
         generator = torch.Generator(self.device).manual_seed(7_000_003 + index)
@@ -98,17 +98,17 @@ class Trainer:
         """A picture, from its own statistics."""
         with torch.no_grad():
             features = self.features(picture)
-            style = self.study(picture, features)
-        canvas = Canvas(self.painter, style, half=self.half)
+            style = self.style_of(picture, features)
+        canvas = Canvas(self.decoder, style, half=self.half)
         painted = canvas.paint(features)
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
-            units = self.painter.units
+            units = self.decoder.units
             errors = [(units(x, found[x]) - units(x, features[x])).square().mean() for x in REPRODUCED]
             return {"features": torch.stack(errors).sum()}
 
         terms, carried = self.measure(painted, loss)
-        rough = (canvas.rough - self.painter.units("relu2_1", features["relu2_1"])).square().mean()
+        rough = (canvas.rough - self.decoder.units("relu2_1", features["relu2_1"])).square().mean()
         pixels = (painted - picture).square().mean()
         return {
             "reproduced": weight * worth(carried, terms["features"]),
@@ -121,12 +121,12 @@ class Trainer:
         with torch.no_grad():
             noisy = networks.uneven_((2 * photographs).sub_(1), GRAIN).add_(1).div_(2)
             content, theirs = self.features(noisy), self.features(paintings)
-            style = collage(self.study(paintings, theirs), kept)
+            style = collage(self.style_of(paintings, theirs), kept)
             share = kept[:, None, None]
             goals = {layer: losses.gram(theirs[layer]) for layer in STYLE}
             goals = {layer: share * gram + (1 - share) * gram.roll(1, 0) for layer, gram in goals.items()}
             starts = {layer: losses.gram(content[layer]) for layer in STYLE}
-        painted = Canvas(self.painter, style, half=self.half).paint(content)
+        painted = Canvas(self.decoder, style, half=self.half).paint(content)
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
             errors = {layer: losses.content_loss(found[layer], content[layer], "normalized") for layer in CONTENT}
@@ -212,18 +212,18 @@ def main() -> None:
     photographs = datasets.load(datasets.pictures(args.assets / "photos"), side=480, short=288).to(device)
     paintings = datasets.load(datasets.pictures(args.assets / "paintings"), side=256, short=256).to(device)
     torch.manual_seed(0)
-    painter = Painter().to(device)
-    trainer = Trainer(painter, (photographs, paintings), args.steps, args.batch)
+    decoder = Decoder().to(device)
+    trainer = Trainer(decoder, (photographs, paintings), args.steps, args.batch)
     checkpoint = args.out.with_suffix(".resume")
     state: dict[str, Any] | None = None
-    averaged = AveragedModel(painter, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    averaged = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         averaged.load_state_dict(state["averaged"])
         trainer.content, trainer.logarithm = state["balance"]
     else:
         trainer.calibrate()
-        averaged.module.load_state_dict(painter.state_dict())
+        averaged.module.load_state_dict(decoder.state_dict())
     card = {
         "impasto": impasto.__version__,
         "recipe": json.dumps({"grain": 0.0}),  # of `apply`: noise would show in even skies
@@ -231,9 +231,9 @@ def main() -> None:
         "paintings": str(len(paintings)),
     }
     with machine.reused_memory():
-        steps = fitting.fit(painter, trainer, steps=args.steps, rate=args.rate, warmup=100, state=state, retries=4)
+        steps = fitting.fit(decoder, trainer, steps=args.steps, rate=args.rate, warmup=100, state=state, retries=4)
         for step in track(steps, total=args.steps):
-            averaged.update_parameters(painter)
+            averaged.update_parameters(decoder)
             if step.index % EVERY and step.index < step.total:
                 continue
             print(step.index, ", ".join(f"{name} {float(term):.3f}" for name, term in step.terms.items()), flush=True)

@@ -37,7 +37,7 @@ class TrainCommand:
     def run(self) -> None:
         from impasto.runs import onepass as run_onepass, terminal
 
-        with terminal.saying(self.out) if run_onepass.first() else nullcontext():
+        with terminal.saying(self.out) if run_onepass.is_first_process() else nullcontext():
             run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,

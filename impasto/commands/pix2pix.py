@@ -41,7 +41,7 @@ class TranslatorTrainCommand:
     def run(self) -> None:
         from impasto.runs import onepass as run_onepass, pix2pix as run_pix2pix, terminal
 
-        with terminal.saying(self.out) if run_onepass.first() else nullcontext():
+        with terminal.saying(self.out) if run_onepass.is_first_process() else nullcontext():
             run_pix2pix.train(
                 self.folder, self.targets, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
@@ -60,7 +60,7 @@ class TranslatorApplyCommand:
     """The picture, video (.mp4) or folder to write."""
     seed: int = 0
     """Seed of the dropout, the network's noise: another one gives another result."""
-    steady: bool = False
+    no_dropout: bool = False
     """Switch the dropout off."""
     trace: bool = False
     """For models of edges: INPUT is a photograph; its edges are translated."""
@@ -74,7 +74,7 @@ class TranslatorApplyCommand:
         from impasto.runs import pix2pix as run_pix2pix, terminal
 
         model = pix2pix.load(self.model)
-        seed = None if self.steady else self.seed
+        seed = None if self.no_dropout else self.seed
         translator = run_pix2pix.Translator(model, seed, self.trace, machine.pick_device(self.device), [self.model])
         with terminal.saying(self.out, although=(Stopped, IncompleteError)):
             run_pix2pix.apply(self.input, self.out, translator, quiet=self.quiet, resume=self.resume)

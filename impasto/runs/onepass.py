@@ -58,12 +58,12 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         raise InputError(f"{out}: the output must be a .safetensors file")
     preview, checkpoint = out.with_suffix(".png"), out.with_suffix(".resume")
     given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
-    for path in (out, preview, checkpoint) if first() else ():
+    for path in (out, preview, checkpoint) if is_first_process() else ():
         files.check_output(path, given)
     painting = images.read(given[0])
     network = onepass_training.begin(recipe)
     with processes(machine.pick_device(device)) as target:
-        quiet = quiet or not first()
+        quiet = quiet or not is_first_process()
         terminal.fetch_encoder(recipe.encoder, quiet=quiet)
         pool = read_photographs(photos, quiet=quiet)
         recorded = replace(recipe, start=Path(recipe.start).stem)
@@ -85,13 +85,13 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                 # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                if first() and (stopped or step.index % EVERY == 0):
+                if is_first_process() and (stopped or step.index % EVERY == 0):
                     with suppress(DivergedError):
                         save(out, checkpoint, network, card, step)
                         images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
                 if stopped:
                     raise Stopped(stopped)
-        if first():
+        if is_first_process():
             if pool.replaced["flat"]:
                 terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced")
             if last is not None:
@@ -110,11 +110,11 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
         what = "no picture with contrast" if pool.flat else "no picture"
         fault = f"{what} to train on" if folder.is_dir() else "not a folder; check the path"
         raise InputError(f"{folder}: {fault}")
-    if stride > 1 and first():
+    if stride > 1 and is_first_process():
         terminal.note(f"{len(found)} pictures found; one in {stride} is used, which is enough")
-    if pool.skipped and first():
+    if pool.skipped and is_first_process():
         terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
-    if pool.flat and first():
+    if pool.flat and is_first_process():
         terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are skipped")
     return pool
 
@@ -135,7 +135,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         distributed.destroy_process_group()
 
 
-def first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the only process, or torchrun's first: only that one writes files and messages."""
     return int(os.environ.get("RANK", 0)) == 0
 

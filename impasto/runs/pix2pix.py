@@ -63,7 +63,7 @@ def train(
     model = Model(network, recipe.pairs, card)
     checkpoint = receipts.resume_file(out)
     with run_onepass.processes(machine.pick_device(device)) as target:
-        quiet = quiet or not run_onepass.first()
+        quiet = quiet or not run_onepass.is_first_process()
         if recipe.generator == "features":
             terminal.fetch_encoder(recipe.encoder, quiet=quiet)
         state = run_onepass.load_checkpoint(checkpoint, card) if resume else None
@@ -79,7 +79,7 @@ def train(
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
                 stopped = interrupted()
-                if run_onepass.first() and (stopped or step.index % EVERY == 0 or step.index == total):
+                if run_onepass.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.
                     with suppress(DivergedError):
                         measured = pix2pix_training.measure(model, held) if len(held) else {}
@@ -89,7 +89,7 @@ def train(
                         show(out, model, held if len(held) else known, history)
                 if stopped:
                     raise Stopped(f"stopped at step {step.index} of {step.total}")
-        if run_onepass.first():
+        if run_onepass.is_first_process():
             for reason in [*known.broken.values(), *held.broken.values()]:
                 terminal.note(f"left out: {reason}")
             checkpoint.unlink(missing_ok=True)

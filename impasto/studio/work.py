@@ -45,7 +45,7 @@ def one_pass(
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
         models = [
-            onepass.study(read(style), style_scale) if isinstance(style, Path) else onepass.load(style)
+            onepass.from_painting(read(style), style_scale) if isinstance(style, Path) else onepass.load(style)
             for style in styles
         ]
         painter = run_onepass.Painter(models, parts, strength, keep_colors, device)
