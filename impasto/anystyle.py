@@ -2,7 +2,7 @@
 
 The photograph's features, from the frozen encoder, get the painting's mean and covariance by optimal transport. A
 decoder paints them, coarse to fine, and its own features get the painting's statistics twice more on the way. The
-covariances carry the texture: with means and deviations alone (Huang2017), little more than the colours change.
+covariances carry the texture: with only means and deviations (Huang2017), little more than the colours change.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class VGG(nn.Module):
         places: the convolutions, a prefix of ``CONVOLUTIONS``.
         reflect: the first convolution with reflection padding; those before it have zero padding.
         exact: the last convolution that runs forward in float32 at every precision. If rounding moves a maximum, the
-            gradient goes elsewhere; the finer the layer, the farther.
+            gradient goes elsewhere; the finer the layer, the further.
     """
 
     mean: Tensor

@@ -19,7 +19,7 @@ import psutil
 
 from impasto.errors import OutputError
 
-# The host and the process that write a temporary file: leftovers of a killed process can be told from files in use.
+# The host and the process that write a temporary file: so that leftovers of a killed process can be recognised.
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 TEMPORARY = re.compile(r"\.impasto-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\.\w+)?")
 DAY = 86400  # seconds

@@ -119,7 +119,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual blocks at a quarter of the resolution (Johnson2016), as the authors of Isola2017 offer beside the U-Net.
+    """Residual blocks at a quarter of the resolution (Johnson2016); the other generator in the code of Isola2017.
 
     c7s1-64, d128, d256, R256 x depth, u128, u64, c7s1-3.
     """

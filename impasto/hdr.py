@@ -25,7 +25,7 @@ def needed(transfer: int, primaries: int) -> bool:
 
 
 def to_srgb(image: Tensor, transfer: int, primaries: int) -> Tensor:
-    """Convert code values to sRGB: the light they stand for, the gamut, and the highlights, in this order.
+    """Convert code values to sRGB: the light that they encode, the gamut, and the highlights, in this order.
 
     Args:
         image: (1, 3, H, W) R'G'B' in [0, 1].
@@ -36,7 +36,7 @@ def to_srgb(image: Tensor, transfer: int, primaries: int) -> Tensor:
     """
     light = {PQ: pq, HLG: hlg}.get(transfer, srgb_to_linear)(image)
     if transfer in (PQ, HLG) and primaries not in TO_BT709:
-        primaries = BT2020  # the only one of BT.2100, so an unmarked film has it
+        primaries = BT2020  # the only one of BT.2100, so it is assumed for an unmarked film
     if primaries in TO_BT709:
         light = torch.einsum("dc,bchw->bdhw", light.new_tensor(TO_BT709[primaries]), light)
     if transfer in (PQ, HLG):

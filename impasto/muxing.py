@@ -21,7 +21,7 @@ from impasto import files, video
 from impasto.errors import InputError
 from impasto.video import Clock, Film
 
-# The codecs that each format can hold; None: any. Other sound is encoded anew, other subtitles are left out.
+# The codecs that each format can hold; None: any. Other sound is encoded again, other subtitles are left out.
 AUDIO: dict[str, set[str] | None] = {
     "mp4": {"aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac"},
     "mov": {"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be"},
@@ -261,7 +261,7 @@ def _others(
 
 
 def _sound(av: Any, source: Any, container: Any, codec: str) -> Any:
-    """A stream that sound is encoded into anew."""
+    """A stream for sound that is encoded again."""
     rate = source.codec_context.sample_rate
     known = av.Codec(codec, "w").audio_rates or [rate]
     layout = source.codec_context.layout

@@ -1,7 +1,7 @@
 """The loss of a picture and its gradient: alpha content + beta style + smoothness (Gatys2016, eq. 7).
 
 The loss L depends on the features F of a layer only through sums over positions: e = |m (F - P)|^2 for the content P
-and S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. Hence
+and S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. So
 
     dL/dF = m^2 (2 dL/de (F - P) + (dL/dS + dL/dS^T) F),
 

@@ -113,7 +113,7 @@ def task(
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
         terms, gradient = objective.for_content(current, crops)(painted.clamp(0, 1))  # as it will be saved
         optimize.inward_(gradient, painted)
-        if several:  # the same values in all processes, so that none stops alone
+        if several:  # the same values in all processes, so that they stop together
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
         # A surrogate loss of value 0 hands the gradient to autograd, which continues to the weights.

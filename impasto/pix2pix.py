@@ -23,7 +23,7 @@ from impasto.pairs import Kind
 
 TILE = 1024  # side in pixels of the largest picture that is translated at once
 OVERLAP = 128  # pixels that neighbouring tiles share, in which one fades into the other
-WORKING = 192  # short side in pixels at which `Colorizer` looks at a photograph: at 288 skies came out patchy
+WORKING = 192  # short side in pixels at which `Colorizer` predicts colours: at 288 skies were patchy
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def load(source: str | Path) -> Model:
 
 
 def made(path: Path) -> bool:
-    """Whether a file is a model of pix2pix, by its metadata alone."""
+    """Whether a file is a model of pix2pix, by its metadata."""
     try:
         with safe_open(path, framework="pt") as file:
             return "translation" in (file.metadata() or {})

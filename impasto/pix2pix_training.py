@@ -1,7 +1,7 @@
 """Training of paired image-to-image translation, with a conditional adversarial network (Isola2017).
 
 A generator learns from pairs to turn the first picture into the second. Its loss is the distance to the second picture
-and the verdict of a discriminator, which learns at the same time to tell the generator's pairs from real ones.
+and the verdict of a discriminator, which learns at the same time to distinguish the generator's pairs from real ones.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def game(
     The discriminator moves first. Both use the same translation; its loss is halved to slow it down.
 
     Args:
-        network, critic: the generator; the discriminator, or None to train on L1 alone.
+        network, critic: the generator; the discriminator, or None to train only on L1.
         pairs: to learn from.
         recipe: the weights of the losses, the crops, the seed.
         device: where to compute.
@@ -239,7 +239,7 @@ def _processes(recipe: Translation) -> tuple[int, int]:
 
 
 def _shared(terms: dict[str, Tensor], world: int) -> dict[str, Tensor]:
-    """The terms with their mean over all processes as the value, so that none stops alone, and their own gradient."""
+    """The terms with their mean over all processes as the value, so that they stop together, and their own gradient."""
     if world == 1:
         return terms
     for name, term in terms.items():

@@ -22,7 +22,7 @@ Default = TypeVar("Default", int, float, tuple[float, ...])
 def within(least: float, most: float, default: Default, *, above: bool = False) -> Default:
     """A field of a recipe whose value, or each of its values, lies in [least, most]; ``above``: in (least, most].
 
-    `impasto.schema` checks this range, the help texts show it, and the studio's inputs have it.
+    `impasto.schema` checks this range, and the help texts and the studio's inputs show it.
     """
     return dataclasses.field(default=default, metadata={"range": (least, most, above)})
 
@@ -232,7 +232,7 @@ class Translation:
     resize: bool = False
     """Upsample by resizing before a convolution, against checkerboards, instead of by transposed convolutions."""
     gan: Literal["bce", "lsgan", "none"] = "bce"
-    """The adversarial loss: cross-entropy, squares, or none, which trains on L1 alone."""
+    """The adversarial loss: cross-entropy, squares, or none, which trains only on L1."""
     gan_weight: float = within(0, 1e6, 1.0)
     """Weight of the adversarial loss."""
     l1: float = within(0, 1e6, 100.0)

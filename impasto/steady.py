@@ -1,7 +1,7 @@
 """Films without flicker, in one pass: what each frame takes over from the frames before it.
 
 Three things make a film that is painted frame by frame flicker. The normalisations' statistics change with what moves
-in and out; a shot's are smoothed (`networks.Statistics`). Strokes form anew in each frame; the painting is carried
+in and out; a shot's are smoothed (`networks.Statistics`). Each frame has other strokes; the painting is carried
 along with the motion instead, and a little of the new frame's own is mixed in (`Carrier`). Mixing strokes that do not
 quite meet makes them soft; their contrast is restored.
 """
@@ -26,7 +26,7 @@ CRISP = (0.8, 1.4)  # bounds of the gain that restores the contrast of strokes
 WINDOW = 8  # pixels, in which that contrast is measured
 ADAPT = 0.02  # share of a frame in the statistics: they follow the light within some 50 frames
 LONG = (1, 2, 4)  # frames back whose paintings are followed
-AHEAD, EVERY = 24, 8  # frames of a shot, of which every eighth is looked at before the first is painted
+AHEAD, EVERY = 24, 8  # frames of a shot, of which every eighth is read before the first is painted
 CUT_LIKENESS, CUT_COLORS = 0.55, 0.2  # a cut: frames that correlate less, and share fewer colours
 CUT_EDGE = 96  # long edge at which frames are compared
 
@@ -88,7 +88,7 @@ def carry(
 ) -> tuple[Tensor, Tensor]:
     """The painting of an earlier frame, carried along to ``frame``, and how far it can be trusted there.
 
-    Ruder2016 trusts the flow alone, which is also consistent where something appears in front of a plain background.
+    Ruder2016 trusts only the flow, which is also consistent where something appears in front of a plain background.
 
     Args:
         frame, before, painting: (1, 3, H, W) in [0, 1]; ``painting`` is that of ``before``.
@@ -182,7 +182,7 @@ def shots(frames: Iterable[tuple[Tensor, Time]]) -> Iterator[tuple[Tensor, Time,
 def is_cut(before: Tensor, frame: Tensor) -> bool:
     """Whether ``frame`` begins another shot; both (1, 3, H, W) in [0, 1], small.
 
-    A film goes on if the last frame, carried along with the motion, correlates with this one, or has its colours.
+    A shot continues if the last frame, carried along with the motion, correlates with this one, or has its colours.
     """
     if before.shape != frame.shape:
         return True

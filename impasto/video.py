@@ -198,7 +198,7 @@ def is_written(out: Path) -> bool:
 
 
 def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float = 0.0) -> Film:
-    """Find out what is needed to read a film.
+    """Read what is needed to decode a film.
 
     Args:
         path: as in `Film`.
@@ -206,7 +206,7 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
         rate: frames per second of a folder or pattern of pictures; 0: 25.
 
     Raises:
-        VideoError: PyAV is not installed, the film is missing or not a film, or the times do not lie in it.
+        VideoError: PyAV is not installed, the film is missing or not a film, or the times are outside it.
     """
     if not 0 <= start < end:
         raise VideoError(f"{path}: nothing lies between {start:g} and {end:g} seconds")
@@ -390,7 +390,7 @@ def library(path: Path) -> Any:
 
 @contextmanager
 def _opened(av: Any, path: Path) -> Iterator[Any]:
-    """Open a film to read; VideoError if it is none."""
+    """Open a film to read; VideoError if it is not a film."""
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OverflowError, ValueError) as error:

@@ -392,8 +392,8 @@ def test_a_job_leaves_one_folder_which_goes_with_its_result(session: Session, mo
     pool = Pool(1)
     for _ in range(4):
         ended(pool.submit(Job(session, "repaint", counting(gate))))
-    wait_for(lambda: len(list(session.folder.iterdir())) == 2, "only the last two results")
-    assert len(session.results) == 2 and all(result.file.exists() for result in session.results)
+    wait_for(lambda: len(list(session.folder.iterdir())) == len(session.results) == 2, "only the last two results")
+    assert all(result.file.exists() for result in session.results)
 
 
 def test_a_full_disk_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def repaint(
         out: a film, an animation, or a pattern of pictures.
         paint: as `steady.repaint` takes it.
         settings: how.
-        receipt: what else determines the result, to check that a film is continued as it was begun.
+        receipt: what else determines the result; a film is only resumed with the same.
         quiet: no progress.
         resume: continue an interrupted run.
 

@@ -26,7 +26,7 @@ class Room:
     """Memory for pictures that are painted at the same time.
 
     Args:
-        pixels: as many as fit together; a larger picture is painted alone.
+        pixels: as many as fit together; a larger picture is painted with no other.
     """
 
     def __init__(self, pixels: float) -> None:
@@ -53,7 +53,7 @@ def repaint(
 
     On a CPU, as many are in work as there are cores, each with its own thread: reading and writing use only one core,
     and threads that paint one picture together wait for each other. Elsewhere one is painted, and two are read and
-    written. Pictures for which memory ran out are tried again at the end, alone.
+    written. Pictures for which memory ran out are tried again at the end, one at a time.
     """
     cores, cpu = torch.get_num_threads(), painter.device.type == "cpu"
     lanes = max(1, min(cores, len(pictures))) if cpu else 3

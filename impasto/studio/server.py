@@ -71,7 +71,7 @@ def application(
     """
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     (root / "styles").mkdir()
-    # Copies, so that the page does not tell where impasto is installed.
+    # Copies, so that the page does not reveal where impasto is installed.
     thumbnails = {
         name: shutil.copyfile(path, root / "styles" / path.name)
         for name in bundled.STYLES
