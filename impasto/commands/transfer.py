@@ -85,9 +85,9 @@ def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 class TransferCommand:
     """Repaint CONTENT in one STYLE or several, by optimisation (Gatys2016).
 
-    CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`.
-    Without STYLE, CONTENT may be a table of transfers, .csv or .jsonl, with the columns content, style, out and any
-    field of the recipe; OUT is then a folder. The options below --resume are fields of the recipe; --recipe sets their defaults.
+    CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`. Without STYLE,
+    CONTENT may be a table of transfers, .csv or .jsonl, with the columns content, style, out and any field of the
+    recipe; OUT is then a folder. The options below --resume are fields of the recipe; --recipe sets their defaults.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
