@@ -3,7 +3,7 @@
     python benchmarks/anystyle.py --assets DIR [--out FOLDER] [--weights FILE] [--pairs N] [--size 512]
 
 The pairs take each photograph of DIR/contents with about three paintings of DIR/styles. It prints style left and
-content distance (see `published.py`) for each pair and their means, and writes the pictures beside photograph and
+content distance (see `published.py`) for each pair and their means, and writes the pictures next to photograph and
 painting to FOLDER.
 """
 

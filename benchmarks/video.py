@@ -11,7 +11,7 @@ an object that moves over a background. For each film and style, frame by frame 
 - sharpness: the variance of the Laplacian at frames 2 and 100;
 - processor time per frame.
 
-Steady numbers are divided by those of frame by frame; the film's own warping error stands beside.
+Steady numbers are divided by those of frame by frame; the film's own warping error is next to them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="a folder for pictures: frames, differences and a time slice")
     args = parser.parse_args()
     judge = Judge(args.assets / "teachers") if (args.assets / "teachers").is_dir() else None
-    print("| film | style | error, film | alone | steady | 10 frames | style left | sharp 2 | sharp 100 | cost |")
+    print(
+        "| film | style | error, film | frame by frame | steady | 10 frames | style left | sharp 2 | sharp 100 | cost |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, frames in films(args.assets, args.films, args.frames, args.size):
         moved = {gap: motion(frames, gap) for gap in (1, 10)}

@@ -338,7 +338,7 @@ class Immediate(nn.Module):
 
 
 def save(path: Path, decoder: Decoder, metadata: Mapping[str, str]) -> None:
-    """Write the decoder's weights as float16 safetensors; the encoder's are in a file of their own.
+    """Write the decoder's weights and ``metadata`` to ``path`` as float16 safetensors, without the encoder's.
 
     Raises:
         OSError: the file cannot be written.

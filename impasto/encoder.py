@@ -131,7 +131,9 @@ def pools(layer: str) -> int:
 
 
 def layer_size(layer: str, height: int, width: int) -> tuple[int, int]:
-    """The size of a layer of an image: halved, rounded down, by each pool before it, but never under 1."""
+    """The size of a layer of an image of ``height`` x ``width`` pixels: halved, rounded down, by each pool before it,
+    but never under 1.
+    """
     return max(1, height >> pools(layer)), max(1, width >> pools(layer))
 
 
@@ -300,7 +302,16 @@ def _normalisation(metadata: Mapping[str, str], file: Path) -> tuple[list[float]
 
 
 def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> VGG:
-    """The encoder in a state dict; ``file`` is used in messages, and its name to detect "caffe"."""
+    """The encoder in a state dict.
+
+    Args:
+        state: the weights, named as by torchvision or Caffe.
+        metadata: may hold mean and std, or the preprocessing.
+        file: used in messages, and its name to detect "caffe".
+
+    Raises:
+        WeightsError: these are not the weights of a VGG.
+    """
     torchvision = f"{TORCHVISION['1_1']}.weight" in state
     prefixes = TORCHVISION if torchvision else {place: f"conv{place}" for place in CONVOLUTIONS}
     places: list[str] = []

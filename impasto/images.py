@@ -157,7 +157,10 @@ def fit(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize (B, C, H, W) by antialiased bicubic interpolation, clamped to [0, 1]; unchanged if it has that size."""
+    """Resize an image, (B, C, H, W), to ``height`` x ``width`` by antialiased bicubic interpolation, clamped to [0, 1].
+
+    An image of that size is returned unchanged.
+    """
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
@@ -363,7 +366,16 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
 
 
 def check_size(name: str, width: int, height: int, pixels: int = MAX_PIXELS) -> None:
-    """Check that a picture of this size may be read, before it is; raises ImageError."""
+    """Check that a picture of this size may be read, before it is.
+
+    Args:
+        name: of the picture, for messages.
+        width, height: as the file declares them.
+        pixels: the largest number of pixels allowed.
+
+    Raises:
+        ImageError: it has more, or the free memory cannot hold it.
+    """
     if width * height > pixels:
         raise _error(name, f"declares {width} x {height} pixels, more than {pixels}; make it smaller first")
     if width * height > SMALL:

@@ -65,6 +65,13 @@ def to_onnx(
     With a ``stride`` it takes one picture of ``channels``, whose sides are multiples of it. Without ``fold``, the
     weights are stored as they are, for `with_weights`; reading the file folds them.
 
+    Args:
+        network: takes one picture, or two.
+        path: of the file.
+        inputs: names of its inputs.
+        channels, stride: see above; 0: one-pass networks, of three channels and any size.
+        fold: whether constants are folded.
+
     Raises:
         WeightsError: the exporter is not installed.
     """
@@ -91,7 +98,8 @@ def to_onnx(
 
 
 def with_weights(file: Path, network: nn.Module, path: Path) -> None:
-    """Write an ONNX ``file`` of `to_onnx` without ``fold`` with the weights of another network, of its architecture."""
+    """Write an ONNX ``file`` of `to_onnx` without ``fold`` with the weights of another ``network``, of its
+    architecture, to ``path``."""
     import onnx
     from onnx import numpy_helper
 

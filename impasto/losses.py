@@ -88,7 +88,7 @@ def energy(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`energy` of the difference of (B, C, H, W)."""
+    """`energy` of the difference of ``features`` and ``target``, (B, C, H, W) each, where ``mask`` is 1."""
     return energy(features - target, mask)
 
 
@@ -150,7 +150,7 @@ def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: C
 
 
 def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
-    """`weigh_error` or `normalized_error` of whole activations, (B, C, H, W) each."""
+    """`weigh_error` or `normalized_error`, by the ``term``, of whole ``features`` and ``target``, (B, C, H, W) each."""
     channels, height, width = features.shape[1:]
     if term == "normalized":
         target = normalize(target)
@@ -194,7 +194,12 @@ def lattice(image: Tensor, period: int = 4) -> Tensor:
 
 
 def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
-    """Sum of squared differences between each pixel of a tile and its neighbours below and to the right."""
+    """Sum of squared differences between each pixel of a tile and its neighbours below and to the right.
+
+    Args:
+        image: (B, C, H, W), the whole picture.
+        top, left, bottom, right: of the tile, in pixels.
+    """
     down, across = _differences(image, top, left, bottom, right)
     return down.square().sum() + across.square().sum()
 
@@ -202,7 +207,10 @@ def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Te
 def add_variation_gradient(
     gradient: Tensor, image: Tensor, slope: float, top: int, left: int, bottom: int, right: int
 ) -> None:
-    """Add ``slope`` times the gradient of `variation` with respect to the image, in place."""
+    """Add ``slope`` times the gradient of `variation` with respect to the ``image`` to ``gradient``, in place.
+
+    ``top``, ``left``, ``bottom`` and ``right`` are those of the tile.
+    """
     down, across = _differences(image, top, left, bottom, right)
     height, width = down.shape[-2], across.shape[-1]
     gradient[..., top + 1 : top + 1 + height, left:right].add_(down, alpha=2 * slope)

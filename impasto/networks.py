@@ -165,6 +165,12 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int,
 
     Memory is the bottleneck for large pictures, and PyTorch's own function allocates a copy. The batch-norm kernel can
     safely run in place.
+
+    Args:
+        x: (B, C, H, W), changed in place.
+        weight, bias: (C,), applied after it.
+        band: rows computed at a time.
+        smooth: changes the mean and variance of each picture before they are used.
     """
     for each in x.unsqueeze(1):
         if x.device.type == "mps":  # it lacks the kernel below

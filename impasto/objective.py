@@ -266,7 +266,17 @@ def for_content(goal: Objective, content: Tensor) -> Objective:
 
 
 def activations(network: VGG, image: Tensor, layers: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The encoder's features, float32, with autograd."""
+    """The encoder's features with autograd.
+
+    Args:
+        network: the encoder.
+        image: (B, 3, H, W) sRGB.
+        layers: the wanted ones.
+        dtype: of the computation.
+
+    Returns:
+        layer -> (B, C, H, W) float32.
+    """
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return {layer: x.float() for layer, x in network(image, layers).items()}

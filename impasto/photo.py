@@ -128,6 +128,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
+        recipe: for the number of regions, the encoder and the seed.
     """
     from scipy.cluster.vq import kmeans2  # imported late: it is slow to load
 
@@ -328,6 +329,7 @@ def objective_of(
         plain: the photograph with each region recoloured, (1, 3, H, W).
         style: the other photograph, at the working size.
         regions: of their sizes.
+        recipe: the weights of the terms.
     """
     content = windows.small
     vgg = encoder.load(recipe.encoder).to(content.device)

@@ -20,7 +20,7 @@ Default = TypeVar("Default", int, float, tuple[float, ...])
 
 
 def within(least: float, most: float, default: Default, *, above: bool = False) -> Default:
-    """A field of a recipe whose value, or each of its values, lies in [least, most]; ``above``: in (least, most].
+    """A field of a recipe, by its ``default``, whose values lie in [least, most]; ``above``: in (least, most].
 
     `impasto.schema` checks this range, and the help texts and the studio's inputs show it.
     """

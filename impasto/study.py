@@ -28,8 +28,11 @@ def panels(
 ) -> list[Panel]:
     """The panels of a study, each with ``settings`` (fields of `Transfer`) in its recipe.
 
-    ``content``: OwlBook's figure 3, one layer each. ``style``: its figure 5, the first layer, the first two, ...
-    all five. ``descent``: KerasDescent's films, one layer each. ``strengths``: transfers.
+    Args:
+        over: content: OwlBook's figure 3, one layer each; style: its figure 5, the first layer, the first two, ... all
+            five; descent: KerasDescent's films, one layer each; strengths: transfers.
+        strengths: those to compare.
+        settings: fields of `Transfer` that all panels share.
 
     Raises:
         InputError: ``strengths`` is studied, and none are given.

@@ -60,6 +60,11 @@ def everything(image: Tensor) -> Window:
 def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     """Divide a picture into tiles, as even as possible, so that a pass over each stays within the budget.
 
+    Args:
+        image: (B, C, H, W), of which only the size counts.
+        frozen: the encoder, for its halo, stride and memory.
+        budget: bytes for a pass; 0: no limit.
+
     Raises:
         InputError: the budget is too small even for the smallest tile.
     """

@@ -329,7 +329,7 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
         (1, 3, H, W) in [0, 1].
 
     Raises:
-        InputError: there is no style.
+        InputError: no style is given.
         WeightsError: the network cannot be read.
     """
     if not pictures.styles:

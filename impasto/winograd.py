@@ -62,6 +62,12 @@ def transform(weight: Tensor) -> Tensor:
 def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """The convolution of (B, I, H, W) with kernels from `transform`, of the same dtype.
 
+    Args:
+        x: (B, I, H, W).
+        kernels: from `transform`.
+        bias: (O,), or None.
+        padding: zeros on each side.
+
     Returns:
         (B, O, H + 2 padding - 2, W + 2 padding - 2), channels-last.
     """

@@ -364,7 +364,7 @@ def bad_pictures(folder: Path) -> dict[str, Path]:
     whole = save_picture(folder / "whole.jpg", 200, 150).read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("this is no picture")
+    (folder / "text.png").write_text("not a picture")
     (folder / "page.jpg").write_text("<!doctype html><html></html>")
     (folder / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (folder / "folder.png").mkdir()

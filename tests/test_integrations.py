@@ -55,7 +55,7 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The plug-in, loaded as ComfyUI does, beside a stub of the parts of ComfyUI that it may use."""
+    """The plug-in, loaded as ComfyUI does, with a stub of the parts of ComfyUI that it may use."""
     host = SimpleNamespace(cancelled=False)
 
     def check() -> None:

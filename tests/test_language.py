@@ -1,36 +1,20 @@
-"""Help texts and docstrings: their length, their sections, and citations by keys."""
+"""Help texts and docstrings: their words, their length, their sections, and citations by keys."""
 
+import importlib
 import inspect
+import io
+import pkgutil
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import impasto
-from impasto import (
-    datasets,
-    errors,
-    fitting,
-    onepass,
-    onepass_training,
-    optimize,
-    pairs,
-    pix2pix,
-    pix2pix_training,
-    recipes,
-    schema,
-    transfer,
-    video,
-)
+from impasto import onepass, recipes, schema
 from impasto.commands import DEFAULTS
-from impasto.runs import (
-    onepass as onepass_runs,
-    photo as photo_runs,
-    pix2pix as pix2pix_runs,
-    receipts,
-    terminal,
-    transfer as transfer_runs,
-)
+from impasto.runs import onepass as onepass_runs
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo, recipes.Translation)} | {
@@ -39,29 +23,46 @@ KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, re
 EXPORTED = [
     name for name in impasto.__all__ if inspect.isfunction(getattr(impasto, name)) and not name.endswith("Error")
 ]
-# Functions with three parameters or more in the methods, the engines below them and the runs above.
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(impasto.__path__, "impasto.")
+    if not found.name.endswith("__main__") and found.name.split(".")[1] not in ("commands", "studio")
+]
+# Public functions with three parameters or more.
 LONG = [
     pytest.param(each, id=f"{module.__name__}.{name}")
-    for module in (
-        *(
-            datasets,
-            errors,
-            fitting,
-            onepass,
-            onepass_training,
-            optimize,
-            pairs,
-            pix2pix,
-            pix2pix_training,
-            transfer,
-            video,
-        ),
-        *(onepass_runs, photo_runs, pix2pix_runs, receipts, terminal, transfer_runs),
-    )
+    for module in MODULES
     for name, each in vars(module).items()
     if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_")
     if len(inspect.signature(each).parameters) >= 3
 ]
+# Words for which there are more usual ones: only, again, next to, started, must, so that, further, so, on.
+UNUSUAL = re.compile(
+    r"\b([Aa]lone|[Aa]new|[Bb]egun|[Bb]eside|[Ss]hall|[Ll]est|[Ff]arther|[Hh]ence|[Uu]pon|[Tt]hereby|[Ss]eldom"
+    r"|(?<!there )is none|(is|are) no (folder|picture|style|model|network|file|film|painting|photograph)s?)\b"
+)
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """Every line that people read, with its place: comments, docstrings and messages of Python, whole other files."""
+    folders = ("impasto", "docs", "tests", "training", "benchmarks", "examples", "integrations")
+    paths = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    for path in paths:
+        if path.suffix == ".py":
+            for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+                if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
+                    yield f"{path}:{token.start[0]}", token.string
+        elif path.suffix in (".md", ".html", ".js", ".css"):
+            yield from ((f"{path}:{number}", line) for number, line in enumerate(path.read_text().splitlines(), 1))
+
+
+def test_words_are_usual() -> None:
+    read = list(prose())
+    assert len(read) > 1000
+    here = str(Path(__file__))
+    assert [
+        f"{at}: {found[0]}" for at, text in read if not at.startswith(here) and (found := UNUSUAL.search(text))
+    ] == []
 
 
 @pytest.mark.parametrize("folder", ["impasto", "docs", "README.md"])

@@ -74,7 +74,7 @@ def test_losses_of_a_step_by_hand(pairs: Pairs, gan: Any, monkeypatch: pytest.Mo
         {"l1": 100 * 0.5, "gan": 2 * loss(0.25, 1)}
     )
     sum(terms.values()).backward()  # type: ignore[union-attr]
-    assert critic.scale.grad is None and critic.scale.requires_grad  # the generator's step leaves its rival alone
+    assert critic.scale.grad is None and critic.scale.requires_grad  # the generator's step does not change its rival
     slope = 2 * (0.25 - 1) if gan == "lsgan" else -1 / (1 + math.exp(0.25))
     assert float(network.value.grad) == pytest.approx(-100 + 2 * slope / 2)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Steady films: strokes travel with the motion, stay sharp, and begin anew where nothing can be carried along."""
+"""Steady films: strokes travel with the motion, stay sharp, and start again where nothing can be carried along."""
 
 from collections.abc import Callable
 from itertools import pairwise

@@ -226,7 +226,7 @@ def delivered(place: str) -> Iterator[Path]:
 
 
 def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> list[Job]:
-    """A job for every picture below a URL: the same relative path, with the name that ``name`` gives, below ``out``."""
+    """A job for every picture below ``source``, a URL: the same relative path below ``out``, with another ``name``."""
     fs, root = filesystem(source)
     found = []
     for path in sorted(fs.find(root)):

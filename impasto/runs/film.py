@@ -114,6 +114,9 @@ def by_optimisation(
 
     The first frame of a shot is painted as a picture is. The others start from the last painting, carried along with
     the motion, and take a third of the steps, all at full size.
+
+    Args:
+        styles, recipe, device, memory: as `transfer.steps` takes them.
     """
     follower = steady.Follower()
     later = replace(recipe, scales=(1.0,), steps=max(1, -(-recipe.steps // 3)))
