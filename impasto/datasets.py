@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import images
+from impasto import decoding, images
 from impasto.errors import InputError
 
 FLAT = 0.01  # standard deviation, for sRGB in [0, 1], below which there is no contrast: 2.5 of 255 levels
@@ -106,9 +106,9 @@ def load(
         try:
             if not path.stat().st_size:  # also of the endless files in /proc
                 return None
-            with path.open("rb") as opened, images.decoder(opened) as file:
+            with path.open("rb") as opened, decoding.decoder(opened) as file:
                 file.draft("RGB", (short, short))  # decode a JPEG at a reduced size
-                images.check_size(str(path), *file.size)
+                decoding.check_size(str(path), *file.size)
                 plain = file.mode[0] not in "IF" and not file.has_transparency_data
                 picture = ImageOps.exif_transpose(file).convert("RGB") if plain else None
             picture = picture or images.to_pil(images.read(path).image)

@@ -1,19 +1,13 @@
-"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with orientation, colour profile, alpha and receipt.
-
-It is longer than other modules because every kind of file is read, refused and written by the same few functions.
-"""
+"""Files <-> tensors: (1, 3, H, W) float32 sRGB in [0, 1], with orientation, colour profile, alpha and receipt."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +19,13 @@ from PIL import ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import deep, files, machine
+from impasto import deep, files
+from impasto.decoding import MAX_PIXELS, check_size, convert, decoder, deep_tiff, opened, pixels_of, refusal
 from impasto.errors import ImageError
 from impasto.files import atomic as atomic
 
-BYTES_PER_PIXEL = 44  # that reading takes at its peak: 8 bits, floats, alpha, and copies of them
-SMALL = 4_000_000  # pixels up to which memory is not checked
-MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
 VISIBLE = 0.5 / 255  # the least alpha that 8 bits can show
-DNG_VERSION, SUB_IFDS = 0xC612, 0x014A  # TIFF tags
-ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF tags; the second holds the receipt
+DESCRIPTION = 0x010E  # EXIF tag that holds the receipt
 # EXIF orientation -> the axes to flip, after the transposition of 5 to 8.
 FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,9 +40,6 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 HEIC = (".heic", ".heif", ".hif")
 SUFFIXES = {*FORMATS, *HEIC, ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf",
             ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga"}  # fmt: skip
-RAW_HINT = "is a RAW photograph; develop it first, for example with darktable, and save it as TIFF or PNG"
-RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II*\0\x10\0\0\0CR")
-RAW = {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 
 
 @dataclass(frozen=True, eq=False)  # comparing tensors gives no bool
@@ -105,9 +93,9 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
     elif isinstance(source, PIL.Image.Image):
         name = "<image>"
         try:
-            image, alpha, profile = _assemble(*_pixels(source, name), name)
+            image, alpha, profile = _assemble(*pixels_of(source, name), name)
         except (OSError, SyntaxError) as error:  # Pillow decodes late: the file behind it may be damaged
-            raise _error(name, f"cannot be decoded ({error}); the file may be damaged, get it again") from error
+            raise refusal(name, f"cannot be decoded ({error}); the file may be damaged, get it again") from error
     elif isinstance(source, np.ndarray):
         name = "<array>"
         image, alpha = _from_array(source, name)
@@ -143,7 +131,7 @@ def _levels(planes: Tensor, top: int) -> NDArray[Any]:
     """(1 or 3, H, W) in [0, 1] -> (H, W, 3) integers up to 255 or 65535."""
     planes = planes.float()
     if planes.isnan().any():
-        raise _error("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
+        raise refusal("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
     values = planes.clamp(0, 1).mul(top).round().to(torch.uint8 if top == 255 else torch.uint16).expand(3, -1, -1)
     return values.permute(1, 2, 0).cpu().contiguous().numpy()
 
@@ -222,7 +210,7 @@ def _in_8_bits(
 ) -> bytes:
     kind, options = FORMATS[path.suffix.lower()]
     picture = to_pil(planes)
-    converted = _convert(picture, ImageCms.createProfile("sRGB"), io.BytesIO(profile)) if profile else None
+    converted = convert(picture, ImageCms.createProfile("sRGB"), io.BytesIO(profile)) if profile else None
     if converted is not None:
         picture, options = converted, {**options, "icc_profile": profile}
     if alpha is not None:
@@ -233,7 +221,7 @@ def _in_8_bits(
     try:
         picture.save(buffer, kind, **options)
     except (OSError, ValueError) as error:  # WebP and JPEG limit the size, JPEG the receipt
-        raise _error(path, f"cannot be saved as {kind} ({error}); use .png") from error
+        raise refusal(path, f"cannot be saved as {kind} ({error}); use .png") from error
     return buffer.getvalue()
 
 
@@ -268,9 +256,9 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise _error(path, "is a folder; name a picture inside it, such as result.png")
+        raise refusal(path, "is a folder; name a picture inside it, such as result.png")
     if path.suffix.lower() not in FORMATS:
-        raise _error(path, f"cannot write {path.suffix or 'a file without extension'}; use {', '.join(FORMATS)}")
+        raise refusal(path, f"cannot write {path.suffix or 'a file without extension'}; use {', '.join(FORMATS)}")
     return files.check_output(path, inputs)
 
 
@@ -286,68 +274,19 @@ def has_receipt(path: str | Path) -> bool:
 def read_receipt(path: str | Path) -> dict[str, Any]:
     """Read the receipt that ``write`` stored in a picture; raises ImageError if it has none or is unreadable."""
     name = str(path)
-    with _opened(name) as file, decoder(file) as picture:
+    with opened(name) as file, decoder(file) as picture:
         receipt = None
         with suppress(TypeError, ValueError):
             receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
         if not isinstance(receipt, dict):
-            raise _error(name, "has no receipt; use a picture that impasto wrote and no other program re-saved")
+            raise refusal(name, "has no receipt; use a picture that impasto wrote and no other program re-saved")
         return receipt
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[io.BufferedReader]:
-    """Open a file, and turn any error into one clear line."""
-    if re.match("https?:/", name, re.IGNORECASE):
-        raise _error(name, "is a web address; download it first and name the file")
-    if Path(name).is_dir():
-        raise _error(name, "is a folder; name a picture inside it")
-    head = b""
-    try:
-        if files.special(name):
-            raise _error(name, "is a device or a pipe, not a file; save the picture to a file first")
-        if not Path(name).stat().st_size:  # also of the endless files in /proc
-            raise _error(name, "is empty (0 bytes); get the file again")
-        with Path(name).open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            head = file.read(1024)
-            if Path(name).suffix.lower() in RAW or head.startswith(RAW_HEADS) or head[4:12] == b"ftypcrx ":
-                raise _error(name, RAW_HINT)
-            file.seek(0)
-            yield file
-    except (ImageError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise _error(name, "does not exist; check the path") from error
-    except PermissionError as error:
-        raise _error(name, "cannot be read: permission denied; change its permissions") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise _error(name, f"declares more than {MAX_PIXELS} pixels; make it smaller first") from error
-    except PIL.UnidentifiedImageError as error:
-        raise _error(name, _hint(head)) from error
-    except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
-        raise _error(name, f"cannot be decoded ({error}); it may be damaged, get it or save it again") from error
-
-
-def _error(name: object, problem: str) -> ImageError:
-    return ImageError(" ".join(f"{name}: {problem}".splitlines()))
-
-
-def _hint(head: bytes) -> str:
-    text = head.lower()
-    if b"<svg" in text:
-        return "is an SVG drawing; export it as PNG first"
-    if b"<html" in text or b"<!doctype html" in text:
-        return "is a web page, not a picture; open it in a browser and save the picture itself"
-    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return "is a HEIC photograph: pip install 'impasto[heic]', or export it as JPEG first"
-    return "is not a picture, or has an unsupported format; save it as PNG or JPEG"
 
 
 def _from_file(path: str | Path, pixels: int) -> Picture:
     name, note = str(path), None
-    with _opened(name) as file:
-        raw = _deep_tiff(file, name, pixels)
+    with opened(name) as file:
+        raw = deep_tiff(file, name, pixels)
         if raw is None:
             file.seek(0)
             picture = decoder(file)
@@ -355,7 +294,7 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
             frames = getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format not in ("MPO", "PSD"):  # a phone's extra views, layers
                 note = f"{name}: the first of {frames} frames is used"
-            raw = _pixels(picture, name)
+            raw = pixels_of(picture, name)
             array = deep.read_png(file) if picture.format == "PNG" else None
             raw = raw if array is None else (array, *raw[1:])
         image, alpha, profile = _assemble(*raw, name)
@@ -363,97 +302,6 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
         return Picture(
             image, alpha, profile, name, hashlib.file_digest(file, "sha256").hexdigest(), note, _bits(raw[0])
         )
-
-
-def check_size(name: str, width: int, height: int, pixels: int = MAX_PIXELS) -> None:
-    """Check that a picture of this size may be read, before it is.
-
-    Args:
-        name: of the picture, for messages.
-        width, height: as the file declares them.
-        pixels: the largest number of pixels allowed.
-
-    Raises:
-        ImageError: it has more, or the free memory cannot hold it.
-    """
-    if width * height > pixels:
-        raise _error(name, f"declares {width} x {height} pixels, more than {pixels}; make it smaller first")
-    if width * height > SMALL:
-        need, free = BYTES_PER_PIXEL * width * height / 1e9, machine.free_memory(torch.device("cpu")) / 1e9
-        if need > free:
-            raise _error(
-                name, f"declares {width} x {height} pixels, which take {need:.1f} GB of memory; {free:.1f} GB are free"
-            )
-
-
-@cache
-def _register_heic() -> None:
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-
-
-def decoder(file: io.BufferedReader) -> PIL.Image.Image:
-    """Open a file with Pillow, and with pillow-heif if that is installed and needed; nothing is decoded yet."""
-    if file.peek(12)[4:8] == b"ftyp":
-        _register_heic()
-    return PIL.Image.open(file)
-
-
-def _pixels(picture: PIL.Image.Image, name: str) -> tuple[NDArray[Any], bytes | None, int]:
-    """A Pillow image's (H, W) or (H, W, 2 to 4) array, ICC profile and EXIF orientation."""
-    picture.load()
-    profile, orientation = picture.info.get("icc_profile"), 1
-    with suppress(Exception):  # broken EXIF; exif_transpose would also rewrite all of it
-        orientation = picture.getexif().get(ORIENTATION, 1)
-    if picture.mode == "CMYK":
-        srgb = _convert(picture, io.BytesIO(profile), ImageCms.createProfile("sRGB")) if profile else None
-        return np.asarray(srgb or picture.convert("RGB")), None, orientation
-    if picture.mode[0] in "IF":  # I: 16 bits in 32; larger values are refused like floats above 1
-        array = np.asarray(picture)
-        return array / 65535 if picture.mode == "I" else array, profile, orientation
-    clear, grey = picture.has_transparency_data, picture.mode in ("1", "L", "LA")
-    try:
-        array = np.asarray(picture.convert("RGBA" if clear else "L" if grey else "RGB"))
-        return array[..., ::3] if clear and grey else array, profile, orientation
-    except ValueError as error:
-        raise _error(name, f"has the mode {picture.mode}, which is unsupported; save it as an RGB PNG") from error
-
-
-def _deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray[Any], bytes | None, int] | None:
-    """As ``_pixels``, for a TIFF of 16 bits or more: Pillow cannot read floats there, and misreads planes."""
-    if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return None
-    import tifffile  # imported late: few pictures need it
-
-    page, planar = None, False
-    file.seek(0)
-    try:
-        page = tifffile.TiffFile(file).pages.first
-        if DNG_VERSION in page.tags or (page.is_reduced and SUB_IFDS in page.tags):  # a thumbnail comes first
-            raise _error(name, RAW_HINT)
-        planar = page.planarconfig == 2 and page.samplesperpixel > 1
-    except ImageError:
-        raise
-    except Exception:  # fall back to Pillow
-        return None
-    if not isinstance(page, tifffile.TiffPage) or page.bitspersample not in (16, 32, 64) or page.photometric > 2:
-        return None
-    if page.extrasamples[:1] == (1,) and not planar:
-        return None  # premultiplied alpha, which Pillow undoes
-    check_size(name, page.imagewidth, page.imagelength, pixels)
-    try:
-        array = page.asarray()
-    except Exception:
-        if planar:
-            raise
-        return None  # most likely a codec that only Pillow has; it reads 8 bits
-    array = np.moveaxis(array, 0, -1) if planar else array
-    if page.photometric == 0:  # white is zero
-        array = np.iinfo(array.dtype).max - array
-    profile, orientation = (page.tags.valueof(code) for code in (34675, ORIENTATION))
-    return array, profile, int(orientation or 1)
 
 
 def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) -> tuple[Tensor, Tensor | None, Any]:
@@ -467,8 +315,8 @@ def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) 
         image, profile = (image, None) if found is None else (_from_array(found, name)[0], profile)
     elif profile:  # Pillow's colour management supports no more than 8 bits
         grey, rgb, target = array.ndim == 2 or array.shape[2] < 3, to_pil(image), ImageCms.createProfile("sRGB")
-        srgb = _convert(rgb.convert("L"), io.BytesIO(profile), target) if grey else None
-        srgb = srgb or _convert(rgb, io.BytesIO(profile), target)
+        srgb = convert(rgb.convert("L"), io.BytesIO(profile), target) if grey else None
+        srgb = srgb or convert(rgb, io.BytesIO(profile), target)
         image, profile = (_from_array(np.asarray(srgb), name)[0], profile) if srgb else (image, None)
     return _upright(image, turn), None if alpha is None else _upright(alpha, turn), profile
 
@@ -482,24 +330,15 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
     return image.flip(FLIPS.get(orientation, ())).contiguous()
 
 
-def _convert(picture: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Image | None:
-    """The picture in the target profile; None if a profile is broken or of another colour space."""
-    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-    try:
-        return ImageCms.profileToProfile(picture, source, target, intent, "RGB", flags=flags)
-    except ImageCms.PyCMSError:
-        return None
-
-
 def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
     """(H, W) or (H, W, 1 to 4) -> image and alpha; alpha is None if opaque."""
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
-        raise _error(name, f"has the shape {array.shape}; an array is (H, W) or (H, W, 1 to 4)")
+        raise refusal(name, f"has the shape {array.shape}; an array is (H, W) or (H, W, 1 to 4)")
     try:
         values = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")).copy())
     except TypeError as error:
-        raise _error(name, f"holds {array.dtype}; use uint8, uint16 or float in [0, 1]") from error
+        raise refusal(name, f"holds {array.dtype}; use uint8, uint16 or float in [0, 1]") from error
     planes = _unit(values.permute(2, 0, 1), name)
     colours = 3 if len(planes) > 2 else 1
     alpha = planes[None, colours:] if len(planes) > colours and planes[colours:].min() < 1 else None
@@ -507,7 +346,7 @@ def _from_array(array: NDArray[Any], name: str) -> tuple[Tensor, Tensor | None]:
     if alpha is None:
         return image, None
     if float(alpha.max()) < VISIBLE:
-        raise _error(name, "is entirely transparent; give it a visible part, or remove its transparency")
+        raise refusal(name, "is entirely transparent; give it a visible part, or remove its transparency")
     return fill_hidden(image, alpha), alpha
 
 
@@ -542,22 +381,22 @@ def _planes(image: Tensor, name: str = "<tensor>") -> Tensor:
     """(1, C, H, W) or (C, H, W) -> (C, H, W), C 1 or 3."""
     planes = image.detach()[0] if image.ndim == 4 and len(image) == 1 else image.detach()
     if planes.ndim != 3 or len(planes) not in (1, 3) or planes.numel() == 0:
-        raise _error(name, f"has the shape {tuple(image.shape)}; a tensor is (1, 3, H, W) or (3, H, W)")
+        raise refusal(name, f"has the shape {tuple(image.shape)}; a tensor is (1, 3, H, W) or (3, H, W)")
     return planes
 
 
 def _unit(values: Tensor, name: str = "<tensor>") -> Tensor:
     """Any values -> float32 in [0, 1]."""
     if values.numel() == 0:
-        raise _error(name, "has no pixels; give it at least one")
+        raise refusal(name, "has no pixels; give it at least one")
     full = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
     if full is not None:
         return values.float() / full
     if not values.is_floating_point():
-        raise _error(name, f"holds {values.dtype}; use uint8, uint16 or float in [0, 1]")
+        raise refusal(name, f"holds {values.dtype}; use uint8, uint16 or float in [0, 1]")
     least, most = (float(end) for end in values.aminmax())  # NaN if there is one
     if not -torch.inf < least <= most < torch.inf:
-        raise _error(name, "holds NaN or infinite values; replace them first")
+        raise refusal(name, "holds NaN or infinite values; replace them first")
     if least < -1e-3 or most > 1 + 1e-3:
-        raise _error(name, "holds values outside [0, 1]; divide 8-bit values by 255, or clamp")
+        raise refusal(name, "holds values outside [0, 1]; divide 8-bit values by 255, or clamp")
     return values.float().clamp(0, 1)

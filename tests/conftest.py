@@ -2,7 +2,10 @@
 
 import json
 import os
+import struct
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from impasto import onepass
+from impasto import images, onepass
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
+from impasto.errors import ImageError
 from impasto.networks import Architecture, Network
 
 if TYPE_CHECKING:
@@ -66,6 +70,33 @@ def smooth_picture(height: int, width: int, seed: int) -> Tensor:
     coarse = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     return 0.2 + 0.6 * (smooth - smooth.min()) / (smooth.max() - smooth.min())
+
+
+def saved(path: Path, array: np.ndarray, **options: object) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def png(width: int, height: int, data: bytes, depth: int = 8) -> bytes:
+    """An RGB PNG with the given header values."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def refusal(path: str | Path, **options: int) -> str:
+    """The error of reading a file that cannot be read: one line that names it, and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError) as caught:
+            images.read(path, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
 
 
 def opened(path: Path) -> Image.Image:

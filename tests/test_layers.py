@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "impasto"
 FLOORS = {
     "errors": {"errors"},
     "system": {"files", "machine", "deep"},
+    "decoding": {"decoding"},
     "facts": {"recipes", "images", "weights", "bundled", "winograd", "hdr"},
     "parts": {
         "schema",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from impasto import datasets, files, images, machine, video
+from impasto import datasets, decoding, files, images, machine, video
 from impasto.errors import InputError, OutputError, lack_of_memory
 from impasto.runs import terminal
 
@@ -144,7 +144,7 @@ def result_name(below: PurePath) -> PurePath:
 
 def _name_left_out(others: Sequence[Path]) -> None:
     films = [path for path in others if path.suffix.lower() in video.SUFFIXES]
-    raw = [path for path in others if path.suffix.lower() in images.RAW]
+    raw = [path for path in others if path.suffix.lower() in decoding.RAW]
     rest = [path for path in others if path not in {*films, *raw}]
     for what, left in {
         "films, to be repainted one by one": films,
