@@ -1,6 +1,7 @@
 """The layers of docs/architecture.md: imports only point down, and `import impasto` loads no torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,22 @@ def test_every_module_has_its_tests() -> None:
         name for name in MODULES if name != "__main__" and not (Path(__file__).parent / f"test_{name}.py").exists()
     ]
     assert missing == []
+
+
+def test_the_map_lists_every_module_in_its_layer() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    listed: dict[str, set[str]] = {}
+    for line in text.split("```")[1].splitlines():
+        if heading := re.match(r" ([A-Z]+)\b", line):
+            layer = listed.setdefault(heading[1].lower(), set())
+        elif listed and (name := re.match(r"  ([\w/]+?)(\.py|/)? ", line)):
+            layer.add(name[1])
+    runs = {f"runs/{path.stem}" for path in PACKAGE.glob("runs/*.py") if path.stem != "__init__"}
+    beside = {"__main__", "runs", "models", "site"}
+    assert {name: found - beside for name, found in listed.items()} == {
+        name: modules - beside | (runs if name == "runs" else set()) for name, modules in FLOORS.items()
+    }
+    assert len(text.split()) <= 1200
 
 
 @pytest.mark.parametrize("command", [["-c", "import impasto"], ["-m", "impasto", "--help"]])
