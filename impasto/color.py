@@ -55,7 +55,12 @@ def match_histogram(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def match_color(
-    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None, *, ridge: float = 0.0
+    image: Tensor,
+    reference: Tensor,
+    image_mask: Tensor | None = None,
+    reference_mask: Tensor | None = None,
+    *,
+    ridge: float = 0.0,
 ) -> Tensor:
     """Match mean and covariance by a linear map, A = S_ref^1/2 S_img^-1/2 with symmetric roots.
 
@@ -64,17 +69,22 @@ def match_color(
 
     Args:
         image, reference: the pictures.
-        where, what: (1, 1, H, W) masks in [0, 1] of image and reference, which weight the pixels' colours.
+        image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels' colours.
         ridge: added to both variances, so that noise in even areas is not amplified.
     """
-    mean, spread = _moments(image, where)
-    goal, goal_spread = _moments(reference, what)
+    mean, spread = _moments(image, image_mask)
+    goal, goal_spread = _moments(reference, reference_mask)
     even = ridge * torch.eye(3, dtype=spread.dtype)
     return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
 
 
 def transport_colors(
-    image: Tensor, reference: Tensor, where: Tensor | None = None, what: Tensor | None = None, *, rounds: int = 40
+    image: Tensor,
+    reference: Tensor,
+    image_mask: Tensor | None = None,
+    reference_mask: Tensor | None = None,
+    *,
+    rounds: int = 40,
 ) -> Tensor:
     """Match the whole distribution of colours by sliced optimal transport (Pitie2007).
 
@@ -85,23 +95,27 @@ def transport_colors(
 
     Args:
         image, reference: the pictures.
-        where, what: (1, 1, H, W) masks in [0, 1] of image and reference, which weight the pixels.
+        image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels.
         rounds: how often the axes turn.
     """
     generator = np.random.default_rng(2)  # early axes decide which way an even sky spreads; these gave rich skies
     turns = [np.linalg.qr(generator.standard_normal((3, 3)))[0] for _ in range(rounds)]
     pictures = zip(image, reference.expand(len(image), -1, -1, -1), strict=True)
-    moved = [_transport(_array(ours), _array(theirs), where, what, turns) for ours, theirs in pictures]
+    moved = [_transport(_array(ours), _array(theirs), image_mask, reference_mask, turns) for ours, theirs in pictures]
     return torch.from_numpy(np.stack(moved)).to(image).clamp(0, 1)
 
 
 def _transport(
-    image: NDArray[Any], reference: NDArray[Any], where: Tensor | None, what: Tensor | None, turns: list[NDArray[Any]]
+    image: NDArray[Any],
+    reference: NDArray[Any],
+    image_mask: Tensor | None,
+    reference_mask: Tensor | None,
+    turns: list[NDArray[Any]],
 ) -> NDArray[Any]:
     colors, goals = (picture.reshape(3, -1).T.astype(float) for picture in (image, reference))
     weights, goal_weights = (
         np.ones(len(values)) if mask is None else _array(mask).ravel().clip(1e-6, None)
-        for values, mask in ((colors, where), (goals, what))
+        for values, mask in ((colors, image_mask), (goals, reference_mask))
     )
     for axes in turns:
         colors, turned = colors @ axes, goals @ axes

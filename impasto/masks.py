@@ -102,21 +102,21 @@ def share(mask: Tensor) -> float:
 
 
 def compose(
-    base: Tensor, paint: Callable[[int, Tensor], Tensor], where: Sequence[Tensor], parts: Sequence[float]
+    base: Tensor, paint: Callable[[int, Tensor], Tensor], regions: Sequence[Tensor], parts: Sequence[float]
 ) -> Tensor:
     """Pictures in their regions, mixed by ``parts`` where regions overlap; elsewhere the ``base``.
 
     Args:
         base: (B, 3, H, W).
         paint: number and mask of a region -> its picture, (B, 3, H, W), which is changed; not called for empty masks.
-        where: (1, 1, h, w) in [0, 1] for each region.
+        regions: (1, 1, h, w) in [0, 1] for each region.
         parts: the share of each picture.
     """
-    where = [images.resize(mask.to(base), *base.shape[-2:]) for mask in where]
-    total = torch.stack([part * mask for part, mask in zip(parts, where, strict=True)]).sum(0).clamp_min(1e-6)
-    covered = torch.stack(where).sum(0).clamp(max=1)
+    regions = [images.resize(mask.to(base), *base.shape[-2:]) for mask in regions]
+    total = torch.stack([part * mask for part, mask in zip(parts, regions, strict=True)]).sum(0).clamp_min(1e-6)
+    covered = torch.stack(regions).sum(0).clamp(max=1)
     result = base * (1 - covered)
-    for index, (part, mask) in enumerate(zip(parts, where, strict=True)):
+    for index, (part, mask) in enumerate(zip(parts, regions, strict=True)):
         if part and mask.any():
             result += paint(index, mask).mul_(covered * part * mask / total)
     return result

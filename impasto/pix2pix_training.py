@@ -37,7 +37,7 @@ def shape(recipe: Translation) -> Shape:
     depth = number.bit_length() - 1 if unet else number
     if name is None or depth < (3 if unet else 1) or (unet and number != 1 << depth):
         raise RecipeError(
-            f"`generator` must be unet256, unet128, resnet9 or alike, or features, not {recipe.generator!r}"
+            f"`generator` must be features, or a name such as unet256 or resnet9, not {recipe.generator!r}"
         )
     result = Shape(kind, *recipe.channels, recipe.width, depth, recipe.norm, recipe.dropout, recipe.resize)  # type: ignore[arg-type]
     check_crop(recipe, result.stride)

@@ -51,10 +51,10 @@ def _check_lists(recipe: Transfer) -> None:
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
     """RecipeError if a value, or one in a list, is not in the field's range, or if it is too long."""
     if isinstance(value, tuple) and len(value) > MOST_VALUES:
-        raise RecipeError(f"`{field.name}` has {len(value)} values; it may have {MOST_VALUES}")
+        raise RecipeError(f"`{field.name}` has {len(value)} values; at most {MOST_VALUES} are allowed")
     for each in value if isinstance(value, tuple) else (value,):
         if isinstance(each, str) and len(each) > MOST_LETTERS:
-            raise RecipeError(f"`{field.name}` has {len(each)} letters; it may have {MOST_LETTERS}")
+            raise RecipeError(f"`{field.name}` has {len(each)} characters; at most {MOST_LETTERS} are allowed")
         if "range" not in field.metadata:
             continue
         least, most, above = field.metadata["range"]

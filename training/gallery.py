@@ -43,13 +43,14 @@ def main() -> None:
         "",
     ]
     for name, style in bundled.STYLES.items():
+        known = [part for part in (style.author, style.title, style.year) if part != "unknown"]
         model = onepass.load(name)
         painted = row([onepass.apply(photograph, model) for photograph in photographs])
         images.write(DOCS / "images" / f"{name}.jpg", painted)
         lines += [
             f"## {name}",
             "",
-            "After " + ", ".join(part for part in (style.author, style.title, style.year) if part != "unknown") + ".",
+            f"After {', '.join(known)}." if len(known) > 1 else f"{style.title}, painter unknown.",
             "",
             f"![{name}](images/{name}.jpg)",
             "",

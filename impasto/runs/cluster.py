@@ -158,7 +158,7 @@ def connected(address: str) -> Iterator[None]:
         raise InputError("`cluster` needs Ray: pip install 'impasto[cluster]'") from None
     place = urlsplit(address)
     if address != "auto" and not (place.scheme == "ray" and place.hostname and place.port):
-        raise InputError(f"`cluster` {address}: it is auto, or ray://HOST:PORT")
+        raise InputError(f"`cluster` {address} must be auto or ray://HOST:PORT")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise Ray's own notes appear among ours
     try:
         if place.hostname:  # ray itself tries for half a minute

@@ -63,7 +63,7 @@ def fetch_runtime(folder: Path) -> None:
             raise InputError(f"{RUNTIME} cannot be fetched with npm ({type(error).__name__}); install npm") from None
         (package,) = Path(place).glob("*.tgz")
         if hashlib.sha256(package.read_bytes()).hexdigest() != SHA256:
-            raise InputError(f"{RUNTIME}: npm delivered another package than expected")
+            raise InputError(f"{RUNTIME}: npm returned an unexpected package")
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(package) as archive:
             for part in PARTS:

@@ -79,7 +79,7 @@ def read_inputs(
     for mask in (*inputs.content_masks, *inputs.style_masks):
         values = masks.read(mask)
         if float(values.max() - values.min()) < masks.EMPTY:
-            terminal.note(f"{mask.name}: has one value everywhere, so that it limits nothing")
+            terminal.note(f"{mask.name}: has one value everywhere, so it limits nothing")
     return inputs
 
 

@@ -333,7 +333,7 @@ def _paths(content: Any) -> Iterator[str]:
             if path is not None:
                 count += 1
                 if not isinstance(path, str) or count > names.FILES:
-                    raise RefusedError(f"at most {names.FILES} files are named, by text")
+                    raise RefusedError(f"at most {names.FILES} files may be named, as text")
                 yield path
             pending += [(each, depth + 1) for each in value.values()]
         elif isinstance(value, list):
