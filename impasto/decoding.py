@@ -23,6 +23,9 @@ from impasto.errors import ImageError
 BYTES_PER_PIXEL = 44  # that reading takes at its peak: 8 bits, floats, alpha, and copies of them
 SMALL = 4_000_000  # pixels up to which memory is not checked
 MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
+# A picture of more than LARGE pixels needs a byte for every SPARSE of them: a scanned drawing in two colours has a byte
+# for 1,400, and only an empty picture, which would be decoded for 15 s, has fewer.
+LARGE, SPARSE = 25_000_000, 10_000
 DNG_VERSION, SUB_IFDS, ORIENTATION = 0xC612, 0x014A, 0x0112  # tags of TIFF and EXIF
 RAW_HINT = "is a RAW photograph; develop it first, for example with darktable, and save it as TIFF or PNG"
 RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II*\0\x10\0\0\0CR")
@@ -83,15 +86,18 @@ def check_size(name: str, width: int, height: int, pixels: int = MAX_PIXELS) -> 
     """Check that a picture of this size may be read, before it is.
 
     Args:
-        name: of the picture, for messages.
+        name: of the file.
         width, height: as the file declares them.
         pixels: the largest number of pixels allowed.
 
     Raises:
-        ImageError: it has more, or the free memory cannot hold it.
+        ImageError: it has more, or more than its bytes can hold, or the free memory cannot hold it.
     """
     if width * height > pixels:
         raise refusal(name, f"declares {width} x {height} pixels, more than {pixels}; make it smaller first")
+    length = Path(name).stat().st_size
+    if width * height > max(LARGE, SPARSE * length):
+        raise refusal(name, f"declares {width} x {height} pixels in {length} bytes; make it smaller first")
     if width * height > SMALL:
         need, free = BYTES_PER_PIXEL * width * height / 1e9, machine.free_memory(torch.device("cpu")) / 1e9
         if need > free:
@@ -112,6 +118,8 @@ def decoder(file: io.BufferedReader) -> PIL.Image.Image:
     """Open a file with Pillow, and with pillow-heif if that is installed and needed; nothing is decoded yet."""
     if file.peek(12)[4:8] == b"ftyp":
         _register_heic()
+    elif fault := files.too_many_strips(file):
+        raise refusal(file.name, f"{fault}; save it again")
     return PIL.Image.open(file)
 
 

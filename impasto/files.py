@@ -8,12 +8,14 @@ import re
 import secrets
 import socket
 import stat
+import struct
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -23,6 +25,8 @@ from impasto.errors import OutputError
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 TEMPORARY = re.compile(r"\.impasto-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\.\w+)?")
 DAY = 86400  # seconds
+MOST_STRIPS = 200_000  # of a TIFF: Pillow takes 4 s for a million
+STRIPS, BIG_TIFF = {273, 279, 324, 325}, 43  # tags: places and lengths of strips and tiles
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # what only writing raises
 
 
@@ -30,6 +34,29 @@ def special(path: str | Path) -> bool:
     """Whether a path is neither a regular file nor a folder: reading a pipe or a device may never end."""
     mode = os.stat(path).st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def too_many_strips(file: BinaryIO) -> str:
+    """What is wrong if the first page of a TIFF is cut into too many strips or tiles; "" if not, or for another file.
+
+    Decoders keep an object for each, although the file itself may be small.
+    """
+    file.seek(0)
+    order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+
+    def values(layout: str) -> tuple[int, ...]:
+        return struct.unpack(f"{order}{layout}", file.read(struct.calcsize(f"{order}{layout}")))
+
+    most = 0
+    if order:
+        with suppress(struct.error, OverflowError):  # cut off: decoders cannot read what follows either
+            big = values("H")[0] == BIG_TIFF
+            file.seek(values("4xQ" if big else "I")[0])
+            for _ in range(values("Q" if big else "H")[0]):
+                tag, count = values("2HQ8x" if big else "2HI4x")[::2]
+                most = max(most, count if tag in STRIPS else 0)
+    file.seek(0)
+    return f"is cut into {most} strips, more than {MOST_STRIPS}" if most > MOST_STRIPS else ""
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:

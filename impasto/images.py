@@ -291,9 +291,9 @@ def _from_file(path: str | Path, pixels: int) -> Picture:
             file.seek(0)
             picture = decoder(file)
             check_size(name, picture.width, picture.height, pixels)
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1 and picture.format not in ("MPO", "PSD"):  # a phone's extra views, layers
-                note = f"{name}: the first of {frames} frames is used"
+            # Not n_frames, which walks through all of them. MPO, PSD: a phone's extra views, layers.
+            if getattr(picture, "is_animated", False) and picture.format not in ("MPO", "PSD"):
+                note = f"{name}: only the first frame is used"
             raw = pixels_of(picture, name)
             array = deep.read_png(file) if picture.format == "PNG" else None
             raw = raw if array is None else (array, *raw[1:])

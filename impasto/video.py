@@ -188,7 +188,7 @@ def is_film(path: Path) -> bool:
     if suffix not in MAYBE or not path.is_file():
         return False
     with suppress(Exception), PIL.Image.open(path) as picture:
-        return getattr(picture, "n_frames", 1) > 1
+        return bool(getattr(picture, "is_animated", False))
     return False
 
 

@@ -99,6 +99,31 @@ def refusal(path: str | Path, **options: int) -> str:
     return message
 
 
+def tiff(entries: list[tuple[int, int, int, int]], data: bytes = b"", following: int = 0) -> bytes:
+    """A TIFF with these entries (tag, type, count, value) and the place of the next page; types: 3 short, 4 long."""
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + struct.pack("<I", following) + data
+
+
+def striped(count: int) -> bytes:
+    """A TIFF of one column, each pixel in a strip of its own."""
+    ends = 8 + 2 + 12 * 9 + 4
+    places = [(256, 4, 1, 1), (257, 4, 1, count), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, count, ends),
+              (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, count, ends + 4 * count)]  # fmt: skip
+    strips = np.arange(count, dtype="<u4") + ends + 8 * count
+    return tiff(places, strips.tobytes() + np.ones(count, "<u4").tobytes() + bytes(count))
+
+
+def paged(count: int) -> bytes:
+    """A TIFF of so many pages, each of one pixel."""
+    length = 2 + 12 * 8 + 4 + 2
+    entries = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+               (278, 3, 1, 1), (279, 4, 1, 1)]  # fmt: skip
+    begins = [8 + length * index for index in range(count)]
+    pages = [tiff(entries, bytes(2), after)[8:] for after in [*begins[1:], 0]]
+    return tiff([])[:8] + b"".join(pages)
+
+
 def opened(path: Path) -> Image.Image:
     """Read a whole picture and close its file."""
     with Image.open(path) as file:

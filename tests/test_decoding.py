@@ -1,19 +1,22 @@
 """Files that are not pictures, damaged, too large, or cannot be read end in one line."""
 
 import errno
+import io
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from conftest import png, refusal, saved
+from conftest import paged, png, refusal, saved, striped
 from PIL import Image
 
-from impasto import decoding
-from impasto.images import read
+from impasto import datasets, decoding
+from impasto.errors import ImageError
+from impasto.images import read, read_receipt
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -66,6 +69,9 @@ def test_pictures_too_large_for_the_memory(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(decoding.machine, "free_memory", lambda device: 2e9)
     monkeypatch.setattr(Image.Image, "load", lambda picture: pytest.fail("decoded"))
     for name in ("bomb.gif", "bomb.webp"):
+        assert f"13000 x 13000 pixels in {(tmp_path / name).stat().st_size} bytes" in refusal(tmp_path / name)
+        with (tmp_path / name).open("ab") as file:
+            file.truncate(13_000 * 13_000 // decoding.SPARSE)
         assert "13000 x 13000 pixels, which take 7.4 GB of memory; 2.0 GB are free" in refusal(tmp_path / name)
 
 
@@ -124,3 +130,24 @@ def test_declared_size(tmp_path: Path) -> None:
     assert read(tmp_path / "small.png", pixels=54).image.shape == (1, 3, 6, 9)
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((6, 9, 3), np.float32), photometric="rgb")
     assert "9 x 6 pixels, more than 53" in refusal(tmp_path / "deep.tif", pixels=53)
+
+
+def test_a_large_white_picture_is_no_bomb() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (13_000, 13_000), 1).save(buffer, "PNG")  # the least that PNG needs
+    assert decoding.SPARSE * len(buffer.getvalue()) > 13_000**2
+
+
+def test_tiffs_of_many_strips_or_pages(tmp_path: Path) -> None:
+    """Neither takes longer than its pixels: 3 million strips took 13 s, 100,000 pages 52 s."""
+    (tmp_path / "strips.tif").write_bytes(striped(3_000_000))
+    (tmp_path / "few.tif").write_bytes(striped(3_000))
+    (tmp_path / "pages.tif").write_bytes(paged(100_000))
+    begun = time.process_time()
+    assert "is cut into 3000000 strips, more than 200000; save it again" in refusal(tmp_path / "strips.tif")
+    with pytest.raises(ImageError, match="3000000 strips"):
+        read_receipt(tmp_path / "strips.tif")
+    assert datasets.load([tmp_path / "strips.tif"], side=8, short=8, contrast=0).skipped == (tmp_path / "strips.tif",)
+    assert read(tmp_path / "few.tif").image.shape == (1, 3, 3_000, 1)
+    assert "only the first" in str(read(tmp_path / "pages.tif").note)
+    assert time.process_time() - begun < 3

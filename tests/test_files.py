@@ -1,13 +1,17 @@
 """Results appear completely or not at all, and inputs are never overwritten."""
 
+import io
 import os
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
 from impasto import files
 from impasto.errors import OutputError
@@ -108,3 +112,19 @@ def test_pipes_and_devices_are_special(tmp_path: Path) -> None:
         server.bind(str(tmp_path / "socket"))
     assert [files.special(tmp_path / name) for name in ("file", "", "pipe", "socket")] == [False, False, True, True]
     assert files.special("/dev/zero")
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 1}, {"tile": (16, 16)}], ids=str)
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_strips_are_counted(
+    options: dict[str, Any], order: str, big: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((48, 64), np.uint8), byteorder=order, bigtiff=big, **options)
+    count = 12 if "tile" in options else 48
+    for most, said in ((count, ""), (count - 1, f"is cut into {count} strips, more than {count - 1}")):
+        monkeypatch.setattr(files, "MOST_STRIPS", most)
+        for data, expected in ((path.read_bytes(), said), (path.read_bytes()[:20], ""), (b"no TIFF", "")):
+            file = io.BytesIO(data)
+            assert files.too_many_strips(file) == expected and file.tell() == 0

@@ -315,7 +315,7 @@ def test_animation_gives_its_first_frame(tmp_path: Path, suffix: str) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {}))
     picture = read(path)
     np.testing.assert_allclose(numbers(picture.image)[1, 1], (255, 0, 0), atol=1e-3)
-    assert picture.note == f"{path}: the first of 3 frames is used"
+    assert picture.note == f"{path}: only the first frame is used"
 
 
 # From memory

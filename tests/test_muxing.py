@@ -1,5 +1,6 @@
 """What of a source a film keeps: sound tracks, subtitles, chapters."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,18 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import film
+from conftest import film, frames
 from torch import Tensor
 
 from impasto.errors import InputError
 from impasto.runs.film import Settings, repaint
 
 
-def run(source: Path, out: Path, **settings: Any) -> Path:
+def run(source: Path, out: Path, *, resume: bool = False, **settings: Any) -> Path:
     def same(image: Tensor, statistics: object, settle: object) -> Tensor:
         return image
 
-    repaint(source, out, same, Settings(False, **settings), receipt={}, quiet=True)
+    repaint(source, out, same, Settings(False, **settings), receipt={}, quiet=True, resume=resume)
     return out
 
 
@@ -118,3 +119,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="something else"):
         run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4")
     assert (tmp_path / "out.resume" / "diary.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_killed_before_its_first_part_is_no_obstacle(resume: bool, tmp_path: Path) -> None:
+    (tmp_path / "out.resume").mkdir()
+    (tmp_path / "out.resume" / ".impasto-00000000-1-00000000.json").touch()
+    os.utime(tmp_path / "out.resume" / ".impasto-00000000-1-00000000.json", (0, 0))
+    run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", resume=resume)
+    assert len(frames(tmp_path / "out.mp4")) == 6 and not (tmp_path / "out.resume").exists()
+
+
+@pytest.mark.parametrize("receipt", ["", "[" * 100_000, "null", "{}"])
+def test_a_damaged_receipt_of_parts(receipt: str, tmp_path: Path) -> None:
+    (tmp_path / "out.resume").mkdir()
+    (tmp_path / "out.resume" / "receipt.json").write_text(receipt)
+    with pytest.raises(InputError, match="other settings; remove it"):
+        run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", resume=True)

@@ -151,7 +151,7 @@ def test_a_folder_of_all_kinds_of_files(apply: Callable[..., int], tmp_path: Pat
     ]  # fmt: skip
     said = capsys.readouterr().err
     for words in ("left out 1 (films", ": film.mov", "left out 1 (RAW", ": photo.nef", "(no pictures): notes.txt",
-                  "first of 2 frames", "the same for 1 more"):  # fmt: skip
+                  "only the first frame", "the same for 1 more"):  # fmt: skip
         assert words in said
     assert "._a.jpg" not in said
 

@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
 import typing
@@ -20,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import wait_for
+from conftest import paged, striped, tiff, wait_for
 from PIL import Image
 from studio_server import API, call, encoded, file, serving, upload
 
@@ -211,12 +210,6 @@ def test_the_page_does_not_tell_where_impasto_is(client: httpx.Client) -> None:
 # Pictures
 
 
-def tiff(entries: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
-    """A TIFF with these entries (tag, type, count, value); types: 3 short, 4 long."""
-    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4) + data
-
-
 def twice() -> bytes:
     """A TIFF that is large by its first tags, which tifffile takes, and small by its second, which Pillow takes."""
     large = [(256, 4, 1, 90_000), (257, 4, 1, 90_000)]
@@ -225,17 +218,11 @@ def twice() -> bytes:
     return tiff(large + small + strips, bytes(500))
 
 
-def many_pages(count: int = 1100) -> bytes:
-    out = BytesIO()
-    first, *others = [Image.new("1", (8, 8)) for _ in range(count)]
-    first.save(out, "GIF", save_all=True, append_images=others, duration=list(range(10, 10 + 10 * count, 10)))
-    return out.getvalue()
-
-
 @pytest.mark.parametrize(
     ("data", "said"),
     [
         (twice(), "two sizes|megapixels|not a picture"),
+        (striped(3_000_000), "3000000 strips"),
         (bomb(9000, 6000), "50 megapixels"),
         (bomb(30000, 30000), "50 megapixels"),
         (encoded() + b"<svg/onload=alert(1)>", "more than a picture"),
@@ -251,6 +238,13 @@ def test_inspection(tmp_path: Path, data: bytes, said: str) -> None:
     assert found.returncode == 1
     with pytest.raises(RefusedError, match=said):
         raise RefusedError(found.stdout)
+
+
+def test_inspection_does_not_count_pages(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(paged(100_000))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert asyncio.run(inspection.inspect(tmp_path / "upload", most_pixels=10_000)) == ".tiff"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3  # 52 s if they are counted
 
 
 def test_inspection_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

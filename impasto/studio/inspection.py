@@ -13,6 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from impasto import files
 from impasto.errors import RefusedError
 
 PIXELS = 50_000_000  # the most of a picture
@@ -71,11 +72,11 @@ def check(path: Path, most_pixels: int) -> str:
     restrict()
     PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit follows
     try:
+        with path.open("rb") as file:
+            if fault := files.too_many_strips(file):
+                raise RefusedError(f"the picture {fault}; save it again as PNG")
         with PIL.Image.open(path) as picture:
             _limit(*picture.size, most_pixels)
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1000:
-                raise RefusedError(f"the file has {frames} frames; save one of them as PNG")
             kind, size = str(picture.format), picture.size
             picture.load()
         if kind == "TIFF":
