@@ -57,14 +57,15 @@ class Parts:
         self.folder, self.film = folder, film
         note = folder / "receipt.json"
         if resume and note.is_file():
-            if json.loads(note.read_text()) != json.loads(json.dumps(receipt)):
+            if not _holds(note, receipt):
                 raise InputError(f"{folder}: from another film or other settings; remove it to start again")
         else:
-            if folder.exists() and not note.is_file():
+            if folder.exists() and not note.is_file() and not _killed_early(folder):
                 raise InputError(f"{folder}: is needed for the unfinished film, but holds something else; move it away")
             self.remove()
             folder.mkdir(exist_ok=True)
-            note.write_text(json.dumps(receipt))
+            with files.atomic(note) as part:
+                part.write_text(json.dumps(receipt))
         self.earlier = self.paths()
         self.done = {self.tick(packet) for packet in self.packets()}
 
@@ -102,6 +103,18 @@ class Parts:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             self.folder.rmdir()
+
+
+def _killed_early(folder: Path) -> bool:
+    """Whether a folder of parts was made by a run that was killed before it could write more."""
+    return folder.is_dir() and all(files.TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _holds(note: Path, receipt: Mapping[str, Any]) -> bool:
+    try:
+        return bool(json.loads(note.read_text()) == json.loads(json.dumps(receipt)))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _packets(path: Path) -> Iterator[Any]:
