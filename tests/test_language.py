@@ -74,6 +74,27 @@ def test_papers_are_cited_by_their_keys(folder: str) -> None:
     assert numbered == []
 
 
+def test_every_cited_key_is_in_the_references() -> None:
+    references = (ROOT / "docs" / "references.md").read_text()
+    known = set(re.findall(r"\*\*(\w+)\*\*:", references))
+    files = [*(ROOT / "impasto").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").glob("*.py")]
+    cited = {
+        key
+        for path in files
+        for key in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)?(?:19|20)\d\d(?:[A-Z]\w*)?\b", path.read_text())
+    }
+    assert len(cited) > 20
+    assert cited - known == set()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "research").glob("*.md")), ids=lambda path: path.stem)
+def test_research_notes_end_in_decisions(page: Path) -> None:
+    text = page.read_text()
+    assert re.search(r"\b20\d\d\b", text)
+    sections = re.split(r"^## ", text, flags=re.M)[1:]
+    assert [section.splitlines()[0] for section in sections if "**Decision" not in section] == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_help_texts_are_short(kind: str) -> None:
     texts = schema.described(KINDS[kind])
