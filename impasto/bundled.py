@@ -55,7 +55,7 @@ CONTENTS = {
 
 
 def locate(name: str) -> Path:
-    """The path of a bundled picture, or ``name`` itself as a path; an existing file of that name goes first."""
+    """The path of a bundled picture, or ``name`` itself as a path; an existing file of that name takes precedence."""
     path = Path(name)
     shipped = STYLES.get(name) or CONTENTS.get(name)
     if shipped is None or path.exists():

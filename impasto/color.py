@@ -91,7 +91,7 @@ def transport_colors(
     Each round turns the axes of the colour space at random and matches the quantiles along each axis. Pixels of one
     colour, such as a white sky, are spread over the quantiles that they occupy, from the top down.
 
-    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W). A few ten thousand pixels are enough.
+    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W). Tens of thousands of pixels are enough.
 
     Args:
         image, reference: the pictures.

@@ -91,7 +91,7 @@ class TransferCommand:
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
-    """The photograph, or a film: it takes long, and is steady (Ruder2016)."""
+    """The photograph, or a film, which takes long; its frames do not flicker (Ruder2016)."""
     styles: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required)"),

@@ -15,7 +15,7 @@ SECONDS = 10.0  # for a request's first line and headers
 class Connection(H11Protocol):
     """Closes after `SECONDS` without a whole request head, and earlier if too many others wait as well.
 
-    uvicorn itself waits for ever for the rest of half a request, so that a few hundred of them would use up the
+    uvicorn itself waits forever for the rest of half a request, so that a few hundred of them would use up the
     process's files.
     """
 
