@@ -94,7 +94,7 @@ class Transfer:
     checkpoint_every: int = within(0, 100_000, 0)
     """Steps between two checkpoints, each the picture and a file to resume from; 0: none."""
     figure: bool = False
-    """Save content, picture and style side by side at each checkpoint."""
+    """Whether content, picture and style are also saved side by side at each checkpoint."""
     frame_every: int = within(0, 100_000, 0)
     """Steps between two frames of the video of the optimisation; 0: chosen for a video of ten seconds."""
     fps: int = within(1, 240, 25)
@@ -127,7 +127,8 @@ class Training:
     style_scale: float = within(0, 8, 1.0, above=True)
     """Size of the strokes: the style's long edge as a multiple of that of the photographs."""
     descreen: bool = False
-    """Remove a canvas's weave or a print's screen from the painting first; otherwise the network paints a mesh."""
+    """Whether a canvas's weave or a print's screen is first removed from the painting; otherwise the network paints a
+    mesh."""
     smoothness: float = within(0, 1e6, 2.0)
     """Weight of the total variation; higher values give a smoother picture."""
     lattice: float = within(0, 1e6, 300.0)
@@ -230,7 +231,8 @@ class Translation:
     dropout: float = within(0, 0.99, 0.5)
     """Probability at which channels are dropped: the noise, also when applied."""
     resize: bool = False
-    """Upsample by resizing before a convolution, against checkerboards, instead of by transposed convolutions."""
+    """Whether to upsample by resizing before a convolution, against checkerboards, instead of by transposed
+    convolutions."""
     gan: Literal["bce", "lsgan", "none"] = "bce"
     """The adversarial loss: cross-entropy, squares, or none, which trains only on L1."""
     gan_weight: float = within(0, 1e6, 1.0)
@@ -251,7 +253,7 @@ class Translation:
     crop: int = within(8, 8192, 256)
     """Side in pixels of the random crops of these."""
     mirror: bool = True
-    """Mirror half of the pairs."""
+    """Whether half of the pairs are mirrored."""
     validation: float = within(0, 0.9, 0.05)
     """Share of the pairs that is held out to measure L1, PSNR and SSIM."""
     encoder: str = "compact"
