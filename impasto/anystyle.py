@@ -7,7 +7,7 @@ covariances carry the texture: with only means and deviations (Huang2017), littl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from impasto import encoder, images, masks, weights
 from impasto.encoder import VGG
 from impasto.errors import WeightsError
 from impasto.moments import Affine, Moments, affine, blend, moments, transport
-from impasto.networks import Layer, as_it_is, uneven_
+from impasto.networks import Layer, Statistics, as_it_is, uneven_
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
 CONTENT = ("relu3_1", "relu4_1")  # what the decoder sees of the photograph
@@ -193,10 +193,14 @@ class Canvas:
         decoder, style: what paints it, and how.
         mask: (1, 1, H, W), the part of the photograph whose statistics are replaced.
         half: compute in bfloat16, except for the statistics.
+        film: smooths the photograph's statistics of each level over the frames of a film.
     """
 
-    def __init__(self, decoder: Decoder, style: Style, mask: Tensor | None = None, *, half: bool = False) -> None:
-        self.decoder, self.style, self.mask, self.half = decoder, style, mask, half
+    def __init__(
+        self, decoder: Decoder, style: Style, mask: Tensor | None = None, *, half: bool = False,
+        film: Callable[[str, Moments], Moments] | None = None,
+    ) -> None:  # fmt: skip
+        self.decoder, self.style, self.mask, self.half, self.film = decoder, style, mask, half, film
         self.modulation = decoder.modulation(style)
         self.maps: dict[str, Affine] = {}
 
@@ -226,6 +230,8 @@ class Canvas:
             return self.decoder.detail(matched, self.modulation)
 
     def match(self, level: str, source: Moments) -> None:
+        if self.film is not None:
+            source = self.film(level, source)
         self.maps[level] = transport(source, self.style.moments[level])
 
     def collect(self, features: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> None:
@@ -265,8 +271,9 @@ class Repainter(nn.Module):
             return self.decoder.style_of(paintings, self.vgg(paintings, WIDTHS), mask)
 
     def forward(
-        self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0
-    ) -> Tensor:
+        self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0,
+        film: Statistics | None = None,
+    ) -> Tensor:  # fmt: skip
         """Paint (B, 3, H, W) sRGB in [0, 1]; the result may exceed [0, 1].
 
         Args:
@@ -275,18 +282,33 @@ class Repainter(nn.Module):
             strength: 1 is the style, 0 the photograph; between them, the statistics of both are mixed.
             mask: (1, 1, H, W), the part of the photograph whose statistics are replaced by the style's.
             grain: standard deviation of the smooth noise added first, relative to the image's own.
+            film: what the frames of a film share.
         """
+
+        def shared(of: str) -> Callable[[str, Moments], Moments] | None:
+            if film is None:
+                return None
+            return lambda level, each: Moments(*film.average((of, level), each.mean, each.second))
+
         half = torch.is_autocast_enabled(image.device.type)
         with as_it_is(image):
             if strength == 1:
-                return self._paint(image, style, mask, grain, half)
+                return self._paint(image, style, mask, grain, half, shared("style"))
             own = self.style_of(images.to_size(image, min(WHOLE, max(image.shape[-2:]))))
+            if film is not None and (smooth := shared("own")) is not None:
+                (vector,) = film.average("vector", own.vector)
+                own = Style({level: smooth(level, each) for level, each in own.moments.items()}, vector)
             mixed = mix([own, style], [1 - strength, strength])
             # What the network cannot reproduce of the photograph is added in proportion.
-            lost = image - self._paint(image, own, None, 0.0, half)
-            return self._paint(image, mixed, mask, strength * grain, half).add_(lost, alpha=1 - strength)
+            lost = image - self._paint(image, own, None, 0.0, half, shared("lost"))
+            return self._paint(image, mixed, mask, strength * grain, half, shared("style")).add_(
+                lost, alpha=1 - strength
+            )
 
-    def _paint(self, image: Tensor, style: Style, mask: Tensor | None, grain: float, half: bool) -> Tensor:
+    def _paint(
+        self, image: Tensor, style: Style, mask: Tensor | None, grain: float, half: bool,
+        film: Callable[[str, Moments], Moments] | None,
+    ) -> Tensor:  # fmt: skip
         height, width = image.shape[-2:]
         if grain:
             image = uneven_((2 * image).sub_(1), grain).add_(1).div_(2)
@@ -295,7 +317,7 @@ class Repainter(nn.Module):
             below, right = max(below, LEAST - height), max(right, LEAST - width)
         image = F.pad(image, [0, right, 0, below], "replicate")
         mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
-        canvas = Canvas(self.decoder, style, mask, half=half)
+        canvas = Canvas(self.decoder, style, mask, half=half, film=film)
         if max(image.shape[-2:]) <= WHOLE:
             painted = canvas.paint(self.vgg(image, CONTENT))
         else:

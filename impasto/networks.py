@@ -146,7 +146,13 @@ class Statistics:
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.known: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.known: dict[object, tuple[Tensor, ...]] = {}
+
+    def average(self, place: object, *values: Tensor) -> tuple[Tensor, ...]:
+        """The means over all frames so far of some values, such as moments, at a ``place``, given a frame's."""
+        before = self.known.get(place, values)
+        self.known[place] = tuple(old.lerp(new, self.rate) for old, new in zip(before, values, strict=True))
+        return self.known[place]
 
     def smooth(self, layer: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Those of all frames so far, given a frame's."""

@@ -248,7 +248,8 @@ def _paint(
             painted: Tensor = network(photograph, band=band, grain=noise, film=film).clamp_(0, 1)
             return painted if strength == 1 else torch.lerp(photograph, painted, strength)
         assert model.style is not None
-        painted = network(photograph, model.style.to(photograph.device), strength=strength, grain=noise, mask=mask)
+        style = model.style.to(photograph.device)
+        painted = network(photograph, style, strength=strength, grain=noise, mask=mask, film=film)
         return painted.clamp_(0, 1)
 
 

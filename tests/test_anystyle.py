@@ -11,6 +11,7 @@ from impasto import anystyle, cli, images, onepass, weights
 from impasto.anystyle import Repainter, Style
 from impasto.errors import InputError, WeightsError
 from impasto.moments import Moments
+from impasto.networks import Statistics
 
 
 def picture(height: int, width: int, *, seed: int) -> Tensor:
@@ -153,3 +154,21 @@ def test_save_and_moments_of_several(tmp_path: Path, network: Repainter) -> None
     state, metadata = weights.load(path)
     assert metadata == {"recipe": "{}"} and state.keys() == network.decoder.state_dict().keys()
     assert isinstance(network.style_of(picture(32, 32, seed=1)).moments["rgb"], Moments)
+
+
+def test_the_frames_of_a_film_share_their_statistics() -> None:
+    """What is far from a change is painted as before; by itself, each frame gets the painting's statistics."""
+    network, _ = anystyle.load()
+    style = network.style_of(picture(64, 64, seed=1))
+    frame = picture(32, 288, seed=2)
+    changed = frame.clone()
+    changed[..., 224:] = 1
+    for strength in (1.0, 0.5):
+        film = Statistics(1.0)
+        with torch.no_grad():
+            first = network(frame, style, strength=strength, film=film)
+            assert torch.allclose(first, network(frame, style, strength=strength), atol=1e-4)
+            film.rate = 0.0
+            held, alone = (network(changed, style, strength=strength, film=each) for each in (film, None))
+        far = (held - first)[..., :64].abs().max()
+        assert far < 1e-4 and (alone - first)[..., :64].abs().mean() > 0.01
