@@ -70,12 +70,9 @@ def visible(flow: Tensor, opposite: Tensor) -> Tensor:
     Returns:
         (1, 1, H, W), 1 where the other frame shows the pixel, 0 where it hides it or ends.
     """
-    height, width = flow.shape[-2:]
     back = warp(opposite, flow)
     length, other, apart = (each.square().sum(1, keepdim=True) for each in (flow, back, flow + back))
-    place = places(flow)
-    inside = (place > -0.5) & (place < flow.new_tensor([width, height]).view(2, 1, 1) - 0.5)
-    return ((apart <= 0.01 * (length + other) + 0.5) & inside.all(1, keepdim=True)).float()
+    return (apart <= 0.01 * (length + other) + 0.5) * inside(flow)
 
 
 def trust(flow: Tensor, opposite: Tensor) -> Tensor:
@@ -89,6 +86,27 @@ def trust(flow: Tensor, opposite: Tensor) -> Tensor:
     steepness = (down.square() + across.square()).sum(1, keepdim=True)
     smooth = steepness <= 0.01 * flow.square().sum(1, keepdim=True) + 0.002
     return visible(flow, opposite) * smooth
+
+
+def wander(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random smooth flow, as of a camera and of things that move.
+
+    Args:
+        count, height, width: of the result.
+        generator: source of the randomness.
+
+    Returns:
+        (count, 2, height, width) pixels, with a standard deviation of about 2 % of the sides.
+    """
+    sides = torch.tensor([width, height], device=generator.device).view(2, 1, 1)
+    coarse = 0.02 * sides * torch.randn((count, 2, 4, 4), generator=generator, device=generator.device)
+    return F.interpolate(coarse, (height, width), mode="bicubic")
+
+
+def inside(flow: Tensor) -> Tensor:
+    """(B, 1, H, W): 1 where the pixel at p + flow(p) lies in the frame, 0 elsewhere."""
+    place, size = places(flow), flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1)
+    return ((place > -0.5) & (place < size - 0.5)).all(1, keepdim=True).float()
 
 
 def _grey(image: Tensor) -> Any:

@@ -16,10 +16,11 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from impasto import datasets, encoder, fitting, images, losses, objective, onepass, optimize, recipes
+from impasto import datasets, encoder, fitting, flow, images, losses, objective, onepass, optimize, recipes
 from impasto.errors import RecipeError
 from impasto.networks import Network
 
+NOISE = 0.02  # standard deviation of the noise that is added to a moved crop
 RAMP_FROM = 0.03  # fraction of the strength at the first step of a training
 
 
@@ -108,8 +109,20 @@ def task(
         crops = datasets.random_crops(
             pool, recipe.batch, recipe.crop, generator, zoom=(0.6, 1.1), contrast=datasets.FLAT
         )[rank::world]
+        seen = crops
+        if recipe.motion:  # both in one pass, which DistributedDataParallel needs
+            moves = flow.wander(recipe.batch, recipe.crop, recipe.crop, generator)[rank::world]
+            noise = torch.randn((recipe.batch, *crops.shape[1:]), generator=generator, device=device)[rank::world]
+            seen = torch.cat([crops, (flow.warp(crops, moves) + NOISE * noise).clamp(0, 1)])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            painted = painter(crops.contiguous(memory_format=layout), grain=recipe.grain)
+            painted = painter(seen.contiguous(memory_format=layout), grain=recipe.grain)
+        extra = {}
+        if recipe.motion:
+            painted, again = painted.split(len(crops))
+            apart = (again - flow.warp(painted, moves)).square() * flow.inside(moves)
+            extra["motion"] = recipe.motion * apart.mean()
+        if recipe.lattice:
+            extra["lattice"] = recipe.lattice * losses.lattice(painted)
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
         terms, gradient = objective.for_content(current, crops)(painted.clamp(0, 1))  # as it will be saved
         optimize.inward_(gradient, painted)
@@ -119,8 +132,7 @@ def task(
         # A surrogate loss of value 0 hands the gradient to autograd, which continues to the weights.
         surrogate = (gradient * painted).sum()
         first = next(iter(terms))
-        grid = {"lattice": recipe.lattice * losses.lattice(painted)} if recipe.lattice else {}
-        return {**terms, first: terms[first] + (surrogate - surrogate.detach()), **grid}
+        return {**terms, first: terms[first] + (surrogate - surrogate.detach()), **extra}
 
     return loss
 

@@ -136,6 +136,9 @@ class Training:
     grain: float = within(0, 1, GRAIN)
     """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast;
     it varies the strokes in skies. 0: none."""
+    motion: float = within(0, 1e6, 0.0)
+    """Weight of the difference between the painting of a crop that was moved a little and the moved painting, for
+    steadier films; a step takes about twice as long. 0: none."""
     ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"

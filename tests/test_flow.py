@@ -92,3 +92,19 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(VideoError, match=r"pip install 'impasto\[video\]'"):
         flow.between(texture(8, 8), texture(8, 8))
+
+
+def test_random_flow_is_smooth_and_small() -> None:
+    found = flow.wander(3, 40, 80, torch.Generator().manual_seed(0))
+    assert found.shape == (3, 2, 40, 80)
+    deviations = found.std((0, 2, 3))
+    assert 0.8 < deviations[0] < 2.2 and 0.4 < deviations[1] < 1.1  # 2 % of 80 and of 40, less what is smoothed away
+    assert found.diff(dim=3).abs().max() < 0.6
+    assert torch.equal(found, flow.wander(3, 40, 80, torch.Generator().manual_seed(0)))
+
+
+def test_what_lies_in_the_frame() -> None:
+    right = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand(2, 2, 4, 10)
+    expected = torch.zeros(2, 1, 4, 10)
+    expected[..., :7] = 1
+    assert torch.equal(flow.inside(right), expected)

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL, save_picture
 from torch import Tensor, nn
 
-from impasto import datasets, encoder, fitting, objective, onepass, onepass_training
+from impasto import datasets, encoder, fitting, flow, objective, onepass, onepass_training
 from impasto.networks import Network
 from impasto.onepass import Model
 from impasto.recipes import GRAIN, Training
@@ -78,6 +78,55 @@ def test_the_gradient_is_the_objectives(recipe: Training, pool: datasets.Pool, m
     )
     for one, other in zip(slopes(terms), slopes(expected), strict=True):
         assert torch.linalg.vector_norm(one - other) < 1e-3 * torch.linalg.vector_norm(other) + 1e-6
+
+
+class Fixed(nn.Module):
+    """Paints a picture as it is, with a pattern that does not move along."""
+
+    def __init__(self, contrast: float) -> None:
+        super().__init__()
+        self.contrast = nn.Parameter(torch.tensor(contrast))
+
+    def forward(self, image: Tensor, grain: float = 0.0) -> Tensor:
+        stripes = torch.arange(image.shape[-1]) % 8 // 4 - 0.5
+        return image + self.contrast * stripes
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.2])
+def test_the_term_of_motion_by_hand(contrast: float, recipe: Training, pool: datasets.Pool,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """What moves with the picture costs nothing but the noise; a pattern that stays in place does."""
+    shifted = torch.zeros(2, 2, 64, 64)
+    shifted[:, 0] = 4.0  # by half a period of the stripes
+    monkeypatch.setattr(flow, "wander", lambda *_: shifted)
+    crops = 0.5 + 0.1 * datasets.random_crops(pool, 2, 64, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(datasets, "random_crops", lambda *_, **__: crops)
+    network = Fixed(contrast)
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+    term = onepass_training.task(network, painting(), pool, replace(recipe, motion=10.0, lattice=0.0))(0)["motion"]
+    expected = 10 * 60 / 64 * (onepass_training.NOISE**2 + contrast**2)  # 60 of 64 columns are in the frame
+    assert float(term.detach()) == pytest.approx(expected, rel=0.05)
+    term.backward()
+    assert network.contrast.grad is not None
+    assert float(network.contrast.grad) == pytest.approx(10 * 60 / 64 * 2 * contrast, abs=0.02)
+
+
+def test_training_for_motion_steadies_the_network(recipe: Training, pool: datasets.Pool) -> None:
+    def unsteadiness(motion: float) -> float:
+        torch.manual_seed(0)
+        network = Network(SMALL)
+        for _ in onepass_training.train(
+            painting(), pool, replace(recipe, steps=25, rate=5e-3, motion=motion), network=network
+        ):
+            pass
+        generator = torch.Generator().manual_seed(9)
+        crops = datasets.random_crops(pool, 2, 64, generator)
+        moves = flow.wander(2, 64, 64, generator)
+        with torch.no_grad():
+            apart = network(flow.warp(crops, moves)) - flow.warp(network(crops), moves)
+        return float((apart.square() * flow.inside(moves)).mean())
+
+    assert unsteadiness(300.0) < 0.7 * unsteadiness(0.0)
 
 
 def test_initial_weights_of_a_training(recipe: Training) -> None:
