@@ -180,14 +180,16 @@ def to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
+_RGB = np.linalg.inv(np.array(_XYZ) / np.array(_WHITE)[:, None]).tolist()  # from XYZ relative to white
+
+
 def from_lab(lab: Tensor) -> Tensor:
     """CIE L*a*b* to sRGB, the inverse of `to_lab`; colours outside sRGB are clamped to [0, 1]."""
     lightness, a, b = lab.unbind(1)
     y = (lightness + 16) / 116
     f = torch.stack([y + a / 500, y, y - b / 200], 1)
     xyz = torch.where(f > 6 / 29, f**3, (116 * f - 16) * 27 / 24389)
-    inverse = torch.linalg.inv((lab.new_tensor(_XYZ) / lab.new_tensor(_WHITE)[:, None]).double()).to(lab)
-    linear = torch.einsum("ij,bjhw->bihw", inverse, xyz)
+    linear = torch.einsum("ij,bjhw->bihw", lab.new_tensor(_RGB), xyz)
     gamma = 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
     return torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1)
 

@@ -54,7 +54,8 @@ class Guide:
     def spread(self, x: Tensor) -> Tensor:
         """Sum, for each pixel, over the windows that contain it: (B, C, h, w) -> (B, C, H, W)."""
         margin = self.side - 1
-        return self.side**2 * self.box(F.pad(x, [margin] * 4))
+        down = F.avg_pool2d(F.pad(x, [0, 0, margin, margin]), (self.side, 1), 1)
+        return self.side**2 * F.avg_pool2d(F.pad(down, [margin, margin, 0, 0]), (1, self.side), 1)
 
     def regress(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients of each window: (1, C, H, W) -> a (C, 3, h, w) and b (C, 1, h, w)."""

@@ -23,6 +23,7 @@ from impasto.pairs import Kind
 
 TILE = 1024  # side in pixels of the largest picture that is translated at once
 OVERLAP = 128  # pixels that neighbouring tiles share, in which one fades into the other
+RADIUS = 4  # of the windows in which colours follow the photograph's edges, in pixels at `WORKING`
 WORKING = 192  # short side in pixels at which `Colorizer` predicts colours: at 288 skies were patchy
 
 
@@ -129,18 +130,23 @@ def _colors(source: Tensor, network: Colorizer, model: Model, dtype: torch.dtype
     small = F.interpolate(source, (rows, columns), mode="bilinear", antialias=True) if scale < 1 else source
     down, across = (_reflected(side, colorizer.STRIDE).to(source.device) for side in (rows, columns))
     padded = small[..., down, :][..., across]
-    recorded = json.loads(model.metadata.get("recipe", "{}")).get("encoder", "compact")
-    frozen = encoder.Frozen(encoder.load(recorded).to(source.device), colorizer.LAYERS, dtype)
+    frozen = encoder.Frozen(encoder.load(_encoder_of(model)).to(source.device), colorizer.LAYERS, dtype)
     network.eval()
     with torch.autocast(source.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits = network(frozen.forward(colorizer.grey(padded)).features)
     ab = F.interpolate(network.colors(logits), padded.shape[-2:], mode="bilinear")[..., :rows, :columns]
     ab = ab / pairing.CHROMA
-    radius = min(4, (min(rows, columns) - 1) // 2)
+    radius = min(RADIUS, (min(rows, columns) - 1) // 2)
     if not radius:
         return F.interpolate(ab, (height, width), mode="bilinear")
     guide = matting.Guide(((small + 1) / 2).expand(-1, 3, -1, -1), radius=radius, epsilon=1e-3)
     return guide.lift(ab, ((source + 1) / 2).expand(-1, 3, -1, -1)).clamp(-1, 1)
+
+
+def _encoder_of(model: Model) -> str:
+    """The encoder whose features a `Colorizer` reads."""
+    name: str = json.loads(model.metadata.get("recipe", "{}")).get("encoder", "compact")
+    return name
 
 
 def apply(
@@ -249,15 +255,29 @@ class _Exported(nn.Module):
         return (output + 1) / 2
 
 
+class _Coloured(nn.Module):
+    """A `Colorizer` with its encoder, as a picture in [0, 1] -> the picture in colour, at the size that it looks at."""
+
+    def __init__(self, network: Colorizer, eye: nn.Module) -> None:
+        super().__init__()
+        self.network, self.eye = network, eye
+
+    def forward(self, image: Tensor) -> Tensor:
+        lightness = pairing.to_network(image, "colorize")
+        features = self.eye(colorizer.grey(lightness), colorizer.LAYERS)
+        ab = F.interpolate(self.network.colors(self.network(features)), scale_factor=4.0, mode="bilinear")
+        grey = ((lightness + 1) / 2).expand(-1, 3, -1, -1)
+        guide = matting.Guide(grey, radius=RADIUS, epsilon=1e-3)
+        return pairing.to_picture(guide.lift(ab / pairing.CHROMA, grey).clamp(-1, 1), image, "colorize")
+
+
 def exportable(model: Model) -> tuple[nn.Module, int, int]:
     """The network for `interop.to_onnx`, its channels, and the stride of its pictures' sides.
 
-    Lightness and colours of `colorize` are scaled to [0, 1] in the file: L / 100, and a and b / 220 + 1 / 2.
-
-    Raises:
-        InputError: the model predicts colours from the encoder's features, which the file would lack.
+    Lightness and colours of a U-Net for `colorize` are scaled to [0, 1]: L / 100, and a and b / 220 + 1 / 2.
+    A `Colorizer` comes with its encoder, and colours pictures as they are; it learnt on about `WORKING` pixels.
     """
     if isinstance(model.network, Colorizer):
-        raise InputError("a model of `generator` features cannot be exported: it needs the encoder")
+        return _Coloured(model.network.eval(), encoder.load(_encoder_of(model))), 3, colorizer.STRIDE
     shape: Shape = model.network.shape  # type: ignore[assignment]
     return _Exported(model.network.eval()), shape.inputs, shape.stride

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from impasto import pix2pix
+from impasto import bundled, images, pix2pix
+from impasto.cli import main
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.generators import Shape, UNet
 from impasto.pix2pix import Model
@@ -115,3 +116,18 @@ def test_export(tmp_path: Path) -> None:
     (ours,) = session.run(None, {"image": image.numpy()})
     wanted = pix2pix.apply(image, model, seed=None, precision="float32")
     assert np.abs(ours - wanted.numpy()).max() < 1e-4
+
+
+def test_export_of_the_bundled_network(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "m.onnx"
+    assert main(["export", "colorize", "-o", str(out)]) == 0
+    session = runtime.InferenceSession(out)
+    photograph = images.to_tensor(bundled.locate("coffee"))
+    for height, width in ((64, 96), (32, 48)):
+        image = images.resize(photograph, height, width)
+        (ours,) = session.run(None, {"image": image.numpy()})
+        wanted = pix2pix.apply(image, "colorize", precision="float32")
+        assert (wanted - image).abs().mean() > 0.02
+        assert np.abs(ours - wanted.numpy()).max() < 1e-3
