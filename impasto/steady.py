@@ -31,7 +31,8 @@ CUT_LIKENESS, CUT_COLORS = 0.55, 0.2  # a cut: frames that correlate less, and s
 CUT_EDGE = 96  # long edge at which frames are compared
 
 Time = TypeVar("Time")
-Paint = Callable[[Tensor, Statistics | None, Callable[[Tensor, Tensor], Tensor] | None], Tensor]
+Settle = Callable[[Tensor, Tensor], Tensor]  # as `onepass.apply` takes it
+Paint = Callable[[Tensor, Statistics | None, Settle | None], Tensor]
 
 
 class Carrier:

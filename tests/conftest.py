@@ -158,20 +158,26 @@ def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, 
 
 
 def film(
-    path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48, sound_rate: int = 8000
-) -> Path:
-    """A video of one second and ``count`` frames, red on the left and blue on the right, with a tone."""
+    path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48, sound_rate: int = 8000,
+    rate: int = 0, pictures: bool = True,
+) -> Path:  # fmt: skip
+    """A video of ``count`` frames, red on the left and blue on the right, with a tone of one second.
+
+    ``rate`` is of frames per second; 0: the film has one second. Without ``pictures`` there is only the tone.
+    """
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=count, options={"qscale": "1"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if pictures:
+            stream = container.add_stream("mpeg4", rate=rate or count, options={"qscale": "1"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         sound = container.add_stream(codec, rate=sound_rate)
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 200
-        for _ in range(count):
+        for _ in range(count if pictures else 0):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+        if pictures:
+            container.mux(stream.encode())
         tone = (0.3 * np.sin(np.arange(sound_rate) / 5)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
         frame.sample_rate = sound_rate

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -161,7 +161,7 @@ def new(sessions: Sessions) -> Session:
 def counting(gate: threading.Event, total: int = 3) -> Work[int]:
     """Work whose steps wait for the gate; the result is the number of steps."""
 
-    def frames() -> Iterator[Frame[int]]:
+    def frames(folder: Path) -> Generator[Frame[int]]:
         for done in range(1, total + 1):
             yield Frame(done, total, loss=1 / done, image=done)
             gate.wait(5)
@@ -202,7 +202,7 @@ def test_stop_keeps_the_picture_so_far(session: Session) -> None:
 def test_stop_before_the_first_picture(session: Session) -> None:
     gate = threading.Event()
 
-    def frames() -> Iterator[Frame[int]]:
+    def frames(folder: Path) -> Generator[Frame[int]]:
         yield Frame(0, 2, "looking")
         gate.wait(5)
         yield Frame(0, 2, "still looking")
@@ -244,7 +244,7 @@ def test_too_many_jobs(session: Session, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_error_of_a_job_is_kept(session: Session) -> None:
-    def frames() -> Iterator[Frame[int]]:
+    def frames(folder: Path) -> Generator[Frame[int]]:
         yield Frame(1, 2)
         raise ValueError("a reason")
 
@@ -257,7 +257,7 @@ def test_the_error_of_a_job_is_kept(session: Session) -> None:
 def slow_preparation(started: threading.Event) -> Work[int]:
     """Work that calls impasto's functions for ever before its first picture."""
 
-    def frames() -> Iterator[Frame[int]]:
+    def frames(folder: Path) -> Generator[Frame[int]]:
         yield Frame(0, 1, "preparing")
         started.set()
         while True:

@@ -89,7 +89,7 @@ def bomb(width: int, height: int) -> bytes:
         ("page.html", b"<html></html>", "not a picture"),
         ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
         ("cut.png", encoded()[:30], "not a picture"),
-        ("empty.png", b"", "not a picture"),
+        ("empty.png", b"", "the file is empty"),
         ("both.png", with_tail(b"<html><script>alert(1)</script></html>"), "more than a picture"),
         ("both.zip.png", with_tail(archive()), "more than a picture"),
         ("large.png", bomb(9000, 6000), "50 megapixels"),
@@ -98,12 +98,12 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_bad_uploads_are_refused(client: httpx.Client, name: str, data: bytes, said: str) -> None:
     answer = upload(client, data, name)
-    assert answer.status_code == 400 and said in answer.json()["detail"]
+    assert answer.status_code == 400 and said in answer.text
 
 
 def test_large_files_are_refused(client: httpx.Client) -> None:
     answer = upload(client, bytes(400_000))
-    assert answer.status_code == 413 and "0.3 MB" in answer.json()["detail"]
+    assert answer.status_code == 413 and "0.3 MB" in answer.text
 
 
 def test_an_unknown_host_is_refused(client: httpx.Client) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_picture
+from conftest import film, frames, save_picture
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from studio_server import serving
@@ -253,7 +253,7 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(page: Page, files: dict[st
     choose(page, files["photo"])
     page.click("#styles button >> nth=2")
     page.wait_for_selector(DONE)
-    for tab in ("Photo", "Translate", "Study", "Repaint"):
+    for tab in ("Film", "Photo", "Translate", "Study", "Repaint"):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
@@ -269,6 +269,25 @@ def test_light(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     page.click("#light-go")
     page.wait_for_selector('#photo-status [data-state="done"]')
     assert images.read_receipt(saved(page, tmp_path, "photo"))["command"] == "photo"
+
+
+def test_film(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Film", exact=True).click()
+    (tmp_path / "text.mp4").write_text("no film")
+    page.set_input_files("#film-clip input[type=file]", str(tmp_path / "text.mp4"))
+    page.get_by_text(re.compile("^HTTP 400: not a picture or a film; upload")).first.wait_for()
+    page.reload()
+    page.get_by_role("tab", name="Film", exact=True).click()
+    clip = film(tmp_path / "clip.mp4", count=60, rate=10, width=96)
+    page.set_input_files("#film-clip input[type=file]", str(clip))
+    page.wait_for_selector("#film-clip video")
+    page.click("#film-styles button >> nth=1")
+    page.wait_for_selector("#film-live img")
+    page.wait_for_selector("#film-film video")
+    page.click("#film-stop")
+    page.wait_for_selector('#film-status [data-state="stopped"]')
+    painted = saved(page, tmp_path, "film")
+    assert painted.suffix == ".mp4" and 20 <= len(frames(painted)) <= 60
 
 
 def test_translate(page: Page, files: dict[str, Path], tmp_path: Path) -> None:

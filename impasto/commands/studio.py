@@ -20,12 +20,12 @@ class StudioCommand:
     """The port to listen on; 0: any free port."""
     auth: str = ""
     """The user name for logging in; the password is read from IMPASTO_PASSWORD, or asked for. Empty: no login."""
-    max_upload: float = 25.0
+    max_upload: float = 100.0
     """The largest upload that is accepted, in MB."""
     max_jobs: int = 1
-    """How many optimisations run at once, 1 or more; the others wait."""
+    """How many optimisations and films run at once, 1 or more; the others wait."""
     max_minutes: float = 60.0
-    """The time limit of an optimisation, in minutes; the picture so far is kept."""
+    """The time limit of an optimisation or a film, in minutes; what is done so far is kept."""
     open: bool = False
     """Also open the page in the browser."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import files, images, muxing, steady, transfer, video
-from impasto.errors import ImpastoError, InputError, Stopped
+from impasto.errors import InputError, Stopped
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
 from impasto.video import Film, Frame
@@ -36,6 +36,71 @@ class Settings:
     end: float = math.inf
     crf: int = video.CRF
     fps: float = 0.0
+
+
+@dataclass
+class Painting:
+    """A film that is being painted: iterating paints it, frame by frame, and yields each painting.
+
+    Attributes:
+        film: the film that is read.
+        sink: where the paintings go.
+        done: frames that are painted, those of an earlier run included.
+        speed: frames per second so far.
+    """
+
+    film: Film
+    sink: Sink
+    paintings: Iterator[tuple[Tensor, Fraction]]
+    done: int = 0
+    speed: float = 0.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        began = time.monotonic()
+        for count, (image, when) in enumerate(self.paintings, 1):
+            self.sink.add(image, when)
+            self.done, self.speed = self.sink.skipped + count, count / (time.monotonic() - began)
+            yield image
+        if not self.done and not self.sink.skipped:
+            raise InputError(f"{self.film.path}: contains no readable frame")
+        self.sink.complete = True
+
+
+@contextmanager
+def painting(
+    path: Path,
+    out: Path,
+    paint: steady.Paint,
+    settings: Settings,
+    *,
+    receipt: dict[str, Any],
+    resume: bool = False,
+) -> Iterator[Painting]:
+    """Begin to repaint a film; the film so far is written at the end of the context, also after an error.
+
+    Args:
+        path, out, paint, settings, receipt, resume: as of `repaint`.
+
+    Raises:
+        VideoError, OutputError, InputError: the film cannot be read or written.
+    """
+    video.check_output(out)
+    film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
+    files.check_output(out, film.pictures or [path])
+    facts = {
+        **receipt,
+        "settings": repr(settings),
+        "film": path.name,
+        "size": path.stat().st_size if path.exists() else 0,
+    }
+    with _sink(film, out, settings.crf, facts, resume=resume) as sink:
+        carrier = steady.Carrier()
+        frames = _unpainted(film, sink, carrier)
+        if settings.steady:
+            paintings = steady.repaint(frames, paint, carrier=carrier)
+        else:
+            paintings = ((paint(frame.float() / 255, None, None), when) for frame, when in frames)
+        yield Painting(film, sink, paintings)
 
 
 def repaint(
@@ -63,41 +128,19 @@ def repaint(
         VideoError, OutputError, InputError: the film cannot be read or written.
         Stopped: after Ctrl-C; the film so far has been written.
     """
-    video.check_output(out)
-    film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
-    files.check_output(out, film.pictures or [path])
-    facts = {
-        **receipt,
-        "settings": repr(settings),
-        "film": path.name,
-        "size": path.stat().st_size if path.exists() else 0,
-    }
     stopped = ""
-    began = time.monotonic()
     with (
-        terminal.progress(film.total or None, quiet=quiet, label="repainting") as report,
         terminal.interruption() as interrupted,
-        _sink(film, out, settings.crf, facts, resume=resume) as sink,
+        painting(path, out, paint, settings, receipt=receipt, resume=resume) as made,
+        terminal.progress(made.film.total or None, quiet=quiet, label="repainting") as report,
     ):
-        done = 0
-        carrier = steady.Carrier()
-        frames = _unpainted(film, sink, carrier)
-        if settings.steady:
-            painted = steady.repaint(frames, paint, carrier=carrier)
-        else:
-            painted = ((paint(frame.float() / 255, None, None), when) for frame, when in frames)
-        for image, when in painted:
-            sink.add(image, when)
-            done += 1
-            seconds = time.monotonic() - began
-            report(sink.skipped + done, f"{done / seconds:.2g} frames per second", film.total or None)
+        film = made.film
+        for _ in made:
+            report(made.done, f"{made.speed:.2g} frames per second", film.total or None)
             if interrupted():
-                stopped = f"stopped after {sink.skipped + done} frames, saved in {out}"
-                sink.complete = False
+                stopped = f"stopped after {made.done} frames, saved in {out}"
                 break
-        if not done and not sink.skipped:
-            raise InputError(f"{path}: contains no readable frame")
-    for lost in sink.lost:
+    for lost in made.sink.lost:
         terminal.note(f"{out.name} cannot hold {lost}, which are left out")
     if film.damaged:
         terminal.note(f"{path.name}: {film.damaged} damaged packets were skipped")
@@ -162,6 +205,7 @@ class Sink:
         add: takes a painting and its time.
         has: whether the frame of this time is there already, from an earlier run.
         last: the last frame of the earlier run.
+        watch: writes the film so far to a path; not for pictures.
         skipped: the number of frames from an earlier run.
         complete: whether all of the film was painted.
         lost: what of the source could not be kept.
@@ -170,8 +214,9 @@ class Sink:
     add: Callable[[Tensor, Fraction], None]
     has: Callable[[Fraction], bool] = lambda when: False
     last: Callable[[], Tensor | None] = lambda: None
+    watch: Callable[[Path], None] = lambda path: None
     skipped: int = 0
-    complete: bool = True
+    complete: bool = False
     lost: tuple[str, ...] = ()
 
 
@@ -243,13 +288,24 @@ def _encoding(
 def _film(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: bool) -> Iterator[Sink]:
     """A film in parts, which become the result at the end, also after Ctrl-C or an error."""
     parts = muxing.Parts(receipts.resume_file(out), film, facts, resume=resume)
-    sink = Sink(lambda image, when: None, lambda when: round(when / film.time_base) in parts.done, parts.last)
+    encoding = ExitStack()
+
+    def begin() -> None:
+        """End the current part, and begin the next."""
+        encoding.close()
+        sink.add = encoding.enter_context(_encoding(film, parts.new(), out, crf, "nut"))
+
+    def watch(path: Path) -> None:
+        begin()
+        muxing.assemble(parts, path, complete=False)
+
+    sink = Sink(
+        lambda image, when: None, lambda when: round(when / film.time_base) in parts.done, parts.last, watch
+    )  # fmt: skip
     try:
-        with _encoding(film, parts.new(), out, crf, "nut") as sink.add:
+        with encoding:
+            begin()
             yield sink
-    except ImpastoError:
-        sink.complete = False
-        raise
     finally:
         if parts.paths():
             sink.lost = tuple(muxing.assemble(parts, out, complete=sink.complete))

@@ -14,13 +14,14 @@ from impasto.recipes import Photo, Transfer
 from impasto.studio import names
 from impasto.studio.jobs import Job, Session, Work
 from impasto.studio.pool import Pool
-from impasto.studio.viewer import Studio, spoken
+from impasto.studio.viewer import Studio, as_path, spoken
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    """Add the functions /repaint, /paint and /light; they are not visible on the page."""
+    """Add the functions /repaint, /paint, /light and /film; they are not visible on the page."""
     kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
-    first, second = gr.Image(label="photo", **kinds), gr.Image(label="other", **kinds)
+    first, second = (as_path(gr.Image(label=label, **kinds)) for label in ("photo", "other"))
+    clip = as_path(gr.Video(label="film", visible=False))
     style, keep = gr.Textbox(label="style", visible=False), gr.Textbox("none", label="keep_colors", visible=False)
     strength, size = (
         gr.Number(1.0, label="strength", visible=False),
@@ -70,6 +71,18 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             todo = work.optimise(Path(photo), [Path(painting)], recipe)
             yield from result(studio.session(request), studio.slow, todo)
 
+    def repaint_film(request: gr.Request, film: str, style: str, size: float) -> Iterator[str]:
+        """Repaint a film in one pass in a bundled style; yields pictures of its latest frames, then the film.
+
+        ``size`` 0 keeps the film's size.
+        """
+        from impasto.studio import work
+
+        with spoken():
+            named, chosen = names.name("style", style), names.recipe(Transfer(), {"size": size})
+            todo = work.film(Path(film), named, size=chosen.size)
+            yield from result(studio.session(request), studio.slow, todo)
+
     def change_light(request: gr.Request, photo: str, other: str, settings: Mapping[str, Any]) -> Iterator[str]:
         """Give a photograph the light of another one; ``settings`` are fields of the recipe."""
         from impasto.studio import work
@@ -81,4 +94,5 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     named: dict[str, Any] = {"concurrency_limit": None}
     button.click(repaint, [first, style, strength, size, keep], file, api_name="repaint", **named)
     button.click(optimise, [first, second, settings], file, api_name="paint", **named)
+    button.click(repaint_film, [clip, style, size], file, api_name="film", **named)
     button.click(change_light, [first, second, settings], file, api_name="light", **named)

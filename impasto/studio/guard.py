@@ -25,7 +25,7 @@ from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto.errors import BusyError, RefusedError
@@ -43,6 +43,7 @@ API = re.compile(
     r"/gradio_api/(info|startup-events|upload|heartbeat/[^/]+|queue/(join|data)|call/[^/]+(/[^/]+)?|run/[^/]+|reset|"
     r"cancel|login_check|app_id|file=.*)/?"
 )
+UPLOAD = re.compile(r"/gradio_api/upload/?")
 FOLLOWED = re.compile(r"/gradio_api/(heartbeat/|queue/data|call/).*")  # streams, open while somebody watches
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -106,8 +107,12 @@ class Guard:
         try:
             await self._serve(request, answer, token)
         except HTTPException as refusal:
-            content = {"detail": refusal.detail, "error": refusal.detail}
-            await JSONResponse(content, refusal.status_code, refusal.headers)(scope, receive, answer)
+            if UPLOAD.fullmatch(scope["path"]):  # the page shows the text of the answer
+                response: Response = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
+            else:
+                content = {"detail": refusal.detail, "error": refusal.detail}
+                response = JSONResponse(content, refusal.status_code, refusal.headers)
+            await response(scope, receive, answer)
         except ClientDisconnect:
             pass
 
@@ -135,7 +140,7 @@ class Guard:
             followed = session is not None and FOLLOWED.fullmatch(path)
             with session.watched() if session is not None and followed else nullcontext():
                 await self.app(scope, request.receive, send)
-        elif path.rstrip("/").endswith("/upload"):
+        elif UPLOAD.fullmatch(path):
             await self._upload(request, send, token)
         else:
             await self._post(request, send, session)

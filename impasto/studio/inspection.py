@@ -1,7 +1,7 @@
 """Decode an uploaded file once, in a process of its own, which may take little time and memory.
 
 What passes here is decoded in the studio's own process later. The command is `python -m impasto.studio.inspection
-FILE PIXELS`; it prints the picture's format, or exits with 1 and prints why the file is refused.
+FILE PIXELS`; it prints the suffix for the file's format, or exits with 1 and prints why the file is refused.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from impasto import files
 from impasto.errors import RefusedError
+from impasto.studio import films
 
 PIXELS = 50_000_000  # the most of a picture
-SECONDS, PROCESSOR = 60.0, 8  # for one file; of which the processor's time
+SECONDS, PROCESSOR = 120.0, 8  # for one file; of a picture, the processor's time
 BYTES = 3_000_000_000  # of address space
 SUFFIXES = {
     "PNG": ".png",
@@ -30,17 +31,18 @@ SUFFIXES = {
     "AVIF": ".avif",
 }
 MARKUP = re.compile(rb"<(!doctype|html|script|svg|iframe|\?php)[\s/>!][\s\x21-\x7e]{2}", re.IGNORECASE)
+NEITHER = "not a picture or a film; upload a PNG, JPEG, WebP or TIFF, or an MP4"
 AT_ONCE = asyncio.Semaphore(2)
 
 
 async def inspect(path: Path, *, most_pixels: int) -> str:
-    """Check that a file is a picture and nothing else.
+    """Check that a file is a picture or a film, and nothing else.
 
     Returns:
         The suffix for its format.
 
     Raises:
-        RefusedError: it is not a picture, too large, takes too long, or is also a page, a script, a PDF or an archive.
+        RefusedError: it is neither, too large, takes too long, or is also a page, a script, a PDF or an archive.
     """
     command = (sys.executable, "-m", "impasto.studio.inspection", str(path), str(most_pixels))
     few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each thread would take address space
@@ -53,31 +55,36 @@ async def inspect(path: Path, *, most_pixels: int) -> str:
             said, _ = await asyncio.wait_for(process.communicate(), SECONDS)
         except TimeoutError:
             raise RefusedError(
-                f"the picture takes more than {SECONDS:.0f} seconds to read; save it again as PNG"
+                f"the file takes more than {SECONDS:.0f} seconds to read; save it again as PNG, or shorten the film"
             ) from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
     text = said.decode().strip()
-    if process.returncode == 0 and text in SUFFIXES:
-        return SUFFIXES[text]
-    raise RefusedError(text if process.returncode == 1 and text else "the picture cannot be read; save it again as PNG")
+    if process.returncode == 0 and text in (*SUFFIXES.values(), *films.FORMATS.values()):
+        return text
+    raise RefusedError(
+        text if process.returncode == 1 and text
+        else "the file cannot be read; save it again as PNG, or shorten the film"
+    )  # fmt: skip
 
 
 def check(path: Path, most_pixels: int) -> str:
-    """The format of a picture; raises RefusedError as `inspect` says."""
+    """The suffix for the format of a picture or a film; raises RefusedError as `inspect` says."""
     import PIL.Image
 
     restrict()
     PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit follows
+    if not path.stat().st_size:
+        raise RefusedError("the file is empty")
     try:
         with path.open("rb") as file:
             if fault := files.too_many_strips(file):
                 raise RefusedError(f"the picture {fault}; save it again as PNG")
         with PIL.Image.open(path) as picture:
             _limit(*picture.size, most_pixels)
-            kind, size = str(picture.format), picture.size
+            kind, size, suffix = str(picture.format), picture.size, SUFFIXES[str(picture.format)]
             picture.load()
         if kind == "TIFF":
             _check_tiff(path, size, most_pixels)
@@ -85,12 +92,22 @@ def check(path: Path, most_pixels: int) -> str:
         raise
     except MemoryError:
         raise RefusedError("the picture needs too much memory; make it smaller") from None
+    except PIL.UnidentifiedImageError:
+        suffix = _film(path)
     except Exception:
-        raise RefusedError("not a picture; upload a PNG, JPEG, WebP or TIFF") from None
+        raise RefusedError(NEITHER) from None
     data = path.read_bytes()
     if MARKUP.search(data) or data[:1024].find(b"%PDF-") >= 0 or zipfile.is_zipfile(path):
-        raise RefusedError("the file contains more than a picture; save it again as PNG")
-    return kind
+        raise RefusedError("the file contains more than a picture or a film; save it again")
+    return suffix
+
+
+def _film(path: Path) -> str:
+    allow(films.PROCESSOR)
+    suffix = films.check(path)
+    if suffix is None:
+        raise RefusedError(NEITHER)
+    return suffix
 
 
 def restrict() -> None:
@@ -112,6 +129,18 @@ def _check_tiff(path: Path, size: tuple[int, int], most_pixels: int) -> None:
             raise RefusedError("the TIFF states two sizes; save it again as PNG")
 
 
+def allow(seconds: int) -> None:
+    """Limit this process's memory, and its processor's time from its start on."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, max(PROCESSOR, films.PROCESSOR)))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError):  # Windows; a lower limit
+        pass
+
+
 def _limit(width: int, height: int, most_pixels: int) -> None:
     if width * height > most_pixels:
         raise RefusedError(f"{width} x {height} is more than {most_pixels // 1_000_000} megapixels")
@@ -119,14 +148,7 @@ def _limit(width: int, height: int, most_pixels: int) -> None:
 
 def main() -> int:
     path, most_pixels = sys.argv[1:]
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError):  # Windows; a lower limit
-        pass
+    allow(PROCESSOR)
     try:
         print(check(Path(path), int(most_pixels)))
     except RefusedError as refusal:

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,7 @@ class Frame(Generic[Shown]):
         note: a short text for the page.
         loss: the loss of this step, if it has one.
         image: the picture so far, as `Work.draw` and `Work.finish` take it; None: unchanged.
+        clip: the film so far, in the job's folder.
     """
 
     done: int
@@ -47,6 +48,7 @@ class Frame(Generic[Shown]):
     note: str = ""
     loss: float | None = None
     image: Shown | None = None
+    clip: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,15 @@ class Result:
     """The result of a job; all its files lie in the job's folder.
 
     Attributes:
-        file: the picture, with its receipt.
+        file: the picture, with its receipt; or the film.
         pair: content and picture at the same size, to compare on the page; None: nothing to compare.
+        still: a picture of a film.
         others: further files that the page asked for.
     """
 
     file: Path
     pair: tuple[Path, Path] | None = None
+    still: Path | None = None
     others: tuple[Path, ...] = ()
 
 
@@ -69,13 +73,13 @@ class Work(Generic[Shown]):
     """What a job does. It reads its pictures itself, in `frames`.
 
     Attributes:
-        frames: does the work; yields progress, and can be stopped at any step, and between our functions before the
-            first picture.
+        frames: does the work, and may write into the job's folder; yields progress, and can be stopped at any step,
+            and between our functions before the first picture.
         finish: turns the last picture into the result, in a folder.
         draw: writes a preview of a picture to a path.
     """
 
-    frames: Callable[[], Iterator[Frame[Shown]]]
+    frames: Callable[[Path], Generator[Frame[Shown]]]
     finish: Callable[[Shown, Path], Result]
     draw: Callable[[Shown, Path], None] = lambda image, path: None
 
@@ -168,8 +172,7 @@ class Job:
 
     def _paint(self, work: Work[Any], folder: Path) -> None:
         drawn, previews = 0.0, deque[Path]()
-        frames = work.frames()
-        with suppress(Interrupted), self._interruptible() as release:
+        with suppress(Interrupted), self._interruptible() as release, closing(work.frames(folder)) as frames:
             for frame in frames:
                 self.frame = frame
                 if frame.image is not None:
@@ -295,7 +298,7 @@ class Session:
         with suppress(FileNotFoundError):  # another thread makes room
             folders = sorted(((each.stat().st_mtime, each) for each in self.folder.iterdir()), reverse=True)
             for used, folder in folders:
-                total += sum(file.stat().st_size for file in folder.iterdir())
+                total += sum(file.stat().st_size for file in folder.rglob("*"))
                 if folder not in kept and (total > QUOTA or folder in excess or time.time() - used > KEPT):
                     shutil.rmtree(folder, ignore_errors=True)
         self.results = [result for result in self.results if result.file.exists()]

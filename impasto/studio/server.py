@@ -22,10 +22,16 @@ from impasto.studio.guard import Guard
 from impasto.studio.inspection import PIXELS
 from impasto.studio.jobs import Sessions
 from impasto.studio.pool import Pool
-from impasto.studio.tabs import photo, repaint, study, translate
+from impasto.studio.tabs import film, photo, repaint, study, translate
 from impasto.studio.viewer import Studio
 
-TABS = {"Repaint": repaint.build, "Photo": photo.build, "Translate": translate.build, "Study": study.build}
+TABS = {
+    "Repaint": repaint.build,
+    "Film": film.build,
+    "Photo": photo.build,
+    "Translate": translate.build,
+    "Study": study.build,
+}
 QUICK = 300.0  # seconds: the time limit of work in one pass
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 from impasto.errors import ImpastoError, spell
 from impasto.studio.guard import KEY
@@ -60,7 +61,7 @@ class Stage:
     kind: str
     empty: gr.HTML
     live: gr.Image
-    pair: gr.ImageSlider
+    pair: gr.ImageSlider | gr.Video
     status: gr.HTML
     stop: gr.Button
     save: gr.DownloadButton
@@ -78,9 +79,15 @@ class Stage:
 
     def show(self, studio: Studio, job: Job) -> Iterator[list[Any]]:
         """Yield the components' values on each change of a job, until it is over."""
+        end: Any = None
         for _ in job.follow():
             ahead = studio.slow.ahead(job) + studio.quick.ahead(job) if job.state == "waiting" else 0
-            yield self._look(job, ahead)
+            result, frame, before = job.result, job.frame, end
+            if isinstance(self.pair, gr.ImageSlider):
+                end = result.pair if result is not None else None
+            else:
+                end = result.file if result is not None else frame.clip if frame is not None and not job.over else None
+            yield self._look(job, ahead, end, new=end != before)
         if job.error is not None:
             raise gr.Error(complaint(job.error), print_exception=False)
 
@@ -92,15 +99,15 @@ class Stage:
         elif job.error is None:
             yield from self.show(studio, job)
 
-    def _look(self, job: Job, ahead: int) -> list[Any]:
+    def _look(self, job: Job, ahead: int, end: Any, *, new: bool) -> list[Any]:
+        """The values; ``end`` is the pair or the film, ``new`` whether it is not shown yet."""
         result = job.result
-        pair = result.pair if result is not None else None
-        # Without a pair, show one picture: a sheet, or the preview of a running job.
+        # Without them, show one picture: a sheet, or the preview of a running job.
         single = result.file if result is not None else None if job.over else job.preview
         return [
-            gr.update(visible=pair is None and single is None),
-            gr.update(visible=False) if pair or single is None else gr.update(value=single, visible=True),
-            gr.update(value=pair, visible=True) if pair else gr.update(visible=False),
+            gr.update(visible=end is None and single is None),
+            gr.update(visible=False) if end or single is None else gr.update(value=single, visible=True),
+            gr.update(visible=False) if not end else gr.update(value=end, visible=True) if new else gr.update(),
             status(job, ahead),
             gr.update(interactive=not job.over),
             gr.update(value=result.file, interactive=True) if result is not None else gr.update(),
@@ -110,10 +117,19 @@ class Stage:
 
 def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Image:
     """An input for a picture; its value is the path."""
-    return gr.Image(
+    return as_path(gr.Image(
         type="filepath", image_mode=None, label=label, elem_id=name, placeholder=invitation, height=height,
         sources=["upload", "clipboard"], buttons=[],
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+Input = TypeVar("Input", gr.Image, gr.Video)
+
+
+def as_path(component: Input) -> Input:
+    """Let the component's value be the path of the upload; Gradio would decode or convert it."""
+    component.preprocess = lambda payload: payload and payload.path  # type: ignore
+    return component
 
 
 def brush(**settings: Any) -> gr.ImageEditor:
@@ -138,22 +154,35 @@ def waited(pool: Pool, job: Job) -> Iterator[Job]:
         raise job.error
 
 
-def stage(kind: str, waiting: str) -> Stage:
-    """Build the components in the current column."""
+def player(**settings: Any) -> gr.Video:
+    """A film; Gradio would convert it, where FFmpeg is installed."""
+    made = as_path(gr.Video(buttons=[], **settings))
+    made.postprocess = lambda path: path and FileData(path=str(path))
+    return made
+
+
+def stage(kind: str, waiting: str, *, film: bool = False) -> Stage:
+    """Build the components in the current column; the result is a picture, or a ``film``."""
     with gr.Row(elem_classes="actions"):  # above the picture, so that the buttons do not move when it appears
         shown = gr.HTML("", elem_id=f"{kind}-status", elem_classes="status")
         stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", size="sm")
-        save = gr.DownloadButton("Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm")
+        save = gr.DownloadButton(
+            "Save film" if film else "Save PNG", interactive=False, elem_id=f"{kind}-save", size="sm"
+        )
     with gr.Column(elem_classes="stage"):
         empty = gr.HTML(f'<div class="empty"><p>{waiting}</p></div>')
         live = gr.Image(
             visible=False, interactive=False, show_label=False, label="The picture", buttons=["fullscreen"],
             elem_id=f"{kind}-live", elem_classes="picture", alt_text="the picture so far",
         )  # fmt: skip
-        pair = gr.ImageSlider(
-            visible=False, interactive=False, show_label=False, label="Before and after", max_height=720,
-            elem_id=f"{kind}-pair", elem_classes="picture", buttons=["fullscreen"],
-        )  # fmt: skip
+        at: dict[str, Any] = {"visible": False, "interactive": False, "show_label": False, "elem_classes": "picture"}
+        pair: gr.ImageSlider | gr.Video
+        if film:
+            pair = player(label="The film", elem_id=f"{kind}-film", autoplay=True, loop=True, **at)
+        else:
+            pair = gr.ImageSlider(
+                label="Before and after", max_height=720, elem_id=f"{kind}-pair", buttons=["fullscreen"], **at
+            )
     results = gr.Gallery(
         label="Painted in this session", columns=6, height="auto", object_fit="cover", interactive=False,
         elem_id=f"{kind}-results", elem_classes="results", visible=False, buttons=[],
@@ -178,7 +207,7 @@ def connect(page: gr.Blocks, studio: Studio, shown: Stage) -> None:
 
 
 def gallery(session: Session) -> Any:
-    shown = [str(result.pair[1] if result.pair else result.file) for result in session.results]
+    shown = [str(result.pair[1] if result.pair else result.still or result.file) for result in session.results]
     return gr.update(value=shown, visible=len(shown) > 1)
 
 

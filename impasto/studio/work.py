@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +11,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from impasto import bundled, images, machine, onepass, photo as photo_method, pix2pix, schema, study, transfer
+from impasto import bundled, images, machine, onepass, photo as photo_method, pix2pix, schema, steady, study, transfer
 from impasto.errors import ImageError, InputError
+from impasto.networks import Statistics
 from impasto.photo import PhotoStep
 from impasto.recipes import Photo, Transfer
-from impasto.runs import onepass as run_onepass, photo as run_photo, pix2pix as run_pix2pix, transfer as run_transfer
+from impasto.runs import (
+    film as run_film,
+    onepass as run_onepass,
+    photo as run_photo,
+    pix2pix as run_pix2pix,
+    receipts,
+    transfer as run_transfer,
+)
+from impasto.studio import films
 from impasto.studio.inspection import PIXELS
 from impasto.studio.jobs import Frame, Result, Work
 
 Drawn = dict[str, transfer.Step]  # panels of a study: label -> last step
 
+WATCHED = 2  # seconds of a film after which its beginning can be watched, then twice as many each time
 SHOWN = 1600  # the largest long edge of pictures on the page, in pixels; files keep their size
 
 
@@ -41,7 +52,7 @@ def one_pass(
     is given."""
     parts = onepass.check_mixture(len(styles), style_weights, strength)
 
-    def frames() -> Iterator[Frame[Painted]]:
+    def frames(folder: Path) -> Generator[Frame[Painted]]:
         yield Frame(0, 1, "repainting")
         device = machine.pick_device("auto")
         models = [
@@ -65,6 +76,52 @@ def one_pass(
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
 
+@dataclass(frozen=True)
+class Filmed:
+    """A film so far: its file, which is complete when its frames have ended, and the last frame."""
+
+    out: Path
+    image: Tensor
+
+
+def film(clip: Path, style: str | Path, *, size: int = 0, strength: float = 1.0, steadily: bool = True) -> Work[Filmed]:
+    """Repaint a film in one pass, in a bundled style or like a painting.
+
+    Raises:
+        InputError: the file is not a film.
+    """
+    if clip.suffix not in films.FORMATS.values():
+        raise InputError(f"{clip.name}: is a picture; choose a film, such as an MP4")
+
+    def frames(folder: Path) -> Generator[Frame[Filmed]]:
+        yield Frame(0, 1, "reading the film")
+        model = onepass.from_painting(read(style)) if isinstance(style, Path) else onepass.load(style)
+        painter = run_onepass.Painter([model], [1.0], strength, "none", machine.pick_device("auto"))
+
+        def paint(frame: Tensor, statistics: Statistics | None, settle: steady.Settle | None) -> Tensor:
+            return painter(_small(frame, size) if size else frame, statistics, settle)
+
+        out = folder / f"{f'{clip.stem}-{Path(style).stem}'[:80]}.mp4"
+        watched, seconds = None, WATCHED
+        with run_film.painting(clip, out, paint, run_film.Settings(steadily), receipt=painter.receipt()) as made:
+            for image in made:
+                if made.done >= seconds * made.film.rate and made.done < made.film.total:
+                    watched = folder / f"first-{seconds}-seconds.mp4"
+                    made.sink.watch(watched)
+                    seconds *= 2
+                note = f"{made.speed:.2g} frames per second"
+                yield Frame(made.done, max(made.done, made.film.total), note, None, Filmed(out, image), watched)
+
+    def finish(done: Filmed, folder: Path) -> Result:
+        for path in (*folder.glob("first-*.mp4"), *folder.glob("live-*")):
+            path.unlink()
+        shutil.rmtree(receipts.resume_file(done.out), ignore_errors=True)  # of a film that was stopped
+        _preview(done.image, folder / "still.jpg")
+        return Result(done.out, still=folder / "still.jpg")
+
+    return Work(frames, finish, lambda done, path: _preview(done.image, path))
+
+
 def optimise(
     photo: Path, paintings: Sequence[Path], recipe: Transfer, *, brushed: Sequence[Path] = (), begin: Path | None = None
 ) -> Work[transfer.Step]:
@@ -72,7 +129,7 @@ def optimise(
     schema.check(recipe)
     kept: dict[str, Any] = {}
 
-    def frames() -> Iterator[Frame[transfer.Step]]:
+    def frames(folder: Path) -> Generator[Frame[transfer.Step]]:
         yield Frame(0, recipe.steps, "reading the pictures")
         inputs = run_transfer.Inputs(read(photo), [read(painting) for painting in paintings])
         _check_size(inputs.content.image, recipe)
@@ -101,7 +158,7 @@ def light(
     schema.check(recipe)
     kept: dict[str, Any] = {}
 
-    def frames() -> Iterator[Frame[PhotoStep]]:
+    def frames(folder: Path) -> Generator[Frame[PhotoStep]]:
         yield Frame(0, recipe.steps, "finding regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
         drawn = None if masks is None else (_on_white(read(masks[0][0])), _on_white(read(masks[1][0])))
@@ -123,7 +180,7 @@ def regions(photo: Path, other: Path, recipe: Photo) -> Work[run_photo.Pair]:
     """Find the regions; the result is two masks to edit."""
     schema.check(recipe)
 
-    def frames() -> Iterator[Frame[run_photo.Pair]]:
+    def frames(folder: Path) -> Generator[Frame[run_photo.Pair]]:
         yield Frame(0, 1, "finding regions")
         pair = run_photo.read(read(photo), read(other), recipe, None, device=machine.pick_device("auto"))
         yield Frame(1, 1, "regions found", image=pair)
@@ -140,7 +197,7 @@ def regions(photo: Path, other: Path, recipe: Photo) -> Work[run_photo.Pair]:
 def canvas(photo: Path) -> Work[Tensor]:
     """Make a picture to brush on, small enough for a browser."""
 
-    def frames() -> Iterator[Frame[Tensor]]:
+    def frames(folder: Path) -> Generator[Frame[Tensor]]:
         yield Frame(0, 1, "reading the photograph")
         yield Frame(1, 1, image=_small(read(photo).image, 800))
 
@@ -160,7 +217,7 @@ def translate(photo: Path, name: str) -> Work[Painted]:
     if name not in bundled.TRANSLATORS:  # a path would be read
         raise InputError(f"no such network: {name}")
 
-    def frames() -> Iterator[Frame[Painted]]:
+    def frames(folder: Path) -> Generator[Frame[Painted]]:
         yield Frame(0, 1, "translating")
         translator = run_pix2pix.Translator(pix2pix.load(name), 0, False, machine.pick_device("auto"))
         picture = read(photo)
@@ -178,7 +235,7 @@ def draw_study(photo: Path, painting: Path, over: Any, size: int, steps: int) ->
     total = sum(panel.recipe.steps for panel in panels)
     kept: dict[str, Any] = {}
 
-    def frames() -> Iterator[Frame[Drawn]]:
+    def frames(folder: Path) -> Generator[Frame[Drawn]]:
         yield Frame(0, total, "reading the pictures")
         inputs = kept["inputs"] = run_transfer.Inputs(read(photo), [read(painting)])
         drawn: Drawn = {}

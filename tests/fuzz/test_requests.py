@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import film
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from studio_server import API, encoded, serving, upload
+from studio_server import API, call, encoded, serving, upload
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 FEW = settings(
@@ -30,6 +31,7 @@ class Target:
     client: httpx.Client
     own: str
     others: list[str]
+    film: bytes
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         for client in (one, two):
             client.get("/")
         (own,), (other,) = (upload(client, encoded()).json() for client in (one, two))
-        yield Target(one, own, [other, str(secret), "/etc/passwd", "/proc/self/environ", "/dev/zero", __file__])
+        clip = film(secret.with_name("clip.mp4")).read_bytes()
+        yield Target(one, own, [other, str(secret), "/etc/passwd", "/proc/self/environ", "/dev/zero", __file__], clip)
 
 
 def spellings(path: str) -> st.SearchStrategy[str]:
@@ -84,16 +87,16 @@ def test_no_request_names_another_file(target: Target, data: st.DataObject) -> N
     )
     for _ in range(data.draw(st.integers(0, 4))):
         wrapped = data.draw(st.sampled_from([[wrapped], {"value": wrapped}, {"path": target.own, "x": wrapped}]))
-    name = data.draw(st.sampled_from(["call/repaint", "call/paint", "call/light", "queue/join", "run/stop", "cancel"]))
+    name = data.draw(
+        st.sampled_from(["call/repaint", "call/paint", "call/light", "call/film", "queue/join", "run/stop", "cancel"])
+    )
     body = {"data": [wrapped, wrapped, {}], "fn_index": data.draw(st.integers(-3, 60)), "session_hash": "abc"}
     answer = target.client.post(f"{API}/{name}", json=body)
     assert answer.status_code in (400, 404), (name, body, answer.text)
 
 
 @FEW
-@given(
-    body=json_values, name=st.sampled_from(["call/repaint", "call/paint", "queue/join", "run/x", "cancel", "upload"])
-)
+@given(body=json_values, name=st.sampled_from(["call/repaint", "call/film", "queue/join", "run/x", "cancel", "upload"]))
 def test_no_request_breaks_the_studio(target: Target, body: Any, name: str) -> None:
     try:
         answer = target.client.post(f"{API}/{name}", json=body)
@@ -114,3 +117,18 @@ def test_no_upload_breaks_the_studio(target: Target, data: bytes, name: str) -> 
         assert answer.status_code in (200, 400), (name, content, answer.text)
         for path in answer.json() if answer.status_code == 200 else []:
             assert Path(path).parts[:-2] == Path(target.own).parts[:-2] and Path(path).suffix == ".png"
+
+
+@settings(FEW, max_examples=EXAMPLES // 10 + 1)
+@given(data=st.data())
+def test_no_damaged_film_breaks_the_studio(target: Target, data: st.DataObject) -> None:
+    content = bytearray(target.film)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=30)):
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))] + data.draw(st.binary(max_size=40))
+    answer = upload(target.client, bytes(content), "clip.mp4")
+    assert answer.status_code in (200, 400) and "Traceback" not in answer.text, answer.text
+    for path in answer.json() if answer.status_code == 200 else []:
+        wrapped = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        said = call(target.client, "film", wrapped, "candy", 0)
+        assert ".mp4" in said or "clip" in said or "null" in said, said

@@ -32,7 +32,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             photo = dropzone("Photograph", "photo", "Drop a photograph, paste it, or click", 210)
             styles = gr.Gallery(
                 thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
-                allow_preview=False, interactive=False, elem_id="styles", buttons=[],
+                allow_preview=False, interactive=False, elem_id="styles", elem_classes="styles", buttons=[],
             )  # fmt: skip
             with gr.Accordion("Or any painting", open=False, elem_id="own"):
                 painting = dropzone("Painting", "painting", "Drop a painting to use as style", 160)
