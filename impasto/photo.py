@@ -1,14 +1,8 @@
-"""A photograph in another photograph's light (Luan2017).
+"""A photograph in another photograph's light (after Luan2017).
 
-The objective is the paper's: content, style region by region, and the photorealism energy p . M p of the matting
-Laplacian. Two terms are added. One keeps luma's gradients those of the photograph; the other is the distance from the
-photograph with each region simply recoloured. Light changes a whole region; a change of only a part of it looks like a
-stain.
-
-The energy of the picture p is stiff, so p is not optimised itself. Instead p = W q, the fast guided filter of a small
-picture q with the photograph as guide, in windows of one region each; q is optimised. So p is locally affine in the
-photograph's colours from the first iteration on, and the energy keeps it so between the windows too. This departs from
-the paper, which optimises p and smooths the result afterwards.
+Each region's colours are moved to those of its counterpart by optimal transport. From this, the style loss of the
+paper departs only as far as a change of light can: see `light`. The paper optimises the picture itself instead, with
+a term that keeps it locally affine in the photograph's colours, and smooths the result.
 """
 
 from __future__ import annotations
@@ -21,20 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import color, encoder, images, masks, objective, optimize
-from impasto.errors import InputError, RecipeError
+from impasto import color, encoder, images, light, masks, objective, optimize
+from impasto.errors import InputError
 from impasto.matting import Guide
 from impasto.recipes import Photo
 
-COARSE = 128  # long edge in pixels at which the light is computed
-EPSILON = 5e-4  # of the guided filter: fainter contrasts, below about 0.02, are noise
-FAINT = 1e-3  # variance of colours below which a region is even, and squared gradient below which it has no texture
-PLAIN = 1e-4  # variance of nearby colours at which the photograph is half even
-NEAR = 8  # pixels, at --size, around a pixel that decide whether the photograph is even there
-EVEN = 100.0  # weight of the distance in even areas, relative to elsewhere
-TINT = 3.0  # weight of the distance in chroma, relative to the distance: stains show as colour
-STAIN = 0.1  # distance in chroma at which it counts twice: many small changes are better than a few large ones
-UNEVEN = 0.15  # weight of the distance's gradients, relative to the distance
+PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some ten thousand of them
+ROUNDS = 24  # of the transport
+ALIKE = 0.1  # distance in sRGB between affine map and transport at which each counts half
 DRAWN = 14  # pixels, at --size, by which a hand-drawn border may miss the photograph's edges
 BORDER = 6  # pixels, at --size, within which a border is as sharp as the photograph
 MASK = 1024  # largest long edge of a mask in pixels: more than the working size
@@ -92,13 +80,14 @@ def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style:
         raise ValueError("the two masks have no colour in common")
     notes: list[str] = []
     kept = sorted(partner)
-    merged = {k: k for k in kept} | _merge(ours, content, kept, len(palette), palette, "content", notes)
-    shared = sorted(set(partner.values()))
-    back = {k: k for k in shared} | _merge(theirs, style, shared, len(others), others, "style", notes)
-    sides = []
-    for labels, into, chosen in ((ours, merged, kept), (theirs, back, [partner[k] for k in kept])):
-        hard = torch.tensor([into[k] for k in range(max(into) + 1)])[labels]
-        sides.append([(hard == k)[None, None].float() for k in chosen])
+    merged = {k: k for k in kept} | _merge(ours, content, kept, palette, notes)
+    notes += [f"the style mask's {_hex(others[k])} is not in the content mask; it is ignored"
+              for k in range(len(others)) if k not in partner.values()]  # fmt: skip
+    ours = torch.tensor([merged[k] for k in range(len(palette))])[ours]
+    sides = [
+        [(labels == k)[None, None].float() for k in chosen]
+        for labels, chosen in ((ours, kept), (theirs, [partner[k] for k in kept]))
+    ]
     return Regions(sides[0], sides[1], palette[kept], notes)
 
 
@@ -108,19 +97,21 @@ def _reduced(mask: Tensor) -> Tensor:
     return F.interpolate(mask, scale_factor=scale, mode="nearest-exact") if scale < 1 else mask
 
 
-def _merge(
-    labels: Tensor, picture: Tensor, kept: Sequence[int], count: int, palette: Tensor, side: str, notes: list[str]
-) -> dict[int, int]:
-    """Merge each class that the other side lacks into the one that looks most like it."""
+def _merge(labels: Tensor, picture: Tensor, kept: Sequence[int], palette: Tensor, notes: list[str]) -> dict[int, int]:
+    """Merge each class that the style lacks into the one that looks most like it."""
     shape = (int(labels.shape[0]), int(labels.shape[1]))
     small = images.resize(picture, *shape)[0]
-    looks = torch.stack([small[:, labels == k].mean(1) for k in range(count)])
+    looks = torch.stack([small[:, labels == k].mean(1) for k in range(len(palette))])
     into = {}
-    for k in set(range(count)) - set(kept):
+    for k in set(range(len(palette))) - set(kept):
         into[k] = min(kept, key=lambda other: float((looks[k] - looks[other]).square().sum()))
-        names = ["#" + "".join(f"{round(255 * float(v)):02x}" for v in palette[each]) for each in (k, into[k])]
-        notes.append(f"the {side} mask's {names[0]} is not in the other mask; it is treated as {names[1]}")
+        names = [_hex(palette[each]) for each in (k, into[k])]
+        notes.append(f"the content mask's {names[0]} is not in the style mask; it is treated as {names[1]}")
     return into
+
+
+def _hex(color: Tensor) -> str:
+    return "#" + "".join(f"{round(255 * float(v)):02x}" for v in color)
 
 
 def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
@@ -166,41 +157,10 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     return Regions(sides[0], sides[1], PALETTE[torch.arange(len(kept)) % len(PALETTE)])
 
 
-def recoloured(content: Tensor, style: Tensor, regions: Regions) -> Tensor:
-    """Give each region the mean and covariance of its counterpart's colours: the optimisation starts from this.
-
-    Args:
-        content, style: (1, 3, H, W) sRGB in [0, 1].
-        regions: of their sizes.
-    """
-    total = torch.cat([*regions.content], 1).sum(1, keepdim=True).clamp_min(1e-6)
-    result = torch.zeros_like(content)
-    for ours, theirs in zip(regions.content, regions.style, strict=True):
-        result += ours / total * color.match_color(content, style, ours, theirs, ridge=FAINT)
-    # Outside all regions, keep the photograph's own colours.
-    return torch.lerp(content, result, total.clamp_max(1))
-
-
 def check_size(content: Tensor, recipe: Photo) -> None:
-    """Check that a photograph, (1, 3, H, W), is at least as large as a window.
-
-    Raises:
-        InputError: the photograph is too narrow.
-        RecipeError: the radius is too large; the message names one that fits.
-    """
-    edge = min(COARSE, recipe.size, max(content.shape[-2:]))
-    image = images.to_size(content, edge)
-    widest = _widest(image)
-    if widest < 1:
-        raise InputError("the photograph is too narrow: the short side needs 3 pixels, and 1/40 of the long side")
-    if widest < _radius(image, recipe):
-        fits = widest * recipe.size // edge
-        raise RecipeError(f"`radius` {recipe.radius}: the photograph is smaller than its windows; try {fits}")
-
-
-def _radius(image: Tensor, recipe: Photo) -> int:
-    """The radius, given in pixels at --size, scaled to a smaller picture."""
-    return max(1, round(recipe.radius * max(image.shape[-2:]) / recipe.size))
+    """Check that a photograph, (1, 3, H, W), is not too narrow; raises InputError."""
+    if _widest(images.to_size(content, min(recipe.size, max(content.shape[-2:])))) < 1:
+        raise InputError("the photograph is too narrow: at `size`, the short side needs 3 pixels")
 
 
 def _widest(image: Tensor) -> int:
@@ -218,50 +178,53 @@ def _to_edges(masks: Sequence[Tensor], photograph: Tensor) -> list[Tensor]:
     return [shares[:, k : k + 1] for k in range(len(masks))]
 
 
-class Windows:
-    """Windows of one region each, in which a picture is affine in the photograph's colours.
+class Borders:
+    """The regions of a photograph, with borders that follow its edges at any size.
 
     Args:
         small: the photograph, (1, 3, H, W), at the working size.
-        regions: of its size.
-        recipe: for the radius.
+        regions: its soft masks, (1, 1, H, W).
     """
 
-    def __init__(self, small: Tensor, regions: Regions, recipe: Photo) -> None:
-        self.small, self.masks = small, _to_edges(regions.content, small)
-        self.border = Guide(small, radius=min(BORDER, _widest(small)), epsilon=1e-4)
-        image = images.to_size(small, min(COARSE, max(small.shape[-2:])))  # the slow variation
-        self.shape = image.shape[-2:]
-        self.guides = [
-            Guide(image, radius=_radius(image, recipe), epsilon=EPSILON, weight=images.resize(share, *self.shape))
-            for share in self.shares(small)
-        ]
+    def __init__(self, small: Tensor, regions: Sequence[Tensor]) -> None:
+        rest = (1 - torch.cat([*regions]).sum(0, keepdim=True)).clamp(0, 1)
+        self.masks = _to_edges([*regions, rest] if float(rest.max()) > 0.5 else regions, small)
+        self.guide = Guide(small, radius=min(BORDER, _widest(small)), epsilon=1e-4)
 
     def shares(self, photograph: Tensor) -> list[Tensor]:
-        """Each region's share of each pixel, (1, 1, H', W'), for the photograph at any size; they sum to 1."""
-        shares = [self.border.lift(mask, photograph).clamp(1e-4, 1) for mask in self.masks]
+        """The share of each region, and of the rest if there is any, in each pixel, (1, 1, H', W'); they sum to 1."""
+        shares = [self.guide.lift(mask, photograph).clamp(1e-4, 1) for mask in self.masks]
         total = sum(shares[1:], shares[0])
         return [share / total for share in shares]
 
-    def evenness(self, shares: Sequence[Tensor]) -> Tensor:
-        """How even the photograph is around each pixel, (1, 1, H, W) in [0, 1]; in even areas, changes show as stains.
 
-        A pixel is as even as the most even window that contains it; otherwise halos would show next to edges.
-        """
-        result = torch.zeros_like(self.small[:, :1])
-        for share in shares:
-            near = Guide(self.small, radius=min(NEAR, _widest(self.small)), weight=share)
-            even = PLAIN / (PLAIN + near.variance) * (2 * near.mass).clamp(max=1)  # of windows well inside the region
-            margin = near.side - 1
-            result = result + share * F.max_pool2d(F.pad(even, [margin] * 4), near.side, 1)
-        return result
+def transported(content: Tensor, style: Tensor, shares: Sequence[Tensor], what: Sequence[Tensor]) -> Tensor:
+    """Move each region's colours to those of its counterpart; returns the tables for `light`, (K, 3, N, N, N).
 
-    def lift(self, q: Tensor, photograph: Tensor, shares: Sequence[Tensor]) -> Tensor:
-        """The picture of the small q, (1, 3, h, w), at the size of the photograph."""
-        result = torch.zeros_like(photograph)
-        for guide, share in zip(self.guides, shares, strict=True):
-            result = result + share * guide.lift(q, photograph)
-        return result
+    An affine map matches mean and covariance, optimal transport matches all. If the two differ little, the counterpart
+    shows the same things, and all of it is matched. If they differ much, it shows other things, whose colours are not
+    those of these: the affine map is nearer to a change of light.
+
+    Args:
+        content, style: (1, 3, H, W) sRGB in [0, 1].
+        shares: of each region of the content, (1, 1, H, W).
+        what: its counterpart, (1, 1, H, W); the last regions may have none.
+    """
+    ours, theirs = (images.to_size(each, min(PALETTE_SIZE, max(each.shape[-2:]))) for each in (content, style))
+    colors = ours[0].flatten(1).T
+    sums = []
+    for index, share in enumerate(shares):
+        inside, moved = images.resize(share, *ours.shape[-2:]), ours
+        if index < len(what):
+            counterpart = images.resize(what[index], *theirs.shape[-2:])
+            affine = color.match_color(ours, theirs, inside, counterpart, ridge=light.NOISE**2)
+            moved = color.transport_colors(ours, theirs, inside, counterpart, rounds=ROUNDS)
+            apart = float((inside * (moved - affine).square()).sum() / inside.sum().clamp_min(1e-6))
+            moved = torch.lerp(affine, moved, ALIKE**2 / (ALIKE**2 + apart))
+        else:
+            inside = torch.zeros_like(inside)
+        sums.append(light.displacements(colors, moved[0].flatten(1).T, inside.flatten()))
+    return light.tables(sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,8 +233,9 @@ class PhotoStep:
 
     Attributes:
         index, total: iterations done, from 1, and in all.
-        loss, terms: the weighted sum, and content, style, photorealism, detail and evenness.
-        windows, q: the windows, and the small picture that is optimised.
+        loss, terms: the weighted sum, and style and evenness.
+        small, borders: the photograph at the working size, and its regions.
+        tables, added: the light found so far, see `light`.
         state: returns what `steps` needs to resume from here; call it before the next iteration.
     """
 
@@ -279,18 +243,20 @@ class PhotoStep:
     total: int
     loss: float
     terms: Mapping[str, float]
-    windows: Windows
-    q: Tensor
+    small: Tensor
+    borders: Borders
+    tables: Tensor
+    added: Tensor
     state: Callable[[], dict[str, Any]]
 
     @property
     def image(self) -> Tensor:
         """(1, 3, H, W) the result so far, at the working size, sRGB in [0, 1]."""
-        return self.lift(self.windows.small)
+        return self.lift(self.small)
 
     def lift(self, photograph: Tensor) -> Tensor:
-        """The result for the photograph at any size, (1, 3, H, W): all of its detail, in the light found so far."""
-        return self.windows.lift(self.q, photograph, self.windows.shares(photograph)).clamp(0, 1)
+        """The photograph at any size, (1, 3, H, W), in the light found so far."""
+        return light.lit(photograph, self.borders.shares(photograph), self.tables, self.added)
 
 
 def steps(
@@ -305,82 +271,48 @@ def steps(
         state: from an earlier ``PhotoStep.state()``, to resume from.
 
     Raises:
-        RecipeError: the photograph is smaller than a window.
+        InputError: the photograph is too narrow.
         DivergedError: a loss or gradient is not finite.
     """
     check_size(content, recipe)
     small, other = (images.to_size(each, min(recipe.size, max(each.shape[-2:]))) for each in (content, style))
     regions = regions.at(small, other)
-    windows = Windows(small, regions, recipe)
-    plain = recoloured(small, other, replace(regions, content=windows.shares(small))).clamp(0, 1)
-    goal = objective_of(windows, plain, other, regions, recipe)
-    start = images.resize(plain, *windows.shape)
+    borders = Borders(small, regions.content)
+    shares = borders.shares(small)
+    tables = transported(small, other, shares, regions.style)
+    goal = objective_of(light.Scene(small, shares, tables), small, other, regions, recipe)
+    start = light.neutral(len(shares)).to(small)
     for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
-        yield PhotoStep(step.index, recipe.steps, step.loss, step.terms, windows, step.image, step.state)
+        yield PhotoStep(
+            step.index, recipe.steps, step.loss, step.terms, small, borders, tables, step.image, step.state
+        )  # fmt: skip
 
 
 def objective_of(
-    windows: Windows, plain: Tensor, style: Tensor, regions: Regions, recipe: Photo
+    scene: light.Scene, content: Tensor, style: Tensor, regions: Regions, recipe: Photo
 ) -> optimize.ValueAndGradient:
-    """The weighted terms of the picture W q as a function of q, with their gradient.
+    """The weighted terms as a function of curves and exposures, with their gradient.
 
     Args:
-        windows: of the photograph.
-        plain: the photograph with each region recoloured, (1, 3, H, W).
-        style: the other photograph, at the working size.
+        scene: of the content.
+        content, style: the photographs, at the working size.
         regions: of their sizes.
-        recipe: the weights of the terms.
+        recipe: for the weights.
     """
-    content = windows.small
     vgg = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
         vgg, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
     )  # fmt: skip
-    shares = windows.shares(content)
-    fine = Guide(content.double())  # its windows' variances are near 1e-8
-    weight = recipe.photorealism / content[0, 0].numel()
-    grey = color.luma(content)
-    texture = _steepness(grey)
-    # All textures count the same: a bush's leaves as much as the edge of a roof.
-    nearby = F.avg_pool2d(texture, 2 * NEAR + 1, 1, NEAR, count_include_pad=False)
-    alike = 1 / (nearby + FAINT)
-    alike = alike / (alike * texture).sum().clamp_min(1e-6)
-    uneven = (plain - plain.mean((2, 3), keepdim=True)).square().sum().clamp_min(1e-4)
-    spread = (1 + EVEN * windows.evenness(shares)) / uneven
-    rough = UNEVEN / _steepness(plain).sum().clamp_min(1e-6)
 
-    def ours(p: Tensor) -> dict[str, Tensor]:
-        lost = (alike * _steepness(color.luma(p) - grey)).sum()
-        away = p - plain
-        tint = (away - color.luma(away)).square().sum(1, keepdim=True)
-        distance = away.square().sum(1, keepdim=True) + TINT * (tint + tint.square() / STAIN**2)
-        return {
-            # The square limits how far even a change from day to night may alter edges.
-            "detail": recipe.detail * (lost + lost.square()),
-            "evenness": recipe.evenness * ((spread * distance).sum() + rough * _steepness(away).sum()),
-        }
-
-    def photoreal(q: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        q = q.detach().requires_grad_()
+    def relight(added: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        added = added.detach().requires_grad_()
         with torch.enable_grad():
-            result = windows.lift(q, content, shares)
-            p = result.detach().requires_grad_()
-            added = ours(p)
-            (slope,) = torch.autograd.grad(torch.stack([*added.values()]).sum(), p)
-        p = p.detach()
-        terms, gradient = goal(p)
-        forced = fine.laplacian(p.double())
-        terms = {**terms, "photorealism": weight * (p * forced).sum()} | {name: t.detach() for name, t in added.items()}
-        (back,) = torch.autograd.grad(result, q, gradient + (2 * weight * forced).float() + slope)
-        return terms, back
+            result, uneven = scene.lit(added), recipe.evenness * light.unevenness(added)
+        terms, slope = goal(result.detach())
+        (gradient,) = torch.autograd.grad([result, uneven], added, [slope, torch.ones_like(uneven)])
+        return {**terms, "evenness": uneven.detach()}, gradient
 
-    return photoreal
-
-
-def _steepness(x: Tensor) -> Tensor:
-    """Squared differences from the pixels below and to the right: (B, C, H, W) -> (B, C, H - 1, W - 1)."""
-    corner = x[..., :-1, :-1]
-    return (x[..., 1:, :-1] - corner).square() + (x[..., :-1, 1:] - corner).square()
+    return relight
 
 
 def keep_highlights(photograph: Tensor, result: Tensor, amount: float) -> Tensor:

@@ -174,18 +174,12 @@ class Photo:
 
     size: int = within(1, 8192, 512)
     """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
-    steps: int = within(1, 100_000, 60)
+    steps: int = within(1, 100_000, 30)
     """Iterations of L-BFGS."""
     strength: float = within(0, 10_000, 1.0)
     """How strongly the other photograph's light is applied: a factor on the style's weight."""
-    photorealism: float = within(0, 1e9, 1000.0)
-    """Weight of the matting Laplacian's energy per pixel, which keeps colours locally affine in the photograph's."""
-    detail: float = within(0, 1e6, 1.5)
-    """Weight of the penalty on changed brightness gradients; keeps edges and texture."""
-    evenness: float = within(0, 1e6, 2.0)
-    """Weight of the distance from the photograph with each region simply recoloured; prevents stains."""
-    radius: int = within(1, 512, 32)
-    """Half the width, in pixels at --size, of the windows in which the result is affine in the photograph's colours."""
+    evenness: float = within(0, 1e6, 3.0)
+    """Weight of the light's unevenness over tone and place: 0 lets every corner have its own; large values, none."""
     keep_highlights: float = within(0, 1, 0.0)
     """How far near-white areas of the photograph (lamps, snow) stay as bright as they were; 1: fully."""
     regions: int = within(1, 50, 6)
@@ -198,11 +192,11 @@ class Photo:
     """Seed of the search for regions."""
 
     def loss_recipe(self) -> Transfer:
-        """The recipe of the content and style loss."""
+        """The recipe of the style loss."""
         # In deep layers, style is an arrangement, which light does not change: matching it gives stains.
         return Transfer(
-            strength=self.strength, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0, encoder=self.encoder,
-            precision=self.precision,
+            strength=self.strength, content_weight=0.0, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0,
+            encoder=self.encoder, precision=self.precision,
         )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ FLOORS = {
         "generators",
         "colorizer",
     },
-    "tools": {"moments", "pairs", "palette", "tiling"},
+    "tools": {"light", "moments", "pairs", "palette", "tiling"},
     "objective": {"objective", "anystyle"},
     "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "steady", "muxing"},
     "training": {"onepass_training", "pix2pix_training"},

@@ -57,7 +57,7 @@ def test_commands(command: str, here: Path, tiny: str, capsys: pytest.CaptureFix
     few = ["--steps", "3", "--encoder", tiny]
     small = {
         "train": ["--crop", "64", *few],
-        "photo": ["--size", "40", "--radius", "3", *few],
+        "photo": ["--size", "40", *few],
         "apply": [],
         "export": [],
         "pix2pix": ["--generator", "unet16", "--load", "36", "--crop", "32", *few[:2]] if "train" in arguments else [],

@@ -23,7 +23,7 @@ def photo(tmp_path: Path, tiny: str) -> Callable[..., int]:
 
     def run(*flags: str) -> int:
         files = [str(tmp_path / "photo.jpg"), str(tmp_path / "light.jpg"), "-o", str(tmp_path / "out.png")]
-        small = ["--size", "48", "--steps", "3", "--radius", "2", "--encoder", tiny, "--quiet"]
+        small = ["--size", "48", "--steps", "3", "--encoder", tiny, "--quiet"]
         return cli.main(["photo", *files, *small, *flags])
 
     return run
@@ -80,7 +80,7 @@ def test_interrupted_and_resumed(
         (["--content-mask", "A", "--style-mask", "GREEN"], "no colour in common"),
         (["--steps", "0"], "--steps"),
         (["--strength", "-1"], "--strength"),
-        (["--radius", "40"], "--radius"),
+        (["--evenness", "-1"], "--evenness"),
         (["--keep-highlights", "2"], "--keep-highlights"),
         (["--resume", "nowhere.resume"], "nowhere.resume"),
     ],

@@ -85,7 +85,7 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
 
 def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
     """Write the result of a step, made by ``recipe`` from ``pair``, to ``out`` at the photograph's size."""
-    ours = pair.photograph.image.to(step.q.device)
+    ours = pair.photograph.image.to(step.added.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     source = pair.photograph
     receipts.write(

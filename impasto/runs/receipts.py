@@ -209,7 +209,7 @@ def load_state(path: Path) -> dict[str, Any]:
         inner = state["inner"]
         fits = (
             int(state["done"]) >= 0
-            and inner["image"].ndim == 4
+            and torch.is_tensor(inner["image"])
             and isinstance(inner["optimizer"], dict)
             and int(inner["index"]) >= 0
             and all(isinstance(loss, float) for loss in inner["losses"])

@@ -1,0 +1,71 @@
+"""The light that a photograph is given: tables and added."""
+
+import torch
+from torch import Tensor
+
+from impasto import light
+
+
+def colors_of(picture: Tensor) -> Tensor:
+    return picture[0].flatten(1).T
+
+
+def table_of(picture: Tensor, moved: Tensor) -> Tensor:
+    weights = torch.ones(picture[0, 0].numel())
+    return light.tables([light.displacements(colors_of(picture), colors_of(moved), weights)])
+
+
+def everywhere(picture: Tensor) -> list[Tensor]:
+    return [torch.ones_like(picture[:, :1])]
+
+
+def test_a_change_of_all_colours_is_found() -> None:
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 40, 60)
+    moved = 0.1 + 0.6 * picture
+    found = light.lit(picture, everywhere(picture), table_of(picture, moved), light.neutral(1))
+    assert float((found - moved).abs().mean()) < 0.02
+
+
+def test_noise_is_not_amplified() -> None:
+    """A nearly even sky that is to become a strong gradient gets its mean, and not the noise times 40."""
+    torch.manual_seed(0)
+    sky = 0.5 + 0.01 * torch.randn(1, 3, 40, 60)
+    moved = 0.3 + 40 * (sky - 0.5)
+    found = light.lit(sky, everywhere(sky), table_of(sky, moved), light.neutral(1))
+    assert abs(float(found.mean()) - 0.3) < 0.02
+    assert float(found.std()) < 5 * 0.01
+
+
+def test_colours_that_a_region_lacks_move_as_elsewhere() -> None:
+    bright, dark = torch.full((50, 3), 0.9), torch.full((50, 3), 0.1)
+    sums = [light.displacements(bright, bright - 0.6, torch.ones(50)), light.displacements(dark, dark, torch.ones(50))]
+    pixel = torch.full((1, 3, 1, 1), 0.9)  # of the sky, on the ground's side of the border
+    found = light.lit(pixel, [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)], light.tables(sums), light.neutral(2))
+    torch.testing.assert_close(found, torch.full_like(pixel, 0.3), rtol=0, atol=0.03)
+
+
+def test_strips_and_sizes_give_the_same_light() -> None:
+    torch.manual_seed(0)
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 8), (48, 64), mode="bicubic").clamp(0, 1)
+    added, table = 0.2 * torch.randn_like(light.neutral(1)), table_of(picture, picture**2)
+    whole = light.Scene(picture, everywhere(picture), table).lit(added)
+    before, light.STRIP = light.STRIP, 64 * 7
+    try:
+        strips = light.lit(picture, everywhere(picture), table, added)
+    finally:
+        light.STRIP = before
+    torch.testing.assert_close(strips, whole)
+    half = torch.nn.functional.avg_pool2d(picture, 2)
+    small = light.lit(half, everywhere(half), table, added)
+    assert float((small - torch.nn.functional.avg_pool2d(whole, 2)).abs().mean()) < 0.01
+
+
+def test_only_differences_are_uneven() -> None:
+    added = light.neutral(2) + 0.5
+    assert float(light.unevenness(added)) == 0
+    added[0, -1] += 1  # exposure in a corner
+    assert float(light.unevenness(added)) == 1.5  # three neighbours, two regions
+    added[0, -1] -= 1
+    added[0, 0] += 1  # the end of a curve, which counts at 8 x 8 places
+    assert float(light.unevenness(added)) == 32
