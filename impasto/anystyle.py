@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -366,10 +364,7 @@ def save(path: Path, decoder: Decoder, metadata: Mapping[str, str]) -> None:
         OSError: the file cannot be written.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in decoder.state_dict().items()}
-    try:
-        save_file(tensors, path, dict(metadata))
-    except SafetensorError as error:
-        raise OSError(0, f"cannot be written ({error})", str(path)) from None
+    weights.save(path, tensors, metadata)
 
 
 @cache

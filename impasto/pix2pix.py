@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -202,10 +201,7 @@ def save(path: Path, model: Model) -> None:
         raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
     network: Any = model.network
     built = {"widths": network.widths} if isinstance(network, Colorizer) else asdict(network.shape)
-    try:
-        save_file(tensors, path, {**model.metadata, "translation": json.dumps(built), "pairs": model.kind})
-    except SafetensorError as error:
-        raise OSError(0, f"cannot be written ({error})", str(path)) from None
+    weights.save(path, tensors, {**model.metadata, "translation": json.dumps(built), "pairs": model.kind})
 
 
 def load(source: str | Path) -> Model:

@@ -1,4 +1,4 @@
-"""The panels of studies, after the articles' figures."""
+"""Lists of recipes: the panels of studies, after the articles' figures, and sweeps."""
 
 from __future__ import annotations
 
@@ -57,3 +57,10 @@ def panels(
         raise InputError("`over` strengths needs `strengths`")
     base = replace(presets.impasto, **settings)
     return [Panel(f"strength {strength:g}", replace(base, strength=strength)) for strength in strengths]
+
+
+def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
+    """The recipe at each style weight of its sweep, with labels; only itself if it has none."""
+    if not recipe.sweep:
+        return [("", recipe)]
+    return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]

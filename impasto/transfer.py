@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -339,13 +339,6 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
         content, pictures.styles, [part / sum(given) for part in given], style_scale=recipe.style_scale,
         content_masks=pictures.content_masks, style_masks=pictures.style_masks,
     )  # fmt: skip
-
-
-def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
-    """The recipe at each style weight of its sweep, with labels; only itself if it has none."""
-    if not recipe.sweep:
-        return [("", recipe)]
-    return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]
 
 
 def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:

@@ -61,3 +61,11 @@ def test_every_panel_has_a_valid_recipe(over: str) -> None:
         schema.check(panel.recipe)
     assert len({panel.label for panel in panels}) == len(panels) >= 5
     assert len({panel.recipe for panel in panels}) == len(panels)
+
+
+def test_sweep() -> None:
+    swept = study.sweep(presets.TRANSFERS["pytorch-five"])
+    assert [label for label, _ in swept] == ["style weight 0.1", "style weight 100", "style weight 100000"]
+    assert [each.style_weight for _, each in swept] == [0.1, 100.0, 100000.0]
+    assert all(each.sweep == () for _, each in swept)
+    assert study.sweep(presets.TRANSFERS["owl"]) == [("", presets.TRANSFERS["owl"])]

@@ -570,14 +570,6 @@ def test_bfloat16_is_near_float32(recipe: Transfer) -> None:
         assert float(coarse[term]) != float(exact[term])
 
 
-def test_sweep() -> None:
-    swept = transfer.sweep(TRANSFERS["pytorch-five"])
-    assert [label for label, _ in swept] == ["style weight 0.1", "style weight 100", "style weight 100000"]
-    assert [each.style_weight for _, each in swept] == [0.1, 100.0, 100000.0]
-    assert all(each.sweep == () for _, each in swept)
-    assert transfer.sweep(TRANSFERS["owl"]) == [("", TRANSFERS["owl"])]
-
-
 # Errors -------------------------------------------------------------------------------------------------------------
 
 

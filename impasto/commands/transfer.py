@@ -283,7 +283,7 @@ class ReplayCommand:
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet."""
-    from impasto import images, sheets, transfer
+    from impasto import images, sheets, study
     from impasto.runs import receipts, terminal, transfer as run_transfer
 
     with terminal.saying(watch.out):
@@ -292,7 +292,7 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
             return
         images.check_output(watch.out)
         results = []
-        for label, each in transfer.sweep(recipe):
+        for label, each in study.sweep(recipe):
             out = run_transfer.numbered(watch.out, f"{each.style_weight:g}")
             results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out))))
         receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
