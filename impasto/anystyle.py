@@ -7,7 +7,7 @@ covariances carry the texture: with only means and deviations (Huang2017), littl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from impasto.encoder import VGG
 from impasto.errors import WeightsError
 from impasto.moments import Affine, Moments, affine, blend, moments, transport
 from impasto.networks import Layer, Statistics, as_it_is, uneven_
+from impasto.tiling import Tile, tiles
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
 CONTENT = ("relu3_1", "relu4_1")  # what the decoder sees of the photograph
@@ -28,7 +29,6 @@ STRIDES = {"relu4_1": 8, "relu3_1": 4, "relu2_1": 2, "rgb": 1}  # of what is mat
 STYLE_SIZE = 512  # long edge in pixels at which a painting is studied
 WHOLE = 2048  # side in pixels up to which a picture is painted at once
 LEAST = 32  # smallest side in pixels: every layer needs pixels to reflect
-TILE, HALO = 1024, 96  # side of a tile, and the pixels around it that its result depends on
 
 
 @dataclass(frozen=True)
@@ -151,37 +151,6 @@ class Decoder(nn.Module):
         x = F.relu(self._layer("up1", x, modulation))
         painted: Tensor = self.layers["last"](x)
         return painted.float()
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of a picture: its rows and columns, and those that its result depends on."""
-
-    rows: slice
-    columns: slice
-    outer_rows: slice
-    outer_columns: slice
-
-    def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
-        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
-        top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
-        down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
-        across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)
-        return x[..., down, across]
-
-
-def tiles(height: int, width: int) -> Iterator[Tile]:
-    """Tiles of `TILE` pixels with a border of `HALO`; sides and borders are multiples of 8."""
-
-    def spans(length: int) -> list[tuple[slice, slice]]:
-        starts = range(0, length, TILE)
-        ends = [min(length, start + TILE) for start in starts]
-        outer = [slice(max(0, start - HALO), min(length, end + HALO)) for start, end in zip(starts, ends, strict=True)]
-        return [(slice(start, end), around) for start, end, around in zip(starts, ends, outer, strict=True)]
-
-    for rows, outer_rows in spans(height):
-        for columns, outer_columns in spans(width):
-            yield Tile(rows, columns, outer_rows, outer_columns)
 
 
 class Canvas:

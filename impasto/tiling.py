@@ -1,4 +1,7 @@
-"""A picture in tiles, each with a halo as wide as the encoder sees, so that its layers are computed part by part."""
+"""A picture in tiles, each with a halo of the pixels that its result depends on.
+
+`windows` divides a picture for an encoder, as a budget of memory allows; `tiles` for the network of any painting.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from impasto.encoder import Frozen
 from impasto.errors import InputError
 
 LEAST_TILE = 128  # pixels: below this, tiles are nearly all halo
+TILE, HALO = 1024, 96  # pixels: side and halo of `tiles`
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,34 @@ def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, s
     for first in range(0, length, step):
         last = min(length, first + step)
         yield first, last, slice(max(0, first - frozen.halo), min(length, last + frozen.halo))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture: its rows and columns, and those that its result depends on."""
+
+    rows: slice
+    columns: slice
+    outer_rows: slice
+    outer_columns: slice
+
+    def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
+        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
+        top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
+        down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
+        across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)
+        return x[..., down, across]
+
+
+def tiles(height: int, width: int) -> Iterator[Tile]:
+    """Tiles of `TILE` pixels with a border of `HALO`; sides and borders are multiples of 8."""
+
+    def spans(length: int) -> list[tuple[slice, slice]]:
+        starts = range(0, length, TILE)
+        ends = [min(length, start + TILE) for start in starts]
+        outer = [slice(max(0, start - HALO), min(length, end + HALO)) for start, end in zip(starts, ends, strict=True)]
+        return [(slice(start, end), around) for start, end, around in zip(starts, ends, outer, strict=True)]
+
+    for rows, outer_rows in spans(height):
+        for columns, outer_columns in spans(width):
+            yield Tile(rows, columns, outer_rows, outer_columns)

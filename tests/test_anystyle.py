@@ -7,7 +7,7 @@ import torch
 from conftest import one_line, save_picture
 from torch import Tensor
 
-from impasto import anystyle, cli, images, onepass, weights
+from impasto import anystyle, cli, images, onepass, tiling, weights
 from impasto.anystyle import Repainter, Style
 from impasto.errors import InputError, WeightsError
 from impasto.moments import Moments
@@ -35,9 +35,10 @@ def style(network: Repainter) -> Style:
 def test_tiles_change_nothing(network: Repainter, style: Style, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = picture(150, 201, seed=2), picture(150, 201, seed=3)[:, :1] if masked else None
     whole = network(image, style, mask=mask)
-    for name, value in {"WHOLE": 100, "TILE": 64, "HALO": 64}.items():
-        monkeypatch.setattr(anystyle, name, value)
-    assert len(list(anystyle.tiles(152, 208))) == 12
+    monkeypatch.setattr(anystyle, "WHOLE", 100)
+    monkeypatch.setattr(tiling, "TILE", 64)
+    monkeypatch.setattr(tiling, "HALO", 64)
+    assert len(list(tiling.tiles(152, 208))) == 12
     torch.testing.assert_close(network(image, style, mask=mask), whole, rtol=0, atol=1e-3)
 
 
