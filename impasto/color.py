@@ -72,10 +72,27 @@ def match_color(
         image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels' colours.
         ridge: added to both variances, so that noise in even areas is not amplified.
     """
+    matrix, mean, goal = affine_match(image, reference, image_mask, reference_mask, ridge=ridge)
+    return _map(image, mean, matrix, goal)
+
+
+def affine_match(
+    image: Tensor,
+    reference: Tensor,
+    image_mask: Tensor | None = None,
+    reference_mask: Tensor | None = None,
+    *,
+    ridge: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The map of `match_color`, which takes image, reference, image_mask, reference_mask and ridge alike.
+
+    Returns:
+        matrix (B, 3, 3), mean (B, 3, 1) and goal (B, 3, 1): a colour x goes to matrix (x - mean) + goal.
+    """
     mean, spread = _moments(image, image_mask)
     goal, goal_spread = _moments(reference, reference_mask)
     even = ridge * torch.eye(3, dtype=spread.dtype)
-    return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
+    return (_power(goal_spread + even, 0.5) @ _power(spread + even, -0.5)).to(mean), mean, goal
 
 
 def transport_colors(

@@ -1,10 +1,9 @@
 """A change of light, given to each region of a photograph by itself.
 
-The light of a region has three parts. A table moves every colour alike, wherever it is; it comes from optimal
-transport (Pitie2007). A curve is an affine map of colour for each luma, which an optimisation may add. Exposure, which
-it may add too, also varies with the place: a coarse grid over luma and position (Chen2007). Only exposure depends on
-the place, since light that is uneven in colour looks like stains. All three are smooth by construction: no edge appears
-that the photograph lacks, noise is not amplified, and the same light can be given to the photograph at any size.
+The light of a region has three parts. A table moves every colour alike, wherever it is; it comes from the transport of
+colours. A curve, an affine map of colour for each luma, and a field, an affine map and exposure for each place, are
+what an optimisation may add. All three are smooth by construction: no edge appears that the photograph lacks, noise is
+not amplified, and the same light can be given to the photograph at any size.
 """
 
 from __future__ import annotations
@@ -20,46 +19,50 @@ from impasto import color
 NODES = 33  # of a table along each axis
 NOISE = 0.03  # standard deviation, in sRGB, of the colours that a table does not tell apart
 DOUBT = 0.01  # share of a region that may belong to others: colours that it lacks move as they do there
-LUMA, PLACE = 6, 8  # cells of curves and exposure along luma; of exposure along height and width
+LUMA, PLACE = 6, 8  # cells of curves along luma; of fields along height and width
+COLOUR = 16.0  # price of uneven colour, relative to uneven exposure
 SEEN = 1e-3  # least share of a pixel that counts
 STRIP = 500_000  # pixels that are lit at once
 
 
-def displacements(colors: Tensor, moved: Tensor, weights: Tensor) -> Tensor:
-    """Collect how far colours move at the nodes of a table.
+def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
+    """Make the tables of all regions, (K, 3, N, N, N) over red, green and blue: how far each colour moves.
+
+    A colour moves by its region's affine map and by the mean residual of colours up to about NOISE away (Nadaraya1964),
+    so that slopes grow only with what stands out of the noise. Colours that a region lacks move as the other regions'.
+    So a pixel on the wrong side of a border does not shine, and a region without counterpart follows the others.
 
     Args:
-        colors, moved: (P, 3) in [0, 1], before and after.
-        weights: (P,), of each colour.
-
-    Returns:
-        (1, 4, N, N, N) over red, green and blue: the weighted sums of the differences, and of the weights.
+        colors: (P, 3) in [0, 1], of the photograph.
+        weights: (P,) for each region, of each colour.
+        affine: (3, 4) for each region, the matrix and the offset.
+        residuals: (P, 3) for each region, what is added to the affine map.
     """
+    masses = torch.cat([_sums(colors, *each) for each in zip(residuals, weights, strict=True)])
+    near, far = (_blurred(masses, factor * NOISE) for factor in (1, 3))
+    axis = torch.linspace(0, 1, NODES, device=colors.device)
+    nodes = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+    maps = torch.stack([*affine])
+    moves = torch.einsum("kij,jrgb->kirgb", maps[:, :, :3], nodes) + maps[:, :, 3, None, None, None] - nodes
+    moves = moves + near[:, :3] / near[:, 3:].clamp_min(1e-9)
+    mass = near[:, 3:] + DOUBT**2 * far[:, 3:]
+    own, others = mass + 1e-9, DOUBT * mass.sum(0)
+    return (own * moves + DOUBT * (mass * moves).sum(0)) / (own + others)
+
+
+def _sums(colors: Tensor, moved: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sums of ``moved`` and of the weights at the nodes of a table, (1, 4, N, N, N); the weights' is 1."""
     position = colors.clamp(0, 1) * (NODES - 1)
     low = position.floor().clamp(max=NODES - 2)
     above, low = position - low, low.long()
-    values = weights * torch.cat([(moved - colors).T, torch.ones_like(weights)[None]])
+    weights = weights / weights.sum().clamp_min(1e-9)
+    values = weights * torch.cat([moved.T, torch.ones_like(weights)[None]])
     sums = values.new_zeros(4, NODES**3)
     for corner in torch.cartesian_prod(*[torch.arange(2, device=low.device)] * 3):
         red, green, blue = (low + corner).unbind(1)
         share = torch.where(corner.bool(), above, 1 - above).prod(1)
         sums.index_add_(1, (red * NODES + green) * NODES + blue, values * share)
     return sums.view(1, 4, NODES, NODES, NODES)
-
-
-def tables(sums: Sequence[Tensor]) -> Tensor:
-    """The tables of all regions, (K, 3, N, N, N), from what `displacements` returned for each.
-
-    A displacement is the mean over colours up to about NOISE away (Nadaraya1964), so slopes grow only with what stands
-    out of the noise. Colours that a region lacks move as the other regions' do, or else as the nearest that it has. So
-    a pixel on the wrong side of a border does not shine, and a region without counterpart follows the others.
-    """
-    masses = torch.cat([*sums])
-    masses = masses / masses[:, 3:].sum((2, 3, 4), keepdim=True).clamp_min(1e-9)
-    near, far = (_blurred(masses, factor * NOISE) for factor in (1, 3))
-    whole = masses.sum((0, 2, 3, 4)).view(1, 4, 1, 1, 1) / NODES**3
-    found = near + DOUBT * near.sum(0) + DOUBT**2 * (far + DOUBT * far.sum(0)) + DOUBT**4 * whole
-    return found[:, :3] / found[:, 3:]
 
 
 def _blurred(sums: Tensor, sigma: float) -> Tensor:
@@ -72,23 +75,22 @@ def _blurred(sums: Tensor, sigma: float) -> Tensor:
 
 
 def neutral(count: int) -> Tensor:
-    """The curves and exposures of so many regions that change nothing, (K, 12 L + L Y X) for L, Y, X cells."""
-    return torch.zeros(count, LUMA * (12 + PLACE**2))
+    """The curves and fields of so many regions that change nothing, (K, 12 L + 13 Y X) for L, Y, X cells."""
+    return torch.zeros(count, 12 * LUMA + 13 * PLACE**2)
 
 
 def _split(added: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, 12, L, 1, 1) curves and (K, 1, L, Y, X) exposures."""
-    return (
-        added[:, : 12 * LUMA].view(-1, 12, LUMA, 1, 1),
-        added[:, 12 * LUMA :].view(-1, 1, LUMA, PLACE, PLACE),
-    )
+    """Curves, (K, 12, L, 1, 1), and fields, (K, 13, 1, Y, X): affine maps and, last, exposure."""
+    curves, fields = added[:, : 12 * LUMA], added[:, 12 * LUMA :]
+    return curves.view(-1, 12, LUMA, 1, 1), fields.view(-1, 13, 1, PLACE, PLACE)
 
 
 def unevenness(added: Tensor) -> Tensor:
     """Sum of squared differences between neighbouring cells, mean over regions; a curve counts at every place."""
-    curve, exposure = _split(added)
-    across = [exposure.diff(dim=axis).square().sum() for axis in (2, 3, 4)]
-    return (PLACE**2 * curve.diff(dim=2).square().sum() + torch.stack(across).sum()) / len(added)
+    curves, fields = _split(added)
+    down, across = (fields.diff(dim=axis).square().sum((0, 2, 3, 4)) for axis in (3, 4))
+    *colour, exposure = (down + across).unbind()
+    return (PLACE**2 * curves.diff(dim=2).square().sum() + COLOUR * torch.stack(colour).sum() + exposure) / len(added)
 
 
 class Scene:
@@ -120,17 +122,17 @@ class Scene:
             self.parts.append((inside, share.flatten()[inside], moved, affine, place[inside]))
 
     def lit(self, added: Tensor) -> Tensor:
-        """The photograph in this light, (1, 3, H, W) in [0, 1].
+        """The photograph in this light, (1, 3, H, W), not clamped.
 
         Args:
-            added: curves and exposures, of the shape of `neutral`; the result is differentiable in them.
+            added: curves and fields, of the shape of `neutral`; the result is differentiable in them.
         """
         result = added.new_zeros(3, self.shape[-2] * self.shape[-1])
-        for curve, exposure, (inside, share, moved, affine, place) in zip(*_split(added), self.parts, strict=True):
-            change = (_sample(curve[None], place).view(3, 4, -1) * affine).sum(1)
-            gain = _sample(exposure[None], place).exp()
-            result = result.index_add(1, inside, share * gain * (moved + change))
-        return result.view(self.shape).clamp(0, 1)
+        for curve, field, (inside, share, moved, affine, place) in zip(*_split(added), self.parts, strict=True):
+            here = _sample(field[None], place)
+            change = ((_sample(curve[None], place) + here[:12]).view(3, 4, -1) * affine).sum(1)
+            result = result.index_add(1, inside, share * here[12].exp() * (moved + change))
+        return result.view(self.shape)
 
 
 def lit(photograph: Tensor, shares: Sequence[Tensor], tables: Tensor, added: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ def lit(photograph: Tensor, shares: Sequence[Tensor], tables: Tensor, added: Ten
         photograph: (1, 3, H, W) sRGB in [0, 1], of any size.
         shares: of each region, (1, 1, H, W); they sum to 1.
         tables: from `tables`, (K, 3, N, N, N).
-        added: curves and exposures, of the shape of `neutral`.
+        added: curves and fields, of the shape of `neutral`.
     """
     height, width = photograph.shape[-2:]
     rows = max(1, STRIP // width)
@@ -149,7 +151,7 @@ def lit(photograph: Tensor, shares: Sequence[Tensor], tables: Tensor, added: Ten
         bottom = min(height, top + rows)
         cut = [each[..., top:bottom, :] for each in (photograph, *shares)]
         strips.append(Scene(cut[0], cut[1:], tables, top / height, bottom / height).lit(added))
-    return torch.cat(strips, 2)
+    return torch.cat(strips, 2).clamp_(0, 1)
 
 
 def _sample(grid: Tensor, points: Tensor) -> Tensor:

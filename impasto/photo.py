@@ -22,9 +22,10 @@ from impasto.recipes import Photo
 
 PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some ten thousand of them
 ROUNDS = 24  # of the transport
-ALIKE = 0.1  # distance in sRGB between affine map and transport at which each counts half
+ALIKE = 0.06  # distance in sRGB between affine map and transport at which each counts half
 DRAWN = 14  # pixels, at --size, by which a hand-drawn border may miss the photograph's edges
 BORDER = 6  # pixels, at --size, within which a border is as sharp as the photograph
+CLIPPING = 300.0  # weight of the mean square beyond black and white, where relief is lost
 MASK = 1024  # largest long edge of a mask in pixels: more than the working size
 LEAST_REGION = 0.02  # of a photograph; the statistics of smaller regions are not worth matching
 REACH = 0.35  # largest distance, in colour space, between two masks' colours of the same class
@@ -208,23 +209,26 @@ def transported(content: Tensor, style: Tensor, shares: Sequence[Tensor], what: 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
         shares: of each region of the content, (1, 1, H, W).
-        what: its counterpart, (1, 1, H, W); the last regions may have none.
+        what: its counterpart, (1, 1, H, W); the last region may have none.
     """
     ours, theirs = (images.to_size(each, min(PALETTE_SIZE, max(each.shape[-2:]))) for each in (content, style))
-    colors = ours[0].flatten(1).T
-    sums = []
+    weights, maps, residuals = [], [], []
     for index, share in enumerate(shares):
-        inside, moved = images.resize(share, *ours.shape[-2:]), ours
-        if index < len(what):
-            counterpart = images.resize(what[index], *theirs.shape[-2:])
-            affine = color.match_color(ours, theirs, inside, counterpart, ridge=light.NOISE**2)
-            moved = color.transport_colors(ours, theirs, inside, counterpart, rounds=ROUNDS)
-            apart = float((inside * (moved - affine).square()).sum() / inside.sum().clamp_min(1e-6))
-            moved = torch.lerp(affine, moved, ALIKE**2 / (ALIKE**2 + apart))
+        inside = images.resize(share, *ours.shape[-2:])
+        counterpart = images.resize(what[index], *theirs.shape[-2:]) if index < len(what) else None
+        if counterpart is None:
+            inside, residual, affine = torch.zeros_like(inside), torch.zeros_like(ours), torch.eye(3, 4).to(ours)
         else:
-            inside = torch.zeros_like(inside)
-        sums.append(light.displacements(colors, moved[0].flatten(1).T, inside.flatten()))
-    return light.tables(sums)
+            matrix, mean, goal = color.affine_match(ours, theirs, inside, counterpart, ridge=light.NOISE**2)
+            affine = torch.cat([matrix, goal - matrix @ mean], 2)[0]
+            residual = color.transport_colors(ours, theirs, inside, counterpart, rounds=ROUNDS)
+            residual = residual - torch.einsum("ij,bjhw->bihw", matrix[0], ours) - affine[:, 3, None, None]
+            apart = float((inside * residual.square()).sum() / inside.sum().clamp_min(1e-6))
+            residual = residual * ALIKE**4 / (ALIKE**4 + apart**2)
+        weights.append(inside.flatten())
+        maps.append(affine)
+        residuals.append(residual[0].flatten(1).T)
+    return light.tables(ours[0].flatten(1).T, weights, maps, residuals)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +237,7 @@ class PhotoStep:
 
     Attributes:
         index, total: iterations done, from 1, and in all.
-        loss, terms: the weighted sum, and style and evenness.
+        loss, terms: the weighted sum, and style, evenness and clipping.
         small, borders: the photograph at the working size, and its regions.
         tables, added: the light found so far, see `light`.
         state: returns what `steps` needs to resume from here; call it before the next iteration.
@@ -308,9 +312,11 @@ def objective_of(
         added = added.detach().requires_grad_()
         with torch.enable_grad():
             result, uneven = scene.lit(added), recipe.evenness * light.unevenness(added)
+            clipped = CLIPPING * (result - result.clamp(0, 1)).square().mean()
         terms, slope = goal(result.detach())
-        (gradient,) = torch.autograd.grad([result, uneven], added, [slope, torch.ones_like(uneven)])
-        return {**terms, "evenness": uneven.detach()}, gradient
+        one = torch.ones_like(uneven)
+        (gradient,) = torch.autograd.grad([result, uneven, clipped], added, [slope, one, one])
+        return {**terms, "evenness": uneven.detach(), "clipping": clipped.detach()}, gradient
 
     return relight
 

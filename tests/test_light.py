@@ -5,14 +5,17 @@ from torch import Tensor
 
 from impasto import light
 
+SAME = torch.eye(3, 4)
+
 
 def colors_of(picture: Tensor) -> Tensor:
     return picture[0].flatten(1).T
 
 
 def table_of(picture: Tensor, moved: Tensor) -> Tensor:
+    """With all of the movement in the residual."""
     weights = torch.ones(picture[0, 0].numel())
-    return light.tables([light.displacements(colors_of(picture), colors_of(moved), weights)])
+    return light.tables(colors_of(picture), [weights], [SAME], [colors_of(moved) - colors_of(picture)])
 
 
 def everywhere(picture: Tensor) -> list[Tensor]:
@@ -27,6 +30,14 @@ def test_a_change_of_all_colours_is_found() -> None:
     assert float((found - moved).abs().mean()) < 0.02
 
 
+def test_an_affine_map_is_exact() -> None:
+    picture = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    weights, map_ = torch.ones(600), torch.cat([0.5 * torch.eye(3), torch.full((3, 1), 0.2)], 1)
+    table = light.tables(colors_of(picture), [weights], [map_], [torch.zeros(600, 3)])
+    found = light.lit(picture, everywhere(picture), table, light.neutral(1))
+    torch.testing.assert_close(found, 0.5 * picture + 0.2, rtol=0, atol=1e-5)
+
+
 def test_noise_is_not_amplified() -> None:
     """A nearly even sky that is to become a strong gradient gets its mean, and not the noise times 40."""
     torch.manual_seed(0)
@@ -38,10 +49,12 @@ def test_noise_is_not_amplified() -> None:
 
 
 def test_colours_that_a_region_lacks_move_as_elsewhere() -> None:
-    bright, dark = torch.full((50, 3), 0.9), torch.full((50, 3), 0.1)
-    sums = [light.displacements(bright, bright - 0.6, torch.ones(50)), light.displacements(dark, dark, torch.ones(50))]
+    colors = torch.cat([torch.full((50, 3), 0.9), torch.full((50, 3), 0.1)])  # a sky, and a ground
+    sky = (torch.arange(100) < 50).float()
+    night = torch.cat([torch.eye(3), torch.full((3, 1), -0.6)], 1)
+    tables = light.tables(colors, [sky, 1 - sky], [night, SAME], [torch.zeros(100, 3)] * 2)
     pixel = torch.full((1, 3, 1, 1), 0.9)  # of the sky, on the ground's side of the border
-    found = light.lit(pixel, [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)], light.tables(sums), light.neutral(2))
+    found = light.lit(pixel, [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)], tables, light.neutral(2))
     torch.testing.assert_close(found, torch.full_like(pixel, 0.3), rtol=0, atol=0.03)
 
 
@@ -49,13 +62,13 @@ def test_strips_and_sizes_give_the_same_light() -> None:
     torch.manual_seed(0)
     picture = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 8), (48, 64), mode="bicubic").clamp(0, 1)
     added, table = 0.2 * torch.randn_like(light.neutral(1)), table_of(picture, picture**2)
-    whole = light.Scene(picture, everywhere(picture), table).lit(added)
+    whole = light.Scene(picture, everywhere(picture), table).lit(added).clamp(0, 1)
     before, light.STRIP = light.STRIP, 64 * 7
     try:
         strips = light.lit(picture, everywhere(picture), table, added)
     finally:
         light.STRIP = before
-    torch.testing.assert_close(strips, whole)
+    torch.testing.assert_close(strips, whole.clamp(0, 1))
     half = torch.nn.functional.avg_pool2d(picture, 2)
     small = light.lit(half, everywhere(half), table, added)
     assert float((small - torch.nn.functional.avg_pool2d(whole, 2)).abs().mean()) < 0.01
@@ -64,8 +77,11 @@ def test_strips_and_sizes_give_the_same_light() -> None:
 def test_only_differences_are_uneven() -> None:
     added = light.neutral(2) + 0.5
     assert float(light.unevenness(added)) == 0
-    added[0, -1] += 1  # exposure in a corner
-    assert float(light.unevenness(added)) == 1.5  # three neighbours, two regions
+    added[0, -1] += 1  # exposure in a corner, of one of two regions
+    assert float(light.unevenness(added)) == 1
     added[0, -1] -= 1
+    added[0, -65] += 1  # colour in a corner
+    assert float(light.unevenness(added)) == light.COLOUR
+    added[0, -65] -= 1
     added[0, 0] += 1  # the end of a curve, which counts at 8 x 8 places
     assert float(light.unevenness(added)) == 32

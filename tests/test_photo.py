@@ -148,7 +148,7 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     seen = list(photo.steps(photograph, other, everything, replace(recipe, steps=12)))
     assert seen[-1].loss < seen[0].loss
-    assert set(seen[0].terms) == {"style", "evenness"}
+    assert set(seen[0].terms) == {"style", "evenness", "clipping"}
     large = torch.rand(1, 3, 100, 150)
     assert seen[-1].lift(large).shape == large.shape
     # Locally affine: much less energy than noise has.
