@@ -1,5 +1,6 @@
 """Help texts and docstrings: their words, their length, their sections, and citations by keys."""
 
+import ast
 import importlib
 import inspect
 import io
@@ -72,6 +73,17 @@ def test_papers_are_cited_by_their_keys(folder: str) -> None:
     assert files
     numbered = [f"{each}: {found[0]}" for each in files if (found := re.search(r"(?i)sources? 00\d", each.read_text()))]
     assert numbered == []
+
+
+def test_sentences_of_docstrings_are_short() -> None:
+    long = []
+    for path in sorted((ROOT / "impasto").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                parts = re.split(r"\n\s*\n|\n\s*(?:- |[\w, ]+: )", ast.get_docstring(node) or "")
+                sentences = [each for part in parts for each in re.split(r"(?<=[.:;])\s+", part)]
+                long += [f"{path}: {each}" for each in sentences if len(each.split()) > 40]
+    assert long == []
 
 
 def test_every_cited_key_is_in_the_references() -> None:
