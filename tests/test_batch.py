@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, one_line, opened, save_picture
+from conftest import SMALL, one_line, opened, save_picture, wait_for
 
 from impasto import cli, networks, onepass, presets
 from impasto.errors import InputError
@@ -60,6 +62,8 @@ def test_a_table_of_transfers(table: Path, tiny: str, capsys: Capture) -> None:
     before = Path("out/two.png").stat().st_mtime_ns
     Path("out/photo-painting.png").unlink()
     shutil.copy("photo.png", "broken.png")
+    assert transfer(table, tiny, "--resume", ".") == 1
+    one_line(capsys, "--resume .: for a table it is OUT, out")
     assert transfer(table, tiny, "--resume", "out", "--quiet") == 0
     assert len(list(Path("out").iterdir())) == 3 and Path("out/two.png").stat().st_mtime_ns == before
 
@@ -149,30 +153,16 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_cluster_that_loses_a_node(
-    nodes: Any, table: Path, tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [f"photo.png,painting.jpg,{seed}.png,{seed},60" for seed in range(6)]
-    table.write_text("\n".join(["content,style,out,seed,steps", *rows, "broken.png,painting.jpg,,,"]))
-    done = []
-    outcomes = cluster.outcomes
-
-    def losing(*arguments: Any) -> Iterator[tuple[str, str]]:
-        for outcome in outcomes(*arguments):
-            done.append(outcome[0])
-            if len(done) == 1:
-                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
-            yield outcome
-
-    monkeypatch.setattr(cluster, "outcomes", losing)
+def test_a_table_on_a_cluster(nodes: Any, table: Path, tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    rows = [f"photo.png,painting.jpg,{seed}.png,{seed}" for seed in range(3)]
+    table.write_text("\n".join(["content,style,out,seed", *rows, "broken.png,painting.jpg,,"]))
     assert transfer(table, tiny, "--cluster", "auto", "--quiet") == 1
     said = capsys.readouterr().err
-    assert "broken.png" in said and "1 of 7 could not be painted" in said
-    assert len(done) == len(set(done)) == 7
-    assert sorted(path.name for path in Path("out").glob("*")) == [f"{seed}.png" for seed in range(6)]
-    row = ["transfer", "photo.png", "painting.jpg", "-o", "alone.png", "--encoder", tiny, "--size", "32", "--seed", "5"]
-    assert cli.main([*row, "--steps", "60", "--quiet"]) == 0
-    assert np.array_equal(opened(Path("alone.png")), opened(Path("out/5.png")))
+    assert "broken.png" in said and "1 of 4 could not be painted" in said
+    assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
+    row = ["transfer", "photo.png", "painting.jpg", "-o", "alone.png", "--encoder", tiny, "--size", "32", "--seed", "2"]
+    assert cli.main([*row, "--steps", "2", "--quiet"]) == 0
+    assert np.array_equal(opened(Path("alone.png")), opened(Path("out/2.png")))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -198,6 +188,57 @@ def test_a_folder_on_a_cluster(nodes: Any, photo: Path, tmp_path: Path, capsys: 
     assert len(here) == 3
     for one, two in zip(here, there, strict=True):
         assert np.array_equal(opened(one), opened(two))
+    before = {path: path.stat().st_mtime_ns for path in there}
+    there[0].unlink()
+    shutil.copy(photos / "a.png", photos / "d.png")
+    assert apply("there", "--cluster", "auto", "--resume") == 0
+    assert np.array_equal(opened(here[0]), opened(there[0]))
+    assert len(list((tmp_path / "there").iterdir())) == 3  # a.png, d.png, in
+    assert [path.stat().st_mtime_ns for path in there[1:]] == [before[path] for path in there[1:]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_killed_in_the_middle(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three nodes are at work when one of them dies; its job, and no finished one, is done again."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    begun.mkdir()
+
+    def work(source: Path, out: Path, options: str) -> None:
+        import secrets
+        import time
+
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        (begun / f"{out.name} {node} {secrets.token_hex(4)}").touch()
+        while not go.exists():
+            time.sleep(0.05)
+        shutil.copyfile(source, out)
+
+    def kill_a_node() -> None:
+        wait_for(lambda: len({path.name.split()[1] for path in begun.iterdir()}) == 3, "work on three nodes", 120)
+        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+        go.touch()
+
+    outcomes, done = cluster.outcomes, []
+
+    def noted(*arguments: Any) -> Iterator[tuple[str, str]]:
+        for outcome in outcomes(*arguments):
+            done.append(outcome)
+            yield outcome
+
+    monkeypatch.setattr(cluster, "outcomes", noted)
+    source = save_picture(tmp_path / "a.png")
+    jobs = [cluster.Job(str(source), str(tmp_path / "out" / f"{number}.png")) for number in range(6)]
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_a_node)
+        cluster.run("auto", work, jobs, quiet=True)
+        killing.result()
+    assert sorted(done) == [(job.out, "") for job in jobs]  # nothing lost, nothing twice
+    assert {path.read_bytes() for path in (tmp_path / "out").iterdir()} == {source.read_bytes()}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{number}.png" for number in range(6)]
+    tries = Counter(path.name.split()[0] for path in begun.iterdir())
+    assert set(tries) == {f"{number}.png" for number in range(6)} and sum(tries.values()) == 7
 
 
 def test_no_cluster(photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,8 @@ class TransferCommand:
         if not self.styles and self.content.lower().endswith((".csv", ".jsonl")):
             from impasto.runs import batch, cluster
 
+            if self.resume is not None and cluster.located(self.resume) != cluster.located(self.out):
+                raise InputError(f"`resume` {self.resume}: for a table it is OUT, {self.out}")
             with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
                 batch.transfer(
                     Path(self.content), self.out, self.settings, self.cluster, device=self.device, memory=self.memory,

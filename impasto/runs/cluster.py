@@ -18,13 +18,14 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from impasto import images
+from impasto import files, images
 from impasto.errors import ImpastoError, IncompleteError, InputError, Stopped, lack_of_memory
 from impasto.runs import terminal
 
 CORES = 2  # of a worker; more threads for one picture wait for each other
 BLOCKS = 2000  # the most parts that the jobs are divided into; the jobs of one part are repeated together
 PATIENCE = 5  # seconds to reach a cluster
+BUCKETS = {"s3", "gs", "abfs", "oci", "oss", "r2"}  # stores without folders: a new folder would be a new bucket
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def attempt(work: Work, job: Job) -> str:
         if lack_of_memory(error):
             return f"{job.source}: not enough memory; make it smaller"
         what = str(error) if isinstance(error, ImpastoError | OSError) else f"{type(error).__name__}: {error}"
-        return " ".join((what if job.source in what else f"{job.source}: {what}").split())
+        named = job.source in what or job.out in what
+        return " ".join((what if named else f"{job.source}: {what}").split())
     return ""
 
 
@@ -220,9 +222,13 @@ def delivered(place: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PurePosixPath(path).name
         yield copy
-        with suppress(FileExistsError):
-            fs.makedirs(str(PurePosixPath(path).parent))
-        fs.put_file(str(copy), path)
+        try:
+            if not BUCKETS.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+                with suppress(FileExistsError):
+                    fs.makedirs(str(PurePosixPath(path).parent))
+            fs.put_file(str(copy), path)
+        except Exception as error:  # each store has its own
+            raise files.unwritable(place, error) from error
 
 
 def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> list[Job]:

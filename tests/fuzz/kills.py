@@ -50,8 +50,10 @@ def prepare(folder: Path) -> None:
     with av.open(str(folder / "film.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=8)
         stream.width = stream.height = 64
-        for _ in range(16):
-            pixels = draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        with Image.open(folder / "photo.png") as photo:
+            scene = np.asarray(photo)
+        for index in range(16):  # the camera moves
+            pixels = np.ascontiguousarray(scene[16:80, 2 * index : 2 * index + 64])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
