@@ -94,7 +94,7 @@ def pairs(args: argparse.Namespace) -> None:
         if args.size:
             content, style = images.to_size(content, args.size), images.to_size(style, args.size)
         marks = (images.to_tensor(folder / f"{name}_{what}_mask.png") for what in ("content", "style"))
-        given = photo.from_masks(*marks, content, style)
+        given = photo.from_masks(*marks)
         results: dict[str, Tensor] = {"published": images.resize(published, *content.shape[-2:])}
 
         def solve(

@@ -128,7 +128,10 @@ class Scene:
             added: curves and fields, of the shape of `neutral`; the result is differentiable in them.
         """
         result = added.new_zeros(3, self.shape[-2] * self.shape[-1])
-        for curve, field, (inside, share, moved, affine, place) in zip(*_split(added), self.parts, strict=True):
+        curves, fields = _split(added)
+        # Smoothly enlarged, or the cells' borders would show.
+        fields = F.interpolate(fields[:, :, 0], [8 * PLACE] * 2, mode="bicubic", align_corners=True)[:, :, None]
+        for curve, field, (inside, share, moved, affine, place) in zip(curves, fields, self.parts, strict=True):
             here = _sample(field[None], place)
             change = ((_sample(curve[None], place) + here[:12]).view(3, 4, -1) * affine).sum(1)
             result = result.index_add(1, inside, share * here[12].exp() * (moved + change))

@@ -35,12 +35,16 @@ PALETTE = torch.tensor(
 ) / 255  # fmt: skip
 
 
+REST = torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.5, 0.0]])  # colours of what has no counterpart, in content and style
+
+
 @dataclass(frozen=True)
 class Regions:
     """Matching regions of two photographs.
 
     Attributes:
-        content, style: for each region a soft mask over each photograph, (1, 1, H, W) in [0, 1], of any size.
+        content, style: for each region a soft mask over each photograph, (1, 1, H, W) in [0, 1], of any size. What is
+            in no region has no counterpart: in the content, it follows the others; in the style, it is ignored.
         colours: (K, 3) in [0, 1], to display the regions.
         notes: messages for the user, one line each.
     """
@@ -60,16 +64,17 @@ class Regions:
 
     def picture(self, side: Sequence[Tensor]) -> Tensor:
         """The regions of one side as flat colours, (1, 3, H, W): a mask to edit."""
-        labels = torch.cat([*side], 1).argmax(1)[0].cpu()
-        return self.colours[labels].permute(2, 0, 1)[None]
+        rest = (1 - torch.cat([*side], 1).sum(1, keepdim=True)).clamp(0, 1)
+        labels = torch.cat([*side, rest], 1).argmax(1)[0].cpu()
+        colours = torch.cat([self.colours, REST[0 if side is self.content else 1, None].to(self.colours)])
+        return colours[labels].permute(2, 0, 1)[None]
 
 
-def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style: Tensor) -> Regions:
+def from_masks(content_mask: Tensor, style_mask: Tensor) -> Regions:
     """The regions of two masks of flat colours; equal colours mean the same region.
 
     Args:
         content_mask, style_mask: (1, 3, H, W), of any size.
-        content, style: the photographs, (1, 3, H, W).
 
     Raises:
         ValueError: a mask does not consist of flat colours, or the two have no colour in common.
@@ -79,12 +84,16 @@ def from_masks(content_mask: Tensor, style_mask: Tensor, content: Tensor, style:
     partner = {k: int(distance[k].argmin()) for k in range(len(palette)) if float(distance[k].min()) <= REACH}
     if not partner:
         raise ValueError("the two masks have no colour in common")
-    notes: list[str] = []
     kept = sorted(partner)
-    merged = {k: k for k in kept} | _merge(ours, content, kept, palette, notes)
-    notes += [f"the style mask's {_hex(others[k])} is not in the content mask; it is ignored"
-              for k in range(len(others)) if k not in partner.values()]  # fmt: skip
-    ours = torch.tensor([merged[k] for k in range(len(palette))])[ours]
+    notes = [
+        f"the {side} mask's {_hex(colors[k])} is not in the other mask; it {what}"
+        for side, colors, found, what in (
+            ("content", palette, kept, "follows the other regions"),
+            ("style", others, partner.values(), "is ignored"),
+        )
+        for k in range(len(colors))
+        if k not in found
+    ]
     sides = [
         [(labels == k)[None, None].float() for k in chosen]
         for labels, chosen in ((ours, kept), (theirs, [partner[k] for k in kept]))
@@ -98,25 +107,14 @@ def _reduced(mask: Tensor) -> Tensor:
     return F.interpolate(mask, scale_factor=scale, mode="nearest-exact") if scale < 1 else mask
 
 
-def _merge(labels: Tensor, picture: Tensor, kept: Sequence[int], palette: Tensor, notes: list[str]) -> dict[int, int]:
-    """Merge each class that the style lacks into the one that looks most like it."""
-    shape = (int(labels.shape[0]), int(labels.shape[1]))
-    small = images.resize(picture, *shape)[0]
-    looks = torch.stack([small[:, labels == k].mean(1) for k in range(len(palette))])
-    into = {}
-    for k in set(range(len(palette))) - set(kept):
-        into[k] = min(kept, key=lambda other: float((looks[k] - looks[other]).square().sum()))
-        names = [_hex(palette[each]) for each in (k, into[k])]
-        notes.append(f"the content mask's {names[0]} is not in the style mask; it is treated as {names[1]}")
-    return into
-
-
 def _hex(color: Tensor) -> str:
     return "#" + "".join(f"{round(255 * float(v)):02x}" for v in color)
 
 
 def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     """Find matching regions in both photographs, by k-means over encoder features, colour and height.
+
+    What one photograph shows and the other does not is in no region.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
@@ -144,14 +142,18 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     count = len(centres)
     shares = [torch.bincount(part, minlength=count) / len(part) for part in (labels[:first], labels[first:])]
     kept = [k for k in range(count) if min(float(share[k]) for share in shares) >= LEAST_REGION] or [0]
-    where = torch.from_numpy(centres)
-    into = torch.tensor([min(kept, key=lambda o: float((where[k] - where[o]).square().sum())) for k in range(count)])
-    labels = into[labels] if len(kept) > 1 else torch.zeros_like(labels)
-    kept = kept if len(kept) > 1 else [0]
+    if len(kept) == 1:
+        labels, kept = torch.zeros_like(labels), [0]
+    for k in range(count):
+        if max(float(share[k]) for share in shares) < LEAST_REGION:  # too small to be anything by itself
+            near = min(kept, key=lambda other: float(((centres[k] - centres[other]) ** 2).sum()))
+            labels[labels == k] = near
     sides = []
     for part, shape, picture in zip((labels[:first], labels[first:]), shapes, small, strict=True):
         guide = Guide(picture, radius=min(6, _widest(picture)), epsilon=1e-3)
-        hard = torch.stack([(part == k).float() for k in kept]).view(1, len(kept), *shape).to(picture.device)
+        hard = torch.stack([(part == k).float() for k in kept])
+        hard = torch.cat([hard, 1 - hard.sum(0, keepdim=True)])  # and what has no counterpart
+        hard = hard.view(1, -1, *shape).to(picture.device)
         soft = guide.filter(images.resize(hard, picture.shape[-2], picture.shape[-1])).clamp(1e-4, 1)
         soft = soft / soft.sum(1, keepdim=True)
         sides.append([soft[:, k : k + 1] for k in range(len(kept))])

@@ -41,12 +41,12 @@ def test_classes_of_a_mask_with_soft_borders() -> None:
     assert colours[labels[20, 29]].tolist() == list(RED) and colours[labels[20, 30]].tolist() == list(BLUE)
 
 
-def test_indexed_and_large_masks(photograph: Tensor, other: Tensor, tmp_path: Path) -> None:
+def test_indexed_and_large_masks(tmp_path: Path) -> None:
     mask = Image.new("P", (3000, 1000), 0)
     mask.putpalette([255, 0, 0, 0, 0, 255])
     mask.paste(1, (1500, 0, 3000, 1000))
     mask.save(tmp_path / "mask.png")
-    regions = photo.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE), photograph, other)
+    regions = photo.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE))
     assert len(regions.content) == 2 and max(regions.content[0].shape) == 1024
     assert float(regions.content[0].mean()) == pytest.approx(0.5, abs=0.01)
 
@@ -57,7 +57,7 @@ def test_a_mask_without_flat_colours() -> None:
 
 
 def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -> None:
-    regions = photo.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25), photograph, other)
+    regions = photo.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25))
     regions = regions.at(photograph, other)
     assert [mask.shape[-2:] for mask in regions.style] == [(44, 50)] * 2
     for colour, ours, theirs in zip(regions.colours.tolist(), regions.content, regions.style, strict=True):
@@ -67,31 +67,30 @@ def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -
     torch.testing.assert_close(regions.picture(regions.content), halves(RED, BLUE))
 
 
-def test_a_class_that_the_style_lacks_joins_the_most_similar_one(other: Tensor) -> None:
-    content = halves((0.1, 0.1, 0.1), (0.9, 0.9, 0.9))
-    content[..., 40:] = 0.2  # dark, like the left
+def test_a_class_that_the_style_lacks_follows_the_others() -> None:
     mask = halves(RED, BLUE)
     mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
-    regions = photo.from_masks(mask, halves(RED, BLUE), content, other)
+    regions = photo.from_masks(mask, halves(RED, BLUE))
     assert len(regions.content) == 2 and len(regions.notes) == 1
-    assert "#00ff00" in regions.notes[0] and "#ff0000" in regions.notes[0]
-    torch.testing.assert_close(sum(regions.content), torch.ones(1, 1, 40, 60))
-    (red,) = (m for m, c in zip(regions.content, regions.colours.tolist(), strict=True) if c == list(RED))
-    assert float(red[0, 0, 20, 55]) == 1
+    assert "#00ff00" in regions.notes[0] and "follows" in regions.notes[0]
+    assert float(sum(regions.content)[..., 40:].max()) == 0 and float(sum(regions.content)[..., :40].min()) == 1
+    # Saved and read again, it is still in no region.
+    again = photo.from_masks(*map(regions.picture, (regions.content, regions.style)))
+    assert len(again.content) == 2 and float(sum(again.content)[..., 40:].max()) == 0
 
 
-def test_a_class_that_the_content_lacks_is_ignored(photograph: Tensor, other: Tensor) -> None:
+def test_a_class_that_the_content_lacks_is_ignored() -> None:
     """Drawn to keep something, such as clouds, out of the light to take."""
     mask = halves(RED, BLUE)
     mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
-    regions = photo.from_masks(halves(RED, BLUE), mask, photograph, other)
+    regions = photo.from_masks(halves(RED, BLUE), mask)
     assert len(regions.notes) == 1 and "#00ff00" in regions.notes[0]
     assert float(sum(regions.style)[..., 40:].max()) == 0 and float(sum(regions.style)[..., :40].min()) == 1
 
 
-def test_masks_without_a_colour_in_common(photograph: Tensor, other: Tensor) -> None:
+def test_masks_without_a_colour_in_common() -> None:
     with pytest.raises(ValueError, match="no colour in common"):
-        photo.from_masks(halves(RED, RED), halves(BLUE, BLUE), photograph, other)
+        photo.from_masks(halves(RED, RED), halves(BLUE, BLUE))
 
 
 def test_regions_are_found_and_match(recipe: Photo) -> None:
@@ -105,7 +104,7 @@ def test_regions_are_found_and_match(recipe: Photo) -> None:
         left, right = (float(m[..., 20:30].mean()) for m in (ours, theirs))
         assert abs(left - 1 + right) < 0.2 and max(left, right) > 0.8
     total = torch.cat([*regions.content], 1).sum(1)
-    torch.testing.assert_close(total, torch.ones_like(total))
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-3)
     again = photo.find(content, style, replace(recipe, regions=2))
     assert all(torch.equal(a, b) for a, b in zip(regions.content, again.content, strict=True))
 
@@ -171,7 +170,7 @@ def test_the_border_of_a_mask_moves_to_the_nearest_edge() -> None:
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Compared with finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
-    regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE), small, other).at(small, other)
+    regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE)).at(small, other)
     scene = light.Scene(small, regions.content, photo.transported(small, other, regions.content, regions.style))
     goal = photo.objective_of(scene, small, other, regions, recipe)
     added = 0.05 * torch.rand(light.neutral(2).shape, generator=torch.Generator().manual_seed(0))

@@ -52,7 +52,7 @@ def read(
     else:
         ours, theirs = (masking.read_classes(mask) for mask in masks)
         try:
-            regions = photo.from_masks(ours, theirs, photograph.image, other.image)
+            regions = photo.from_masks(ours, theirs)
         except ValueError as error:
             raise InputError(f"{masks[0]}, {masks[1]}: {error}") from None
     if other.alpha is not None:  # only what is visible has light to take
