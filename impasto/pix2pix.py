@@ -252,15 +252,15 @@ class _Exported(nn.Module):
 
 
 class _Coloured(nn.Module):
-    """A `Colorizer` with its encoder, as a picture in [0, 1] -> the picture in colour, at the size that it looks at."""
+    """A `Colorizer` with its encoder, as a picture in [0, 1] -> the picture in colour, without resizing."""
 
-    def __init__(self, network: Colorizer, eye: nn.Module) -> None:
+    def __init__(self, network: Colorizer, vgg: nn.Module) -> None:
         super().__init__()
-        self.network, self.eye = network, eye
+        self.network, self.vgg = network, vgg
 
     def forward(self, image: Tensor) -> Tensor:
         lightness = pairing.to_network(image, "colorize")
-        features = self.eye(colorizer.grey(lightness), colorizer.LAYERS)
+        features = self.vgg(colorizer.grey(lightness), colorizer.LAYERS)
         ab = F.interpolate(self.network.colors(self.network(features)), scale_factor=4.0, mode="bilinear")
         grey = ((lightness + 1) / 2).expand(-1, 3, -1, -1)
         guide = matting.Guide(grey, radius=RADIUS, epsilon=1e-3)
