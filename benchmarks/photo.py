@@ -182,7 +182,8 @@ def relit(args: argparse.Namespace) -> None:
         content = images.to_size(images.to_tensor(path), size)
         nearby = F.avg_pool2d(color.luma(content), size // 8 + 1, 1, size // 16, count_include_pad=False)
         bright = (nearby > nearby.median()).float()
-        where, draw = [bright, 1 - bright], torch.Generator().manual_seed(index)
+        where = photo.Borders(content, [bright, 1 - bright]).shares(content)  # regions end at edges
+        draw = torch.Generator().manual_seed(index)
         answer = torch.stack([mask * curve(content, draw) for mask in where]).sum(0)
         style, *what = ((x[..., content.shape[-1] // 8 :]).flip(3) for x in (answer, *where))
         *_, last = photo.steps(

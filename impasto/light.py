@@ -85,12 +85,19 @@ def _split(added: Tensor) -> tuple[Tensor, Tensor]:
     return curves.view(-1, 12, LUMA, 1, 1), fields.view(-1, 13, 1, PLACE, PLACE)
 
 
-def unevenness(added: Tensor) -> Tensor:
-    """Sum of squared differences between neighbouring cells, mean over regions; a curve counts at every place."""
+def unevenness(added: Tensor, trust: Tensor) -> Tensor:
+    """Sum of squared differences between neighbouring cells, mean over regions; a curve counts at every place.
+
+    Args:
+        added: curves and fields, of the shape of `neutral`.
+        trust: (K,) in [0, 1], in each region's table: as far as it is right, what is added has its price too.
+    """
     curves, fields = _split(added)
-    down, across = (fields.diff(dim=axis).square().sum((0, 2, 3, 4)) for axis in (3, 4))
-    *colour, exposure = (down + across).unbind()
-    return (PLACE**2 * curves.diff(dim=2).square().sum() + COLOUR * torch.stack(colour).sum() + exposure) / len(added)
+    price = torch.tensor([COLOUR] * 12 + [1.0], device=added.device)[:, None, None, None]
+    trust = trust.view(-1, 1, 1, 1, 1)
+    steps = [PLACE**2 * curves.diff(dim=2).square(), *(price * fields.diff(dim=axis).square() for axis in (3, 4))]
+    sizes = [PLACE**2 * trust * curves.square(), trust * price * fields.square()]
+    return torch.stack([each.sum() for each in (*steps, *sizes)]).sum() / len(added)
 
 
 class Scene:

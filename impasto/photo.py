@@ -201,8 +201,10 @@ class Borders:
         return [share / total for share in shares]
 
 
-def transported(content: Tensor, style: Tensor, shares: Sequence[Tensor], what: Sequence[Tensor]) -> Tensor:
-    """Move each region's colours to those of its counterpart; returns the tables for `light`, (K, 3, N, N, N).
+def transported(
+    content: Tensor, style: Tensor, shares: Sequence[Tensor], what: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Move each region's colours to those of its counterpart.
 
     An affine map matches mean and covariance, optimal transport matches all. If the two differ little, the counterpart
     shows the same things, and all of it is matched. If they differ much, it shows other things, whose colours are not
@@ -212,12 +214,16 @@ def transported(content: Tensor, style: Tensor, shares: Sequence[Tensor], what: 
         content, style: (1, 3, H, W) sRGB in [0, 1].
         shares: of each region of the content, (1, 1, H, W).
         what: its counterpart, (1, 1, H, W); the last region may have none.
+
+    Returns:
+        the tables for `light`, (K, 3, N, N, N), and how far to trust each, (K,) in [0, 1].
     """
     ours, theirs = (images.to_size(each, min(PALETTE_SIZE, max(each.shape[-2:]))) for each in (content, style))
-    weights, maps, residuals = [], [], []
+    weights, maps, residuals, trust = [], [], [], []
     for index, share in enumerate(shares):
         inside = images.resize(share, *ours.shape[-2:])
         counterpart = images.resize(what[index], *theirs.shape[-2:]) if index < len(what) else None
+        agreement = 1.0
         if counterpart is None:
             inside, residual, affine = torch.zeros_like(inside), torch.zeros_like(ours), torch.eye(3, 4).to(ours)
         else:
@@ -226,11 +232,13 @@ def transported(content: Tensor, style: Tensor, shares: Sequence[Tensor], what: 
             residual = color.transport_colors(ours, theirs, inside, counterpart, rounds=ROUNDS)
             residual = residual - torch.einsum("ij,bjhw->bihw", matrix[0], ours) - affine[:, 3, None, None]
             apart = float((inside * residual.square()).sum() / inside.sum().clamp_min(1e-6))
-            residual = residual * ALIKE**4 / (ALIKE**4 + apart**2)
+            agreement = ALIKE**4 / (ALIKE**4 + apart**2)
+            residual = agreement * residual
+        trust.append(agreement)
         weights.append(inside.flatten())
         maps.append(affine)
         residuals.append(residual[0].flatten(1).T)
-    return light.tables(ours[0].flatten(1).T, weights, maps, residuals)
+    return light.tables(ours[0].flatten(1).T, weights, maps, residuals), torch.tensor(trust).to(ours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,8 +293,8 @@ def steps(
     regions = regions.at(small, other)
     borders = Borders(small, regions.content)
     shares = borders.shares(small)
-    tables = transported(small, other, shares, regions.style)
-    goal = objective_of(light.Scene(small, shares, tables), small, other, regions, recipe)
+    tables, trust = transported(small, other, shares, regions.style)
+    goal = objective_of(light.Scene(small, shares, tables), trust, small, other, regions, recipe)
     start = light.neutral(len(shares)).to(small)
     for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
         yield PhotoStep(
@@ -295,12 +303,13 @@ def steps(
 
 
 def objective_of(
-    scene: light.Scene, content: Tensor, style: Tensor, regions: Regions, recipe: Photo
+    scene: light.Scene, trust: Tensor, content: Tensor, style: Tensor, regions: Regions, recipe: Photo
 ) -> optimize.ValueAndGradient:
     """The weighted terms as a function of curves and exposures, with their gradient.
 
     Args:
         scene: of the content.
+        trust: in its tables, from `transported`.
         content, style: the photographs, at the working size.
         regions: of their sizes.
         recipe: for the weights.
@@ -313,7 +322,7 @@ def objective_of(
     def relight(added: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         added = added.detach().requires_grad_()
         with torch.enable_grad():
-            result, uneven = scene.lit(added), recipe.evenness * light.unevenness(added)
+            result, uneven = scene.lit(added), recipe.evenness * light.unevenness(added, trust)
             clipped = CLIPPING * (result - result.clamp(0, 1)).square().mean()
         terms, slope = goal(result.detach())
         one = torch.ones_like(uneven)

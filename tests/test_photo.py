@@ -116,7 +116,8 @@ def test_transport_recovers_a_curve_for_each_region() -> None:
     left = halves((1, 1, 1), (0, 0, 0), 60, 84)
     answer = left * (0.1 + 0.6 * content**1.8) + (1 - left) * (0.3 + 0.7 * content**0.6)
     masks = [left[:, :1], 1 - left[:, :1]]
-    tables = photo.transported(content, answer, masks, masks)
+    tables, trust = photo.transported(content, answer, masks, masks)
+    assert float(trust.min()) > 0.5
     found = light.lit(content, masks, tables, light.neutral(2))
     off, before = (float((x - answer).abs().mean()) for x in (found, reinhard(content, answer, masks)))
     assert off < before / 2
@@ -171,8 +172,9 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
     """Compared with finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
     regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE)).at(small, other)
-    scene = light.Scene(small, regions.content, photo.transported(small, other, regions.content, regions.style))
-    goal = photo.objective_of(scene, small, other, regions, recipe)
+    tables, trust = photo.transported(small, other, regions.content, regions.style)
+    scene = light.Scene(small, regions.content, tables)
+    goal = photo.objective_of(scene, trust, small, other, regions, recipe)
     added = 0.05 * torch.rand(light.neutral(2).shape, generator=torch.Generator().manual_seed(0))
     _, gradient = goal(added)
     direction = gradient / gradient.norm()
