@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,6 +36,18 @@ def serving(
         process.terminate()
         said, complaints = process.communicate(timeout=30)
         assert process.returncode == 0 and not (silent and said + complaints), said + complaints
+
+
+def drawer(path: Path) -> Path:
+    """A network of pix2pix for edges, with random weights."""
+    import torch
+
+    from impasto import pix2pix
+    from impasto.generators import Shape, UNet
+
+    torch.manual_seed(0)
+    pix2pix.save(path, pix2pix.Model(UNet(Shape(inputs=1, width=2, depth=4)), "edges", {}))
+    return path
 
 
 def upload(client: httpx.Client, data: bytes, name: str = "photo.png") -> httpx.Response:

@@ -18,9 +18,10 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 from conftest import one_line, save_picture, wait_for
 from PIL import Image
-from studio_server import API, call, encoded, file, serving, trigger, upload
+from studio_server import API, call, drawer, encoded, file, serving, trigger, upload
 
 from impasto import cli, images, presets, schema
 from impasto.errors import BusyError, InputError, RecipeError
@@ -447,3 +448,37 @@ def test_only_bundled_networks_translate(session: Session, photo: Path, tmp_path
         work.translate(photo, str(tmp_path / "other.safetensors"))
     job = ended(Pool(1).submit(Job(session, "translate", work.translate(photo, "colorize"))))
     assert job.result is not None and images.read_receipt(job.result.file)["command"] == "pix2pix apply"
+
+
+def test_a_drawing_lies_on_white_paper(session: Session, tmp_path: Path) -> None:
+    from impasto.studio import work
+
+    drawing = Image.new("RGBA", (32, 32))
+    drawing.paste((0, 0, 0, 255), (8, 0, 16, 32))
+    drawing.save(tmp_path / "drawing.png")
+    flat = Image.new("RGB", (32, 32), "white")
+    flat.paste(drawing, mask=drawing)
+    flat.save(tmp_path / "flat.png")
+    network, made = drawer(tmp_path / "lines.safetensors"), []
+    for name, drawn in (("drawing", True), ("flat", False)):
+        job = ended(Pool(1).submit(Job(session, "t", work.translate(tmp_path / f"{name}.png", network, drawn=drawn))))
+        assert job.result is not None, job.error
+        made.append(images.read(job.result.file))
+    assert torch.equal(made[0].image, made[1].image) and made[0].alpha is None
+
+
+def test_a_photograph_becomes_a_drawing(session: Session, photo: Path) -> None:
+    from impasto.studio import work
+
+    job = ended(Pool(1).submit(Job(session, "c", work.canvas(photo, size=32, trace=True), shown=False)))
+    assert job.result is not None
+    traced = images.to_tensor(job.result.file)
+    assert max(traced.shape[-2:]) == 32 and set(traced.unique().tolist()) <= {0.0, 1.0} and traced.mean() > 0.5
+
+
+def test_networks_of_the_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.safetensors").write_text("no network")
+    network = drawer(tmp_path / "colorize.safetensors")
+    for path, said in ((tmp_path / "text.safetensors", "text.safetensors"), (network, "has this name")):
+        assert cli.main(["studio", "--models", str(path)]) == 1
+        one_line(capsys, said, only=True)

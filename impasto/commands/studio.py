@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from impasto.errors import InputError
 
@@ -26,6 +27,8 @@ class StudioCommand:
     """How many optimisations and films run at once, 1 or more; the others wait."""
     max_minutes: float = 60.0
     """The time limit of an optimisation or a film, in minutes; what is done so far is kept."""
+    models: tuple[Path, ...] = ()
+    """Networks of `impasto pix2pix train` for the tab Translate, with a canvas to draw on unless they colour."""
     open: bool = False
     """Also open the page in the browser."""
 
@@ -36,11 +39,28 @@ class StudioCommand:
             raise InputError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
         if not 0 < self.max_minutes < 1e5:
             raise InputError("--max-minutes must be more than 0")
+        models = self._translators()
         try:
             from impasto import studio
         except ModuleNotFoundError as error:
             raise InputError(f"the studio needs {error.name}: pip install 'impasto[studio]'") from None
         studio.serve(
             host=self.host, port=self.port, user=self.auth, max_upload=self.max_upload, max_jobs=self.max_jobs,
-            max_minutes=self.max_minutes, open_browser=self.open,
+            max_minutes=self.max_minutes, open_browser=self.open, models=models,
         )  # fmt: skip
+
+    def _translators(self) -> dict[str, tuple[Path, str]]:
+        """The path and the kind of each network, by its name on the page."""
+        if not self.models:
+            return {}
+        from impasto import bundled, pix2pix
+
+        found: dict[str, tuple[Path, str]] = {}
+        for path in self.models:
+            model = pix2pix.load(path)
+            if path.stem in found or path.stem in bundled.TRANSLATORS:
+                raise InputError(f"{path}: another network has this name; rename the file")
+            if not set(model.channels) <= {1, 3}:
+                raise InputError(f"{path}: the studio shows pictures of 1 or 3 channels")
+            found[path.stem] = path.resolve(), model.kind
+        return found

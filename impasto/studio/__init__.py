@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ PROCESS = contextlib.ExitStack()  # contexts that stay open until the process en
 
 
 def serve(
-    *, host: str, port: int, user: str, max_upload: float, max_jobs: int, max_minutes: float, open_browser: bool
-) -> None:
+    *, host: str, port: int, user: str, max_upload: float, max_jobs: int, max_minutes: float, open_browser: bool,
+    models: Mapping[str, tuple[Path, str]],
+) -> None:  # fmt: skip
     """Serve the studio until Ctrl-C; prints its address.
+
+    ``models`` are networks for the tab Translate, with their kinds, by name; the others are flags of the command.
 
     Raises:
         InputError: the port is in use, the host is not an address of this machine, or there is no password.
@@ -59,6 +63,7 @@ def serve(
     application = server.application(
         ROOT, most_bytes=int(max_upload * 1e6), jobs=max_jobs, seconds=60 * max_minutes,
         auth=(user, password) if user else None, hosts=["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"],
+        models=models,
     )  # fmt: skip
     warming = threading.Timer(2, _warm)  # let the page load first
     warming.daemon = True

@@ -21,7 +21,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     """Add the functions /repaint, /paint, /light and /film; they are not visible on the page."""
     kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
     first, second = (as_path(gr.Image(label=label, **kinds)) for label in ("photo", "other"))
-    clip = as_path(gr.Video(label="film", visible=False))
+    clip = gr.Video(label="film", visible=False)
     style, keep = gr.Textbox(label="style", visible=False), gr.Textbox("none", label="keep_colors", visible=False)
     strength, size = (
         gr.Number(1.0, label="strength", visible=False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def _tidy(sessions: Sessions, every: float = 600.0) -> None:
 
 
 def application(
-    root: Path, *, most_bytes: int, jobs: int, seconds: float, auth: tuple[str, str] | None = None, hosts: list[str]
-) -> Any:
+    root: Path, *, most_bytes: int, jobs: int, seconds: float, auth: tuple[str, str] | None = None, hosts: list[str],
+    models: Mapping[str, tuple[Path, str]],
+) -> Any:  # fmt: skip
     """The studio as an ASGI application.
 
     Args:
@@ -74,6 +76,7 @@ def application(
         seconds: the time limit of each.
         auth: user name and password; None: no login.
         hosts: the host names that requests may use.
+        models: networks for the tab Translate, with their kinds, by name.
     """
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     (root / "styles").mkdir()
@@ -86,7 +89,7 @@ def application(
     gr.set_static_paths([root / "sessions", root / "styles"])  # otherwise Gradio copies each file into its cache
     sessions = Sessions(root)
     threading.Thread(target=_tidy, args=[sessions], daemon=True).start()
-    studio = Studio(sessions, Pool(1, QUICK, _give_back), Pool(jobs, seconds, _give_back), thumbnails)
+    studio = Studio(sessions, Pool(1, QUICK, _give_back), Pool(jobs, seconds, _give_back), thumbnails, models)
     page: Any = build(studio)
     page.queue(api_open=False, max_size=256)
     parent = FastAPI(openapi_url=None)

@@ -6,12 +6,11 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from impasto.errors import ImpastoError, spell
 from impasto.studio.guard import KEY
@@ -27,12 +26,14 @@ class Studio:
         sessions: the known sessions.
         quick, slow: the queues for work of a second and for work of minutes.
         thumbnails: a small picture for each bundled style.
+        models: the owner's networks of pix2pix, with the kind of their pairs, by name.
     """
 
     sessions: Sessions
     quick: Pool
     slow: Pool
     thumbnails: Mapping[str, Path]
+    models: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     def session(self, request: gr.Request) -> Session:
         """The session of a request that stores something; it is created if needed.
@@ -123,17 +124,20 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
     ))  # fmt: skip
 
 
-Input = TypeVar("Input", gr.Image, gr.Video)
+def as_path(picture: gr.Image) -> gr.Image:
+    """Let the value be the path of the upload, which Gradio would decode.
 
-
-def as_path(component: Input) -> Input:
-    """Let the component's value be the path of the upload; Gradio would decode or convert it."""
-    component.preprocess = lambda payload: payload and payload.path  # type: ignore
-    return component
+    `gr.update` of the component would end this, as Gradio then makes it anew.
+    """
+    picture.preprocess = lambda payload: payload and payload.path  # type: ignore
+    return picture
 
 
 def brush(**settings: Any) -> gr.ImageEditor:
-    """An editor whose value is the paths of its layers, or of the whole drawing; Gradio would decode them all."""
+    """An editor whose value is the paths of its layers, or of the whole drawing; Gradio would decode them all.
+
+    As of `as_path`, it may not be updated: hide the column around it.
+    """
     editor = gr.ImageEditor(type="filepath", sources=(), transforms=(), layers=False, buttons=[], **settings)
 
     def paths(payload: Any) -> dict[str, list[Path]]:
@@ -154,13 +158,6 @@ def waited(pool: Pool, job: Job) -> Iterator[Job]:
         raise job.error
 
 
-def player(**settings: Any) -> gr.Video:
-    """A film; Gradio would convert it, where FFmpeg is installed."""
-    made = as_path(gr.Video(buttons=[], **settings))
-    made.postprocess = lambda path: path and FileData(path=str(path))
-    return made
-
-
 def stage(kind: str, waiting: str, *, film: bool = False) -> Stage:
     """Build the components in the current column; the result is a picture, or a ``film``."""
     with gr.Row(elem_classes="actions"):  # above the picture, so that the buttons do not move when it appears
@@ -178,7 +175,7 @@ def stage(kind: str, waiting: str, *, film: bool = False) -> Stage:
         at: dict[str, Any] = {"visible": False, "interactive": False, "show_label": False, "elem_classes": "picture"}
         pair: gr.ImageSlider | gr.Video
         if film:
-            pair = player(label="The film", elem_id=f"{kind}-film", autoplay=True, loop=True, **at)
+            pair = gr.Video(label="The film", elem_id=f"{kind}-film", autoplay=True, loop=True, buttons=[], **at)
         else:
             pair = gr.ImageSlider(
                 label="Before and after", max_height=720, elem_id=f"{kind}-pair", buttons=["fullscreen"], **at

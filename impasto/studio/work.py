@@ -11,7 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from impasto import bundled, images, machine, onepass, photo as photo_method, pix2pix, schema, steady, study, transfer
+from impasto import (
+    bundled,
+    images,
+    machine,
+    onepass,
+    pairs,
+    photo as photo_method,
+    pix2pix,
+    schema,
+    steady,
+    study,
+    transfer,
+)
 from impasto.errors import ImageError, InputError
 from impasto.networks import Statistics
 from impasto.photo import PhotoStep
@@ -194,12 +206,18 @@ def regions(photo: Path, other: Path, recipe: Photo) -> Work[run_photo.Pair]:
     return Work(frames, finish)
 
 
-def canvas(photo: Path) -> Work[Tensor]:
-    """Make a picture to brush on, small enough for a browser."""
+def canvas(photo: Path | None, *, size: int = 800, trace: bool = False) -> Work[Tensor]:
+    """Make a picture to brush on, small enough for a browser: white paper without a ``photo``; with ``trace``, its
+    edges."""
 
     def frames(folder: Path) -> Generator[Frame[Tensor]]:
         yield Frame(0, 1, "reading the photograph")
-        yield Frame(1, 1, image=_small(read(photo).image, 800))
+        if photo is None:
+            image = torch.ones(1, 3, size, size)
+        else:
+            image = _small(_on_white(read(photo)).image if trace else read(photo).image, size)
+            image = pairs.edges(image).expand(-1, 3, -1, -1) if trace else image
+        yield Frame(1, 1, image=image)
 
     def finish(image: Tensor, folder: Path) -> Result:
         images.write(folder / "canvas.png", image)
@@ -208,23 +226,29 @@ def canvas(photo: Path) -> Work[Tensor]:
     return Work(frames, finish)
 
 
-def translate(photo: Path, name: str) -> Work[Painted]:
-    """Translate a picture by a bundled network of pix2pix.
+def translate(photo: Path, model: str | Path, *, drawn: bool = False) -> Work[Painted]:
+    """Translate a picture by a network of pix2pix.
+
+    Args:
+        photo: the picture.
+        model: the name of a bundled network, or the path of one of the owner's.
+        drawn: the picture is a drawing, on white where it is transparent.
 
     Raises:
         InputError: there is no such network.
     """
-    if name not in bundled.TRANSLATORS:  # a path would be read
-        raise InputError(f"no such network: {name}")
+    if isinstance(model, str) and model not in bundled.TRANSLATORS:  # a path would be read
+        raise InputError(f"no such network: {model}")
 
     def frames(folder: Path) -> Generator[Frame[Painted]]:
         yield Frame(0, 1, "translating")
-        translator = run_pix2pix.Translator(pix2pix.load(name), 0, False, machine.pick_device("auto"))
-        picture = read(photo)
+        translator = run_pix2pix.Translator(pix2pix.load(model), 0, False, machine.pick_device("auto"))
+        picture = _on_white(read(photo)) if drawn else read(photo)
         yield Frame(1, 1, "translated", image=Painted(picture, translator(picture.image), translator.receipt(picture)))
 
     def finish(done: Painted, folder: Path) -> Result:
-        return _write(folder, done.photo, done.image, f"{Path(done.photo.name).stem}-{name}", done.receipt)
+        name = f"{Path(done.photo.name).stem}-{Path(model).stem}"
+        return _write(folder, done.photo, done.image, name, done.receipt)
 
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 

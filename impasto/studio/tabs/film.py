@@ -11,7 +11,7 @@ import gradio as gr
 from impasto import bundled
 from impasto.recipes import Transfer
 from impasto.studio import forms, names
-from impasto.studio.viewer import Studio, connect, dropzone, player, spoken, stage
+from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
 
 SIZES = {"480": 480, "640": 640, "960": 960, "as the film": 0}
 
@@ -21,8 +21,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     style = gr.State("")
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
-            clip = player(
-                label="Film", elem_id="film-clip", height=210, sources=["upload"], interactive=True,
+            clip = gr.Video(
+                label="Film", elem_id="film-clip", height=210, sources=["upload"], interactive=True, buttons=[],
             )  # fmt: skip
             styles = gr.Gallery(
                 thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
