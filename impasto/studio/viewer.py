@@ -127,7 +127,7 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
 def as_path(picture: gr.Image) -> gr.Image:
     """Let the value be the path of the upload, which Gradio would decode.
 
-    `gr.update` of the component would end this, as Gradio then makes it anew.
+    `gr.update` of the component would end this, because Gradio then makes a new one.
     """
     picture.preprocess = lambda payload: payload and payload.path  # type: ignore
     return picture
