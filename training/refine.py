@@ -47,7 +47,7 @@ CROP = 256  # pixels
 ZOOM = (0.58, 0.9)  # a crop shows most of a photograph, as a picture does when the network is applied
 CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}
 STYLE = {"relu1_1": 0.3, "relu2_1": 0.9, "relu3_1": 1.3, "relu4_1": 1.3, "relu5_1": 1.2}
-STRENGTHS = (25.0, 8.0)  # weight of the style, from the first step to the middle of the training
+STRENGTHS = (25.0, 8.0, 3.2)  # weight of the style in the first step, in the middle and in the last step: shapes first
 GRAIN = 0.1
 
 
@@ -81,8 +81,9 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
         crops = datasets.random_crops(pool, recipe.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
         with torch.autocast("cpu", torch.bfloat16):
             painted = network(crops.contiguous(memory_format=torch.channels_last), grain=GRAIN)
-        first, last = STRENGTHS
-        strength = last * (first / last) ** max(0.0, 1 - 2 * index / args.steps)
+        first, middle, last = STRENGTHS
+        done = 2 * index / args.steps
+        strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         gradient, terms = torch.zeros_like(painted), {"content": 0.0, "style": 0.0}
         for goal in goals:
             current = replace(goal, recipe=replace(goal.recipe, strength=strength))
