@@ -32,9 +32,9 @@ ABOUT = {
     "apply": "repaint a picture, a video or a folder in one pass",
     "photo": "give a photograph the light of another one, without a painted look",
     "pix2pix train": "train a network on pairs of pictures, to turn one into the other",
-    "pix2pix apply": "translate a picture, a video or a folder by such a network",
+    "pix2pix apply": "translate a picture, a video or a folder with a network of pix2pix train",
     "studio": "open a web page on this machine that does all of this",
-    "export": "write a one-pass network, or one of pix2pix, as ONNX",
+    "export": "convert a network of train or pix2pix train to ONNX",
     "study": "draw a labelled sheet that compares layers or strengths",
     "replay": "repeat a result from the receipt stored in it",
     "list": "list the recipes, styles, contents, translations or weights",
@@ -42,7 +42,7 @@ ABOUT = {
 
 LIGHT = ("list", "studio")  # run without torch
 
-SPINS = "5000"  # about 0.1 ms; see docs/scale.md
+OPENMP_SPIN_COUNT = "5000"  # about 0.1 ms; see docs/scale.md
 
 EXAMPLES = """\
   impasto transfer chelsea composition-vii -o cat.png
@@ -83,7 +83,7 @@ def share_cores() -> None:
     once, when torch is imported.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPINS
+        os.environ["GOMP_SPINCOUNT"] = OPENMP_SPIN_COUNT
 
 
 def execute(name: str, arguments: list[str]) -> None:
@@ -142,7 +142,7 @@ def guarded(run: Any) -> int:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP, unless ignored as under nohup, act as Ctrl-C: what there is is kept, and nothing else."""
+    """Treat SIGTERM and SIGHUP as Ctrl-C, and keep finished work. A signal that is ignored, as by nohup, stays so."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
@@ -159,7 +159,7 @@ def ended_by_signals() -> Iterator[None]:
 def parse(name: str, arguments: list[str]) -> Any:
     """Parse the arguments of a command; --recipe and --resume set the defaults of its recipe."""
     default = DEFAULTS[name](arguments)
-    teach(type(default))
+    set_help_texts(type(default))
 
     def refuse(event: Any) -> NoReturn:
         raise UsageError(f"{reason(event, type(default))}; see impasto {name} --help")
@@ -175,7 +175,7 @@ def parse(name: str, arguments: list[str]) -> Any:
         )
 
 
-def teach(kind: type) -> None:
+def set_help_texts(kind: type) -> None:
     """Set each field's help to its docstring in one paragraph; tyro would keep the line breaks of the source."""
     texts, kinds = schema.described(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -183,7 +183,7 @@ def teach(kind: type) -> None:
             field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
         inner = kinds[field.name]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            teach(inner)
+            set_help_texts(inner)
 
 
 def flags(kind: type) -> Iterator[tuple[str, str]]:

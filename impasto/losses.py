@@ -135,7 +135,7 @@ def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
     return error.mean()
 
 
-def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
+def normalize_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
     """Squared error of activations (Gatys2016, eq. 1), normalised according to ``term``; mean over the batch.
 
     ``relative`` divides by the target's own sum of squares: 0 is equal, 1 is the error of all-zero features.
@@ -150,12 +150,12 @@ def weigh_error(error: Tensor, whole: Tensor, channels: int, count: int, term: C
 
 
 def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
-    """`weigh_error` or `normalized_error`, by the ``term``, of whole ``features`` and ``target``, (B, C, H, W) each."""
+    """`normalize_error` or `normalized_error`, by the ``term``, of ``features`` and ``target``, (B, C, H, W) each."""
     channels, height, width = features.shape[1:]
     if term == "normalized":
         target = normalize(target)
         return normalized_error(normalized_sums(features, target), energy(target), height * width)
-    return weigh_error(squared_error(features, target), energy(target), channels, height * width, term)
+    return normalize_error(squared_error(features, target), energy(target), channels, height * width, term)
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:

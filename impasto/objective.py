@@ -151,7 +151,7 @@ class Objective:
                 if self.normalized:
                     error = losses.normalized_error(value, whole, height * width)
                 else:
-                    error = losses.weigh_error(
+                    error = losses.normalize_error(
                         scale * value, scale * whole, channels, height * width, recipe.content_term
                     )
                 term = recipe.content_weight * alphas[layer] * error

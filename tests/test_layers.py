@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md: imports only point down, and `import impasto` loads no torch."""
+"""The layers of docs/architecture.md: a module imports from earlier layers only; importing impasto loads no torch."""
 
 import ast
 import re

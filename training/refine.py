@@ -1,4 +1,4 @@
-"""Train bundled one-pass networks further, each alone, with the features of the original VGG-19.
+"""Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1500] [--out impasto/models/styles]
 
@@ -7,7 +7,8 @@ edges had halos, and even areas were embossed instead of painted. Two things dif
 
 - Style and content up to relu3_1 are measured on the original VGG-19 (`teachers/`), deeper ones on the compact encoder.
 - Content is the relative squared error instead of that of normalised features. Even areas such as skies have weak
-  features, so the painting's shapes may enter them; edges have strong ones, so they stay.
+  features, so the painting's shapes may enter them; edges have strong ones, so they stay. Since this error also counts
+  colours, it is taken to the photograph in the painting's colours.
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -27,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from impasto import (
     bundled,
+    color,
     datasets,
     encoder,
     files,
@@ -84,10 +86,11 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
         first, middle, last = STRENGTHS
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
+        recoloured = torch.cat([color.affine_match(crop, target) for crop in crops.split(1)])
         gradient, terms = torch.zeros_like(painted), {"content": 0.0, "style": 0.0}
         for goal in goals:
             current = replace(goal, recipe=replace(goal.recipe, strength=strength))
-            some, slope = objective.for_content(current, crops)(painted.clamp(0, 1))
+            some, slope = objective.for_content(current, recoloured)(painted.clamp(0, 1))
             gradient += slope
             terms = {term: value + float(some[term]) for term, value in terms.items()}
         optimize.inward_(gradient, painted)
