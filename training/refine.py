@@ -28,7 +28,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from impasto import (
     bundled,
-    color,
     datasets,
     encoder,
     files,
@@ -40,6 +39,7 @@ from impasto import (
     onepass_training,
     optimize,
 )
+from impasto.moments import affine, moments, transport
 from impasto.objective import Objective
 from impasto.onepass import Model
 from impasto.recipes import Training, Transfer
@@ -76,6 +76,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
     teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
     shallow = {"relu1_1", "relu2_1", "relu3_1"}
     goals = [build(teacher, shallow, target), build(encoder.load("compact"), {*STYLE, *CONTENT} - shallow, target)]
+    palette = moments(target)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
 
     def loss(index: int) -> dict[str, Tensor]:
@@ -86,7 +87,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
         first, middle, last = STRENGTHS
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
-        recoloured = torch.cat([color.affine_match(crop, target) for crop in crops.split(1)])
+        recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
         gradient, terms = torch.zeros_like(painted), {"content": 0.0, "style": 0.0}
         for goal in goals:
             current = replace(goal, recipe=replace(goal.recipe, strength=strength))
