@@ -41,7 +41,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     connect(page, studio, shown)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def paint(
+    def repaint_clip(
         request: gr.Request, clip: str | None, painting: str | None, style: str, strength: float, size: str,
         steady: bool,
     ) -> Iterator[list[Any]]:  # fmt: skip
@@ -62,6 +62,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
 
     inputs = [clip, painting, style, strength, size, steady]
     running: dict[str, Any] = {**quiet, "concurrency_limit": None, "outputs": shown.outputs}
-    styles.select(choose, outputs=[style, painting], **quiet).then(paint, inputs, **running, trigger_mode="always_last")
-    painting.upload(paint, inputs, **running)
-    again.click(paint, inputs, **running)
+    styles.select(choose, outputs=[style, painting], **quiet).then(
+        repaint_clip, inputs, **running, trigger_mode="always_last"
+    )
+    painting.upload(repaint_clip, inputs, **running)
+    again.click(repaint_clip, inputs, **running)
