@@ -65,7 +65,7 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
         [
             ("repaint", [given, chance.choice(STYLES), 1, 0, "none"]),
             ("paint", [given, given, {"size": 64, "steps": 6}]),
-            ("light", [given, given, {"size": 64, "steps": 4, "radius": 2}]),
+            ("light", [given, given, {"size": 64, "steps": 4}]),
         ]
     )
     asked = counted(client.post(f"{API}/call/{name}", json={"data": data}))

@@ -268,7 +268,7 @@ def test_pictures_are_read_with_the_limit_of_an_upload(tmp_path: Path, monkeypat
         work.draw_study(tmp_path / "a.png", tmp_path / "a.png", "content", 64, 1),
     ):
         with pytest.raises(images.ImageError, match="more than 100"):
-            list(todo.frames())
+            list(todo.frames(tmp_path))
 
 
 def test_results_are_no_larger_than_uploads(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_results_are_no_larger_than_uploads(tmp_path: Path) -> None:
     for settings in ({"size": 16_384}, {"size": 4096, "style_scale": 8.0}):
         todo = work.optimise(tmp_path / "a.png", [tmp_path / "a.png"], Transfer(**settings))
         with pytest.raises(InputError, match="too large"):
-            list(todo.frames())
+            list(todo.frames(tmp_path))
 
 
 # Other pages, and no page
