@@ -21,21 +21,13 @@ from torch.nn import functional as F
 
 from impasto import deep, files
 from impasto.decoding import MAX_PIXELS, check_size, convert, decoder, deep_tiff, opened, pixels_of, refusal
+from impasto.encoding import DESCRIPTION, FORMATS, encode, levels, planes_of, srgb_profile, to_pil as to_pil
 from impasto.errors import ImageError
 from impasto.files import atomic as atomic
 
 VISIBLE = 0.5 / 255  # the least alpha that 8 bits can show
-DESCRIPTION = 0x010E  # EXIF tag that holds the receipt
 # EXIF orientation -> the axes to flip, after the transposition of 5 to 8.
 FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95}),
-    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
-    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
-}
 # Files that are taken for pictures in a folder; HEIC needs pillow-heif, all others only Pillow.
 HEIC = (".heic", ".heif", ".hif")
 SUFFIXES = {*FORMATS, *HEIC, ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpf",
@@ -109,31 +101,7 @@ def read(source: Source, *, pixels: int = MAX_PIXELS) -> Picture:
 
 def to_tensor(source: Source) -> Tensor:
     """Read only the colours of a source: (1, 3, H, W) float32 sRGB in [0, 1]; raises what ``read`` raises."""
-    return _unit(_planes(source)).expand(3, -1, -1)[None] if isinstance(source, Tensor) else read(source).image
-
-
-def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Convert a tensor to an 8-bit RGB image.
-
-    Args:
-        image: (1, 3, H, W) or (3, H, W) sRGB, clamped to [0, 1]; one channel is repeated.
-
-    Returns:
-        A Pillow image.
-
-    Raises:
-        ImageError: the tensor has another shape, or holds NaN.
-    """
-    return PIL.Image.fromarray(_levels(_planes(image), 255))
-
-
-def _levels(planes: Tensor, top: int) -> NDArray[Any]:
-    """(1 or 3, H, W) in [0, 1] -> (H, W, 3) integers up to 255 or 65535."""
-    planes = planes.float()
-    if planes.isnan().any():
-        raise refusal("<tensor>", "holds NaN; the run that made it has diverged, use a smaller step")
-    values = planes.clamp(0, 1).mul(top).round().to(torch.uint8 if top == 255 else torch.uint16).expand(3, -1, -1)
-    return values.permute(1, 2, 0).cpu().contiguous().numpy()
+    return _unit(planes_of(source)).expand(3, -1, -1)[None] if isinstance(source, Tensor) else read(source).image
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int]:
@@ -185,66 +153,18 @@ def write(
     """
     path = check_output(path)
     kind, _ = FORMATS[path.suffix.lower()]
-    planes = _planes(image, str(path))
+    planes = planes_of(image, str(path))
     if alpha is not None:
-        alpha = resize(_planes(alpha, str(path))[None].to(planes).clamp(0, 1), planes.shape[-2], planes.shape[-1])[0]
+        alpha = resize(planes_of(alpha, str(path))[None].to(planes).clamp(0, 1), planes.shape[-2], planes.shape[-1])[0]
         if kind == "JPEG":
             planes, alpha = planes.clamp(0, 1) * alpha + (1 - alpha), None
     description = None if receipt is None else json.dumps(dict(receipt), sort_keys=True)  # ASCII: all decode it alike
-    if bits > 8 and path.suffix.lower() in deep.SUFFIXES:
-        data = _in_16_bits(kind, planes, alpha, profile, description)
-    else:
-        if dither:
-            noise = torch.rand(planes.shape, generator=torch.Generator().manual_seed(0))
-            planes = planes + (noise.to(planes) - 0.5) / 255
-        data = _in_8_bits(path, planes, alpha, profile, description)
+    data = encode(path, planes, alpha, profile, description, bits=bits, dither=dither)
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise files.unwritable(path, error) from error
-
-
-def _in_8_bits(
-    path: Path, planes: Tensor, alpha: Tensor | None, profile: bytes | None, description: str | None
-) -> bytes:
-    kind, options = FORMATS[path.suffix.lower()]
-    picture = to_pil(planes)
-    converted = convert(picture, ImageCms.createProfile("sRGB"), io.BytesIO(profile)) if profile else None
-    if converted is not None:
-        picture, options = converted, {**options, "icc_profile": profile}
-    if alpha is not None:
-        picture.putalpha(to_pil(alpha).convert("L"))
-    if description:
-        options = {**options, "exif": _exif(description)}
-    buffer = io.BytesIO()
-    try:
-        picture.save(buffer, kind, **options)
-    except (OSError, ValueError) as error:  # WebP and JPEG limit the size, JPEG the receipt
-        raise refusal(path, f"cannot be saved as {kind} ({error}); use .png") from error
-    return buffer.getvalue()
-
-
-def _in_16_bits(
-    kind: str, planes: Tensor, alpha: Tensor | None, profile: bytes | None, description: str | None
-) -> bytes:
-    values = _levels(planes, 65535)
-    converted = deep.convert(values, _srgb(), profile) if profile else None
-    values, profile = (values, None) if converted is None else (converted, profile)
-    if alpha is not None:
-        values = np.concatenate([values, _levels(alpha, 65535)[..., :1]], 2)
-    exif = _exif(description).tobytes() if description else None
-    return deep.encode(kind, values, profile=profile, exif=exif, description=description)
-
-
-def _exif(description: str) -> PIL.Image.Exif:
-    exif = PIL.Image.Exif()
-    exif[DESCRIPTION] = description
-    return exif
-
-
-def _srgb() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
@@ -308,10 +228,10 @@ def _assemble(array: NDArray[Any], profile: bytes | None, turn: int, name: str) 
     """Image and alpha, upright and in sRGB, and the profile if it could be used."""
     image, alpha = _from_array(array, name)
     if profile and _bits(array) > 8:
-        values = _levels(image[0], 65535)
+        values = levels(image[0], 65535)
         grey = array.ndim == 2 or array.shape[2] < 3
-        found = deep.convert(values[..., 0], profile, _srgb()) if grey else None
-        found = deep.convert(values, profile, _srgb()) if found is None else found
+        found = deep.convert(values[..., 0], profile, srgb_profile()) if grey else None
+        found = deep.convert(values, profile, srgb_profile()) if found is None else found
         image, profile = (image, None) if found is None else (_from_array(found, name)[0], profile)
     elif profile:  # Pillow's colour management supports no more than 8 bits
         grey, rgb, target = array.ndim == 2 or array.shape[2] < 3, to_pil(image), ImageCms.createProfile("sRGB")
@@ -375,14 +295,6 @@ def fill_hidden(image: Tensor, alpha: Tensor) -> Tensor:
         around = F.interpolate(filled, colour.shape[-2:], mode="bilinear", align_corners=False)
         filled = torch.where(weight > 0, colour / weight.clamp_min(1e-6), around)
     return torch.where(seen > 0, image, filled)
-
-
-def _planes(image: Tensor, name: str = "<tensor>") -> Tensor:
-    """(1, C, H, W) or (C, H, W) -> (C, H, W), C 1 or 3."""
-    planes = image.detach()[0] if image.ndim == 4 and len(image) == 1 else image.detach()
-    if planes.ndim != 3 or len(planes) not in (1, 3) or planes.numel() == 0:
-        raise refusal(name, f"has the shape {tuple(image.shape)}; a tensor is (1, 3, H, W) or (3, H, W)")
-    return planes
 
 
 def _unit(values: Tensor, name: str = "<tensor>") -> Tensor:

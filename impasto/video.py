@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from impasto import files, hdr, images
+from impasto import encoding, files, hdr, images
 from impasto.errors import VideoError
 
 SUFFIXES = (
@@ -247,7 +247,7 @@ def _pictures(path: Path) -> list[Path]:
     before, after = ("", "") if path.is_dir() else NUMBER.split(path.name, maxsplit=1)
     found = []
     for each in folder.iterdir() if folder.is_dir() else ():
-        if each.suffix.lower() in images.FORMATS and each.name.startswith(before) and each.name.endswith(after):
+        if each.suffix.lower() in encoding.FORMATS and each.name.startswith(before) and each.name.endswith(after):
             middle = each.name[len(before) : len(each.name) - len(after)] if after else each.stem
             numbers = re.findall(r"\d+", middle)
             if path.is_dir() or middle.isdigit():
@@ -372,7 +372,7 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
 
 def check_output(path: Path) -> None:
     """Raise VideoError if no film can be written under this name."""
-    if NUMBER.search(path.name) and path.suffix.lower() in images.FORMATS:
+    if NUMBER.search(path.name) and path.suffix.lower() in encoding.FORMATS:
         return
     if path.suffix.lower() not in WRITTEN:
         kinds = ", ".join(WRITTEN)

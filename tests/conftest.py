@@ -72,6 +72,12 @@ def smooth_picture(height: int, width: int, seed: int) -> Tensor:
     return 0.2 + 0.6 * (smooth - smooth.min()) / (smooth.max() - smooth.min())
 
 
+def smooth(height: int = 16, width: int = 24) -> torch.Tensor:
+    """A picture that JPEG and WebP keep well."""
+    rows, columns = torch.linspace(0.1, 0.9, height)[:, None], torch.linspace(0.2, 0.8, width)
+    return torch.stack([rows.expand(height, width), columns.expand(height, width), (rows + columns) / 2])[None]
+
+
 def saved(path: Path, array: np.ndarray, **options: object) -> Path:
     Image.fromarray(array).save(path, **options)
     return path

@@ -13,6 +13,7 @@ FLOORS = {
     "errors": {"errors"},
     "system": {"files", "machine", "deep"},
     "decoding": {"decoding"},
+    "encoding": {"encoding"},
     "facts": {"recipes", "images", "weights", "bundled", "winograd", "hdr"},
     "parts": {
         "schema",

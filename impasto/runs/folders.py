@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from impasto import datasets, decoding, files, images, machine, video
+from impasto import datasets, decoding, encoding, files, images, machine, video
 from impasto.errors import InputError, OutputError, lack_of_memory
 from impasto.runs import terminal
 
@@ -139,7 +139,7 @@ def result_name(below: PurePath) -> PurePath:
     if below.suffix.lower() in video.SUFFIXES:
         return below.with_suffix(".mp4")
     # The old suffix keeps a.bmp and a.gif apart.
-    return below if below.suffix.lower() in images.FORMATS else below.with_name(f"{below.name}.png")
+    return below if below.suffix.lower() in encoding.FORMATS else below.with_name(f"{below.name}.png")
 
 
 def _name_left_out(others: Sequence[Path]) -> None:

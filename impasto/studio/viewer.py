@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from impasto import bundled
 from impasto.errors import ImpastoError, spell
 from impasto.studio.guard import KEY
 from impasto.studio.jobs import Job, Session, Sessions, Work
@@ -122,6 +123,17 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
         type="filepath", image_mode=None, label=label, elem_id=name, placeholder=invitation, height=height,
         sources=["upload", "clipboard"], buttons=[],
     ))  # fmt: skip
+
+
+def style_choice(studio: Studio, prefix: str = "") -> tuple[gr.Gallery, gr.Image]:
+    """The bundled styles to click, and a painting to drop; ``prefix`` begins the names of their elements."""
+    thumbnails = [(str(studio.thumbnails[name]), shipped.title) for name, shipped in bundled.STYLES.items()]
+    styles = gr.Gallery(
+        thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
+        allow_preview=False, interactive=False, elem_id=f"{prefix}styles", elem_classes="styles", buttons=[],
+    )  # fmt: skip
+    with gr.Accordion("Or any painting", open=False, elem_id=f"{prefix}own"):
+        return styles, dropzone("Painting", f"{prefix}painting", "Drop a painting to use as style", 160)
 
 
 def as_path(picture: gr.Image) -> gr.Image:

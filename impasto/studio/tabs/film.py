@@ -11,25 +11,19 @@ import gradio as gr
 from impasto import bundled
 from impasto.recipes import Transfer
 from impasto.studio import forms, names
-from impasto.studio.viewer import Studio, connect, dropzone, spoken, stage
+from impasto.studio.viewer import Studio, connect, spoken, stage, style_choice
 
 SIZES = {"480": 480, "640": 640, "960": 960, "as the film": 0}
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    thumbnails = [(str(studio.thumbnails[name]), shipped.title) for name, shipped in bundled.STYLES.items()]
     style = gr.State("")
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
             clip = gr.Video(
                 label="Film", elem_id="film-clip", height=210, sources=["upload"], interactive=True, buttons=[],
             )  # fmt: skip
-            styles = gr.Gallery(
-                thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
-                allow_preview=False, interactive=False, elem_id="film-styles", elem_classes="styles", buttons=[],
-            )  # fmt: skip
-            with gr.Accordion("Or any painting", open=False, elem_id="film-own"):
-                painting = dropzone("Painting", "film-painting", "Drop a painting to use as style", 160)
+            styles, painting = style_choice(studio, "film-")
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="film-strength")
             with gr.Row(elem_classes="pair"):

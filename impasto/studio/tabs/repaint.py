@@ -14,7 +14,7 @@ from impasto.errors import RecipeError, RefusedError
 from impasto.recipes import Transfer
 from impasto.studio import forms, names
 from impasto.studio.jobs import Job
-from impasto.studio.viewer import Studio, brush, connect, dropzone, spoken, stage, waited
+from impasto.studio.viewer import Studio, brush, connect, dropzone, spoken, stage, style_choice, waited
 
 KEEP: dict[str, Any] = {"the painting's": "none", "the photo's": "luma", "the photo's, matched": "histogram"}
 SIZES = {"640": 640, "1024": 1024, "1600": 1600, "as the photograph": 0}
@@ -25,17 +25,11 @@ ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    thumbnails = [(str(studio.thumbnails[name]), shipped.title) for name, shipped in bundled.STYLES.items()]
     style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
             photo = dropzone("Photograph", "photo", "Drop a photograph, paste it, or click", 210)
-            styles = gr.Gallery(
-                thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
-                allow_preview=False, interactive=False, elem_id="styles", elem_classes="styles", buttons=[],
-            )  # fmt: skip
-            with gr.Accordion("Or any painting", open=False, elem_id="own"):
-                painting = dropzone("Painting", "painting", "Drop a painting to use as style", 160)
+            styles, painting = style_choice(studio)
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="strength")
             with gr.Row(elem_classes="pair"):
