@@ -59,24 +59,24 @@ def test_automatic_precision(monkeypatch: pytest.MonkeyPatch, avx512: bool, amx:
 @pytest.mark.parametrize(("mode", "kept"), [("sparingly=False", True), ("sparingly=True", False)])
 @pytest.mark.parametrize("thread", [False, True])
 def test_reused_memory_is_kept_and_given_back(mode: str, kept: bool, thread: bool) -> None:
-    """In a separate process: the memory held after freeing a block of 256 MB, inside and outside."""
+    """In a separate process: the memory held after freeing a block of 256 MB inside, one of 512 MB outside."""
     code = f"""
 import psutil, threading, torch
 from impasto import machine
 held = lambda: psutil.Process().memory_info().rss
-def block():
-    work = threading.Thread(target=torch.ones, args=(1 << 26,))
-    (work.start(), work.join()) if {thread} else torch.ones(1 << 26)
+def block(size):
+    work = threading.Thread(target=torch.ones, args=(size,))
+    (work.start(), work.join()) if {thread} else torch.ones(size)
 before = held()
 try:
     with machine.reused_memory({mode}):
-        block()
+        block(1 << 26)
         inside = held() - before
         raise KeyError
 except KeyError:
     pass
 outside = held() - before
-block()
+block(1 << 27)  # twice as large: it cannot lie where the first was, in a heap that small blocks may keep
 after = held() - before
 print(inside, outside, after)
 """
