@@ -11,9 +11,10 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ SUBTITLES: dict[str, set[str]] = {
 }
 TEXT = {"mov_text", "subrip", "ass", "webvtt"}  # can be encoded as one another
 TEXT_AS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+Todo = tuple[Fraction, int, Callable[[], None]]  # what to write: its time, its place among those of that time, and how
 
 
 class Parts:
@@ -130,7 +132,7 @@ def assemble(parts: Parts, out: Path, *, complete: bool) -> list[str]:
     """Write the film: the painted frames, with the source's sound, subtitles, chapters and metadata.
 
     Args:
-        parts: the painted film.
+        parts: the painted film, of one frame at least.
         out: its path; the suffix decides the format.
         complete: otherwise the sound ends with the last painted frame.
 
@@ -139,49 +141,46 @@ def assemble(parts: Parts, out: Path, *, complete: bool) -> list[str]:
 
     Raises:
         OutputError: the file cannot be written.
+        VideoError: the source is not there any more.
     """
     film, av = parts.film, video.library(out)
     kind = video.WRITTEN[out.suffix.lower()][0]
-    until = film.end if complete else (max(map(parts.tick, parts.packets())) * film.time_base + 1 / film.rate)
-    until = min(until, film.end) - (film.start if complete and not math.isinf(film.end) else 0)
+    until = film.end - film.start
+    if not complete:
+        until = min(until, max(map(parts.tick, parts.packets())) * film.time_base + 1 / film.rate)
     lost: list[str] = []
-    try:
-        with files.atomic(out) as part, av.open(str(part), "w", format=kind) as container:
-            template = av.open(str(parts.paths()[0]))
-            stream = container.add_stream_from_template(template.streams.video[0])
-            stream.time_base = film.time_base
-            source = None
-            others: Iterator[tuple[Fraction, int, Callable[[], None]]] = iter(())
-            if not film.pictures and film.path.suffix.lower() not in video.MAYBE:
-                source = av.open(str(film.path))
-                others = _others(av, source, container, kind, film, until, lost)
+    others: Iterator[Todo] = iter(())
+    packets = parts.packets()
+    first = next(packets)
+    silent = film.pictures or film.path.suffix.lower() in video.MAYBE
+    with nullcontext() if silent else video.opened(av, film.path) as source:
+        try:
+            with files.atomic(out) as part, av.open(str(part), "w", format=kind) as container:
+                stream = container.add_stream_from_template(first.stream)
+                stream.time_base = film.time_base
+                if source is not None:
+                    others = _others(av, source, container, kind, film, until, lost)
 
-            def send(packet: Any) -> Callable[[], None]:
-                def go() -> None:
+                def mux(packet: Any) -> None:
                     packet.stream = stream
                     container.mux(packet)
 
-                return go
+                def pictures() -> Iterator[Todo]:
+                    for packet in chain([first], packets):
+                        packet.dts = packet.pts
+                        packet.duration = round(1 / film.rate / packet.time_base)
+                        yield packet.pts * packet.time_base, 0, partial(mux, packet)
 
-            def pictures() -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
-                for packet in parts.packets():
-                    packet.dts = packet.pts
-                    packet.duration = round(1 / film.rate / packet.time_base)
-                    yield packet.pts * packet.time_base, 0, send(packet)
-
-            for _, _, go in heapq.merge(pictures(), others, key=lambda each: each[:2]):
-                go()
-            template.close()
-            if source is not None:
-                source.close()
-    except (OSError, av.FFmpegError) as error:
-        raise files.unwritable(out, error) from error
+                for _, _, do in heapq.merge(pictures(), others, key=lambda each: each[:2]):
+                    do()
+        except (OSError, av.FFmpegError) as error:
+            raise files.unwritable(out, error) from error
     return lost
 
 
 def _others(
     av: Any, source: Any, container: Any, kind: str, film: Film, until: Fraction | float, lost: list[str]
-) -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
+) -> Iterator[Todo]:
     """Add the source's other streams to the container; returns what to do for each of their packets, by time."""
     origin = Fraction(source.start_time or 0, 1_000_000) + film.start
     streams: dict[Any, tuple[Any, Any]] = {}  # source's stream -> its stream in the container, and how it gets there
@@ -222,21 +221,12 @@ def _others(
         container.set_chapters(chapters)
     if film.start:
         with suppress(av.FFmpegError):
-            source.seek(int((origin) * 1_000_000))
+            source.seek(int(origin * 1_000_000))
 
-    def todo() -> Iterator[tuple[Fraction, int, Callable[[], None]]]:
+    def todo() -> Iterator[Todo]:
         clocks = {each: Clock(each.time_base) for each in streams}
-        failures = 0
-        packets = source.demux(list(streams))
-        while streams and failures < video.ATTEMPTS:
-            try:
-                packet = next(packets, None)
-            except (av.FFmpegError, OverflowError):
-                failures, packets = failures + 1, source.demux(list(streams))
-                continue
-            if packet is None:
-                break
-            if packet.dts is None or packet.pts is None or not packet.size:
+        for packet in video.packets(av, source, list(streams)) if streams else ():
+            if packet is None or packet.dts is None or packet.pts is None or not packet.size:
                 continue
             each = packet.stream
             stated = packet.dts * packet.time_base - origin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from impasto import encoding, files, hdr, images
-from impasto.errors import VideoError
+from impasto.errors import OutputError, VideoError
 
 SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts", ".ts",
@@ -45,7 +45,7 @@ CRF = 18
 BT709, BT601, BT2020 = 1, 5, 9  # matrices, as swscale numbers them
 MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # by the code of ITU-T H.273
 UNKNOWN, VIDEO_RANGE = 2, 1
-NUMBER = re.compile(r"%0?\d*d")
+NUMBER = re.compile(r"%\d{0,2}d")
 PICTURES_RATE = Fraction(25)  # of an image sequence
 JUMP = 10  # seconds: a step back this large begins a new count, a smaller one is disorder
 ATTEMPTS = 100  # damaged packets in a row before the rest of a film is given up
@@ -65,7 +65,7 @@ class Film:
         aspect: width of a pixel divided by its height, as the film is shown.
         time_base: the unit of the times, in seconds.
         damaged, disordered: packets that could not be decoded and times that were corrected, so far.
-        note: what was cut off, for the user; None if nothing was.
+        pictures: the files of a sequence.
     """
 
     path: Path
@@ -102,17 +102,21 @@ class Film:
         time = Fraction(0)
         with PIL.Image.open(self.path) as picture:
             for index in range(getattr(picture, "n_frames", 1)):
-                picture.seek(index)
-                rgba = picture.convert("RGBA")
+                try:
+                    picture.seek(index)
+                    rgba = picture.convert("RGBA")
+                except (OSError, EOFError, SyntaxError, ValueError):  # cut off: nothing follows
+                    self.damaged += 1
+                    return
                 if self.start <= time < self.end:
                     white = PIL.Image.new("RGBA", rgba.size, "white")
                     pixels = np.asarray(PIL.Image.alpha_composite(white, rgba).convert("RGB")).copy()
                     yield torch.from_numpy(pixels).permute(2, 0, 1)[None], time - self.start
-                time += Fraction(round(picture.info.get("duration") or 100), 1000)  # as browsers do
+                time += _duration(picture)
 
     def _film(self) -> Iterator[Frame]:
         av = library(self.path)
-        with _opened(av, self.path) as container:
+        with opened(av, self.path) as container:
             video = container.streams.video[0]
             video.thread_type = "AUTO"
             origin = Fraction(container.start_time or 0, 1_000_000)
@@ -131,19 +135,28 @@ class Film:
 
     def _decoded(self, av: Any, container: Any, video: Any) -> Iterator[Any]:
         """All frames that can be decoded; what is damaged is counted."""
-        failures = 0
-        packets = container.demux(video)
-        while failures < ATTEMPTS:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                yield from packet.decode()
-                failures = 0
-            except (av.FFmpegError, OverflowError, ValueError):
-                self.damaged += 1
-                failures += 1
-                packets = container.demux(video)
+        for packet in packets(av, container, video):
+            frames = None
+            with suppress(av.FFmpegError, OverflowError, ValueError):
+                frames = None if packet is None else packet.decode()
+            self.damaged += frames is None
+            yield from frames or ()
+
+
+def packets(av: Any, container: Any, streams: Any) -> Iterator[Any]:
+    """The packets of the ``streams`` of a ``container`` of ``av``, PyAV; None for one that cannot be read.
+
+    `ATTEMPTS` of those in a row end the film.
+    """
+    failures, found = 0, container.demux(streams)
+    while failures < ATTEMPTS:
+        try:
+            packet, failures = next(found), 0
+        except StopIteration:
+            return
+        except (av.FFmpegError, OverflowError, ValueError):
+            packet, failures, found = None, failures + 1, container.demux(streams)
+        yield packet
 
 
 class Clock:
@@ -211,18 +224,19 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
     if not 0 <= start < end:
         raise VideoError(f"{path}: nothing lies between {start:g} and {end:g} seconds")
     film = Film(path, Fraction(start).limit_denominator(1000), end if math.isinf(end) else Fraction(end))
+    length = Fraction(0)  # unknown
     if path.is_dir() or NUMBER.search(path.name):
         film.pictures = _pictures(path)
         film.rate, film.total = Fraction(rate or PICTURES_RATE).limit_denominator(1001), len(film.pictures)
-        film.time_base = 1 / film.rate
+        film.time_base, length = 1 / film.rate, film.total / film.rate
     elif not path.is_file():
         raise VideoError(f"{path}: does not exist; check the path")
     elif path.suffix.lower() in MAYBE:
         with PIL.Image.open(path) as animation:
             film.total = getattr(animation, "n_frames", 1)
-            film.rate = 1000 / Fraction(round(animation.info.get("duration") or 100))
+            film.rate = 1 / _duration(animation)
     else:
-        with _opened(library(path), path) as container:
+        with opened(library(path), path) as container:
             video = container.streams.video[0]
             film.rate = Fraction(video.average_rate or video.guessed_rate or PICTURES_RATE)
             length = Fraction(container.duration or 0, 1_000_000)
@@ -234,11 +248,16 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
                 raise VideoError(f"{path}: contains no readable frame")
             if orientation(frame)[0]:
                 film.aspect = 1 / film.aspect
-            if length and start >= length:
-                raise VideoError(f"{path}: ends after {float(length):.1f} seconds, before {start:g}")
-            if length:
-                film.total = min(film.total, round((min(film.end, length) - film.start) * film.rate))
+    if length and start >= length:
+        raise VideoError(f"{path}: ends after {float(length):.1f} seconds, before {start:g}")
+    length = length or film.total / film.rate
+    film.total = max(0, min(film.total, round((min(film.end, length) - film.start) * film.rate)))
     return film
+
+
+def _duration(animation: PIL.Image.Image) -> Fraction:
+    """The seconds that a frame of an animated picture is shown; as in browsers 0.1 if it does not say."""
+    return Fraction(round(animation.info.get("duration") or 0) or 100, 1000)
 
 
 def _pictures(path: Path) -> list[Path]:
@@ -370,13 +389,28 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
             container.close()
 
 
-def check_output(path: Path) -> None:
-    """Raise VideoError if no film can be written under this name."""
-    if NUMBER.search(path.name) and path.suffix.lower() in encoding.FORMATS:
-        return
-    if path.suffix.lower() not in WRITTEN:
+def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check that a film can be written, as `files.check_output` does; of numbered pictures, every one.
+
+    Raises:
+        VideoError: films cannot have this name.
+        OutputError: it cannot be written, or an input would be overwritten.
+    """
+    number = NUMBER.search(path.name)
+    if path.suffix.lower() not in (encoding.FORMATS if number else WRITTEN):
         kinds = ", ".join(WRITTEN)
         raise VideoError(f"{path}: films are written as {kinds}, or as pictures named like frame_%04d.png")
+    originals = {Path(each).resolve() for each in inputs}
+    files.check_output(path, originals)
+    written = re.compile(r"\d+".join(map(re.escape, NUMBER.split(path.name, maxsplit=1))))
+    for each in path.parent.iterdir() if number else ():
+        if written.fullmatch(each.name) and each.resolve() in originals:
+            raise OutputError(f"{path}: would overwrite the input {each}; choose another folder")
+
+
+def numbered(pattern: Path, number: int) -> Path:
+    """frame_%04d.png and 7 -> frame_0007.png."""
+    return pattern.with_name(NUMBER.sub(lambda found: found[0] % number, pattern.name, count=1))
 
 
 def library(path: Path) -> Any:
@@ -389,7 +423,7 @@ def library(path: Path) -> Any:
 
 
 @contextmanager
-def _opened(av: Any, path: Path) -> Iterator[Any]:
+def opened(av: Any, path: Path) -> Iterator[Any]:
     """Open a film to read; VideoError if it is not a film."""
     try:
         container = av.open(str(path))

@@ -11,7 +11,7 @@ import pytest
 from conftest import film, frames
 from torch import Tensor
 
-from impasto.errors import InputError
+from impasto.errors import InputError, VideoError
 from impasto.runs.film import Settings, repaint
 
 
@@ -128,6 +128,34 @@ def test_a_run_killed_before_its_first_part_is_no_obstacle(resume: bool, tmp_pat
     os.utime(tmp_path / "out.resume" / ".impasto-00000000-1-00000000.json", (0, 0))
     run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", resume=resume)
     assert len(frames(tmp_path / "out.mp4")) == 6 and not (tmp_path / "out.resume").exists()
+
+
+def test_a_part_without_a_frame_is_no_obstacle(tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
+    numbers = iter(range(6))
+
+    def failing(image: Tensor, statistics: object, settle: object) -> Tensor:
+        if next(numbers):
+            raise InputError("no more")
+        return image
+
+    with pytest.raises(InputError, match="no more"):
+        repaint(source, out, failing, Settings(False), receipt={}, quiet=True)
+    (part,) = (tmp_path / "out.resume").glob("*.nut")
+    part.write_bytes(b"")  # as if killed before the first frame was written
+    run(source, out, resume=True)
+    assert len(frames(out)) == 6
+
+
+def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4")
+
+    def losing(image: Tensor, statistics: object, settle: object) -> Tensor:
+        source.unlink(missing_ok=True)
+        return image
+
+    with pytest.raises(VideoError, match=r"film\.mp4: not a film"):
+        repaint(source, tmp_path / "out.mp4", losing, Settings(False), receipt={}, quiet=True)
 
 
 @pytest.mark.parametrize("receipt", ["", "[" * 100_000, "null", "{}"])

@@ -77,10 +77,15 @@ def test_formats_with_sound(suffix: str, tmp_path: Path) -> None:
         assert sum(frame.samples for frame in container.decode(audio=0)) > 40_000
 
 
+def darker() -> Any:
+    """Paint each frame a little darker: of an animated picture, equal frames would become one."""
+    shades = iter(range(100))
+    return lambda image, *_: image - next(shades) / 20
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
 def test_animated_pictures(suffix: str, tmp_path: Path) -> None:
-    shades = iter(range(6))  # equal frames would become one
-    animation = run(film(tmp_path / "film.mp4"), tmp_path / f"one{suffix}", lambda image, *_: image - next(shades) / 20)
+    animation = run(film(tmp_path / "film.mp4"), tmp_path / f"one{suffix}", darker())
     with Image.open(animation) as picture:
         assert picture.n_frames == 6 and picture.info["loop"] == 0
         picture.seek(3)
@@ -101,6 +106,54 @@ def test_image_sequences(tmp_path: Path) -> None:
         assert times(out) == pytest.approx([index / 10 for index in range(7)])
     with pytest.raises(VideoError, match="no pictures"):
         run(folder / "g_%d.png", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("source", ["f_%04d.png", ""])
+def test_a_sequence_does_not_overwrite_its_source(source: str, tmp_path: Path) -> None:
+    originals = [save_picture(tmp_path / f"f_{index:04d}.png", seed=index).read_bytes() for index in (1, 2)]
+    with pytest.raises(OutputError, match=r"f_%04d\.png: would overwrite the input .*f_000[12]\.png"):
+        run(tmp_path / source, tmp_path / "f_%04d.png", negative)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == originals
+    run(tmp_path / "f_%04d.png", tmp_path / "f_%04d.jpg", negative)  # other files
+
+
+@pytest.mark.parametrize(
+    "command", [["apply", "FILM", "--style", "STYLE"], ["transfer", "FILM", "STYLE", "--encoder", "TINY"]]
+)
+def test_a_sequence_does_not_overwrite_its_style(
+    command: list[str], tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = save_picture(tmp_path / "f_0003.png")
+    places = {"FILM": str(film(tmp_path / "film.mp4")), "STYLE": str(style), "TINY": tiny}
+    before = style.read_bytes()
+    assert main([*(places.get(each, each) for each in command), "-o", str(tmp_path / "f_%04d.png")]) == 1
+    assert "f_%04d.png: would overwrite the input" in capsys.readouterr().err and style.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "second"), [("50%_%04d.png", "50%_0002.png"), ("%d_%d.png", "2_%d.png")])
+def test_percent_signs_in_names(name: str, second: str, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for index in range(2):
+        save_picture(tmp_path / "frames" / f"{index}.png", seed=index)
+    run(tmp_path / "frames", tmp_path / name)
+    assert (tmp_path / second).read_bytes() and len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_the_rest_of_a_truncated_animation_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = run(film(tmp_path / "film.mp4"), tmp_path / "film.gif", darker())
+    source.write_bytes(source.read_bytes()[:-60])
+    out = run(source, tmp_path / "out_%d.png")
+    assert len(list(tmp_path.glob("out_*.png"))) == 5 and "film.gif: 1 damaged" in capsys.readouterr().err
+    assert out.parent == tmp_path
+
+
+@pytest.mark.parametrize(("kind", "total"), [("sequence", 2), ("film.gif", 2), ("film.mp4", 2)])
+def test_the_number_of_frames_in_a_range(kind: str, total: int, tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4")
+    if kind != "film.mp4":
+        source = run(source, tmp_path / (kind if "." in kind else "f_%d.png"), darker())
+    found = video.find(source, start=0.5, end=0.83, rate=6)
+    assert found.total == len(list(found.frames())) == total
 
 
 def test_a_range_keeps_picture_and_sound_together(tmp_path: Path) -> None:
@@ -191,6 +244,8 @@ def test_a_film_is_not_continued_with_other_settings(tmp_path: Path) -> None:
         run(source, out, interrupting(2))
     with pytest.raises(InputError, match="other settings"):
         run(source, out, resume=True, crf=30)
+    with pytest.raises(InputError, match="other settings"):  # its parts are of another codec
+        run(source, tmp_path / "out.webm", resume=True)
 
 
 def test_an_error_while_painting_keeps_what_was_painted(tmp_path: Path) -> None:

@@ -148,13 +148,14 @@ class TransferCommand:
 
     def repaint(self) -> None:
         """Paint every frame of a film."""
-        from impasto import bundled, images
+        from impasto import bundled, images, video
         from impasto.runs import film, receipts, terminal
 
         if self.content_masks or self.style_masks or self.video or self.settings.sweep:
             raise InputError("a film takes no masks, `video` or `sweep`")
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
+        video.check_output(self.out, [style.name for style in styles])
         paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
         receipt = receipts.build("transfer", recipe=self.settings, styles=styles)
         with terminal.saying(self.out):

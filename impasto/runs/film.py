@@ -86,10 +86,11 @@ def painting(
     """
     video.check_output(out)
     film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
-    files.check_output(out, film.pictures or [path])
+    video.check_output(out, film.pictures or [path])
     facts = {
         **receipt,
         "settings": repr(settings),
+        "codec": video.WRITTEN.get(out.suffix.lower(), ("", ""))[1],
         "film": path.name,
         "size": path.stat().st_size if path.exists() else 0,
     }
@@ -239,16 +240,16 @@ def _pictures(out: Path, *, resume: bool) -> Sink:
     def add(image: Tensor, when: Fraction) -> None:
         nonlocal count
         count += 1
-        images.write(out.with_name(out.name % count), image)
+        images.write(video.numbered(out, count), image)
 
     def has(when: Fraction) -> bool:
         nonlocal count
-        there = resume and out.with_name(out.name % (count + 1)).exists()
+        there = resume and video.numbered(out, count + 1).exists()
         count += there
         return there
 
     def last() -> Tensor:
-        return images.read(out.with_name(out.name % count)).image.mul(255).round().byte()
+        return images.read(video.numbered(out, count)).image.mul(255).round().byte()
 
     return Sink(add, has, last)
 
@@ -307,7 +308,8 @@ def _film(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: boo
             begin()
             yield sink
     finally:
-        if parts.paths():
+        begun = next(parts.packets(), None) is not None
+        if begun:
             sink.lost = tuple(muxing.assemble(parts, out, complete=sink.complete))
-        if sink.complete or not parts.paths():
+        if sink.complete or not begun:
             parts.remove()

@@ -260,7 +260,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
     paths = [bundled.locate(source) for source in sources]
     film = film or run_film.Settings()
     if len(paths) == 1 and _makes_film(paths[0], out):
-        files.check_output(out, [*paths, *painter.sources])
+        video.check_output(out, [*paths, *painter.sources])
         _film(paths[0], out, painter, film, quiet=quiet, resume=resume)
     elif len(paths) > 1 or paths[0].is_dir():
         _several(paths, out, painter, film, quiet=quiet, resume=resume)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, files, images, masks, schema, sheets, study, transfer, video, weights
+from impasto import bundled, encoder, images, masks, schema, sheets, study, transfer, video, weights
 from impasto.errors import InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
@@ -113,7 +113,6 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     images.check_output(watch.out)
     if watch.film:
         video.check_output(watch.film)
-        files.check_output(watch.film)
     terminal.fetch_encoder(recipe.encoder, quiet=watch.quiet)
     watch.receipt = receipt(watch.command, recipe, inputs)
     if watch.state is not None:
