@@ -39,7 +39,7 @@ def main() -> None:
     if args.weights:
         network, _ = anystyle.load()
         state, _ = weights.load(args.weights)
-        network.painter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        network.decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     judge = Judge(args.assets / "teachers")
     found = []
     print("| photograph | painting | style left | content distance |\n|---|---|---|---|")

@@ -3,8 +3,9 @@
     python training/anystyle.py --assets DIR [--out impasto/models/any-style.safetensors] [--steps N] [--device D]
 
 The decoder first learns to reproduce pictures, then to paint photographs with the statistics of paintings; every tenth
-step stays a reproduction. The style's strength is adapted until the content term reaches `CONTENT_TARGET`. An
-interrupted training resumes from its checkpoint.
+step stays a reproduction. As in `refine.py`, the loss sees the original VGG-19 up to relu3_1, content is the relative
+squared error, and the photograph is first taken to the painting's colours. An interrupted training resumes from its
+checkpoint; with --start bundled, the embedded network is trained further.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
-from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks
+from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks, optimize
 from impasto.anystyle import Canvas, Decoder, Style
-from impasto.encoder import Frozen
-from impasto.moments import Moments
+from impasto.encoder import VGG, Frozen
+from impasto.moments import Moments, affine, moments, transport
 
-CONTENT = {"relu3_1": 0.25, "relu4_2": 2.25, "relu5_1": 0.5}  # layers and their weights
+CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}  # layers and their weights
 STYLE = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.4, "relu4_1": 1.1, "relu5_1": 0.8}
 REPRODUCED = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
-CONTENT_TARGET = 0.46
-STRENGTHS = (1.0, 60.0)
-GAIN = 0.05  # how fast the strength follows the content term's distance from its target
+SHALLOW = ("relu1_1", "relu2_1", "relu3_1")  # measured on the original VGG-19
+STRENGTHS = (6.0, 3.0)  # weight of the style in the first and in the last step: shapes first
 CROP, GRAIN = 192, 0.08
-BEGINNING = 0.15  # fraction of the steps that only reproduce
+BEGINNING = 0.15  # fraction of the steps that only reproduce, from random weights
 EVERY = 50  # steps between two checkpoints
 
 Terms = dict[str, Tensor]
@@ -43,18 +43,27 @@ Terms = dict[str, Tensor]
 class Trainer:
     """The loss of a step, by its index."""
 
-    def __init__(self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], steps: int, batch: int) -> None:
-        self.decoder, self.pools, self.steps, self.batch = decoder, pools, steps, batch
+    def __init__(
+        self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], teacher: VGG, *,
+        steps: int, beginning: int, batch: int,
+    ) -> None:  # fmt: skip
+        self.decoder, self.pools, self.steps, self.beginning, self.batch = decoder, pools, steps, beginning, batch
         self.device = pools[0].canvas.device
         self.half = machine.precision("auto", self.device) == torch.bfloat16
-        vgg = encoder.load("compact").to(self.device)
-        self.frozen = Frozen(vgg, {*CONTENT, *STYLE}, torch.bfloat16 if self.half else torch.float32)
-        self.content, self.logarithm = CONTENT_TARGET, math.log(6.0)  # a moving average; of the strength
+        vgg, dtype = encoder.load("compact").to(self.device), torch.bfloat16 if self.half else torch.float32
+        self.frozen = Frozen(vgg, {*CONTENT, *STYLE}, dtype)
+        deep = {*CONTENT, *STYLE}.difference(SHALLOW)
+        self.measures = [Frozen(teacher.to(self.device), SHALLOW, dtype), Frozen(vgg, deep, dtype)]
         for parameter in decoder.parameters():  # where features hardly vary, a gradient may not be finite
             parameter.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
+        """The features that the decoder paints."""
         return {layer: x.float() for layer, x in self.frozen.forward(image).features.items()}
+
+    def measured(self, image: Tensor) -> dict[str, Tensor]:
+        """The features that the loss compares."""
+        return {layer: x.float() for each in self.measures for layer, x in each.forward(image).features.items()}
 
     def style_of(self, image: Tensor, features: Mapping[str, Tensor]) -> Style:
         return self.decoder.style_of(image, {layer: features[layer] for layer in STYLE})
@@ -88,24 +97,25 @@ class Trainer:
         )
         chance = torch.rand(4, self.batch, generator=generator, device=self.device)
         paintings = turn_hues(paintings, torch.where(chance[0] < 0.3, 2 * math.pi * chance[1], 0.0))
-        beginning = index < BEGINNING * self.steps
-        if beginning or index % 10 == 9:
+        beginning = index < self.beginning
+        if beginning or index % 10 == 0:
             picture = torch.where(chance[2, :, None, None, None] < 0.5, photographs, paintings)
             return self.reproduce(picture, 1.0 if beginning else 0.5)
-        return self.repaint(photographs, paintings, torch.where(chance[2] < 0.15, chance[3], 1.0))
+        first, last = STRENGTHS
+        strength = first * (last / first) ** ((index - self.beginning) / (self.steps - self.beginning))
+        return self.repaint(photographs, paintings, torch.where(chance[2] < 0.15, chance[3], 1.0), strength)
 
     def reproduce(self, picture: Tensor, weight: float) -> Terms:
         """A picture, from its own statistics."""
         with torch.no_grad():
-            features = self.features(picture)
+            features, target = self.features(picture), self.measured(picture)
             style = self.style_of(picture, features)
         canvas = Canvas(self.decoder, style, half=self.half)
         painted = canvas.paint(features)
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
-            units = self.decoder.units
-            errors = [(units(x, found[x]) - units(x, features[x])).square().mean() for x in REPRODUCED]
-            return {"features": torch.stack(errors).sum()}
+            errors = [losses.content_loss(found[layer], target[layer], "relative") for layer in REPRODUCED]
+            return {"features": 10 * torch.stack(errors).sum()}
 
         terms, carried = self.measure(painted, loss)
         rough = (canvas.rough - self.decoder.units("relu2_1", features["relu2_1"])).square().mean()
@@ -116,43 +126,41 @@ class Trainer:
             "rough": (0.3 if weight == 1 else 0.0) * rough,
         }
 
-    def repaint(self, photographs: Tensor, paintings: Tensor, kept: Tensor) -> Terms:
+    def repaint(self, photographs: Tensor, paintings: Tensor, kept: Tensor, strength: float) -> Terms:
         """Photographs with the statistics of paintings; of ``kept`` below 1, mixed with the next painting's."""
         with torch.no_grad():
             noisy = networks.uneven_((2 * photographs).sub_(1), GRAIN).add_(1).div_(2)
-            content, theirs = self.features(noisy), self.features(paintings)
-            style = collage(self.style_of(paintings, theirs), kept)
+            style = collage(self.style_of(paintings, self.features(paintings)), kept)
             share = kept[:, None, None]
-            goals = {layer: losses.gram(theirs[layer]) for layer in STYLE}
+            goals = {layer: losses.gram(x) for layer, x in self.measured(paintings).items() if layer in STYLE}
             goals = {layer: share * gram + (1 - share) * gram.roll(1, 0) for layer, gram in goals.items()}
-            starts = {layer: losses.gram(content[layer]) for layer in STYLE}
-        painted = Canvas(self.decoder, style, half=self.half).paint(content)
+            recoloured = affine(photographs, *transport(moments(photographs), style.moments["rgb"])).clamp(0, 1)
+            content = self.measured(recoloured)
+        painted = Canvas(self.decoder, style, half=self.half).paint(self.features(noisy))
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
-            errors = {layer: losses.content_loss(found[layer], content[layer], "normalized") for layer in CONTENT}
+            kept = [w * losses.content_loss(found[layer], content[layer], "relative") for layer, w in CONTENT.items()]
             left = [
-                weight * distance + 0.1 * removed
-                for layer, weight in STYLE.items()
-                for distance, removed in [distances(losses.gram(found[layer]), starts[layer], goals[layer])]
+                w * losses.style_loss(losses.gram(found[layer]), goals[layer], 1, "bounded")
+                for layer, w in STYLE.items()
             ]
-            kept = torch.stack([weight * errors[layer] for layer, weight in CONTENT.items()]).sum() / 3
-            return {"content": 2 * kept, "style": math.exp(self.logarithm) * torch.stack(left).sum()}
+            return {
+                "content": torch.stack(kept).sum() / sum(CONTENT.values()),
+                "style": strength * torch.stack(left).sum(),
+            }
 
         terms, carried = self.measure(painted, loss)
-        self.content += 0.03 * (float(terms["content"]) / 2 - self.content)
-        self.logarithm += GAIN * (CONTENT_TARGET - self.content) / CONTENT_TARGET
-        self.logarithm = min(math.log(STRENGTHS[1]), max(math.log(STRENGTHS[0]), self.logarithm))
         return {
             "content": worth(carried, terms["content"]),
             "style": terms["style"],
             "outside": 5 * (painted - painted.detach().clamp(0, 1)).square().mean(),
-            "smooth": 2 * losses.total_variation(painted) + 300 * losses.lattice(painted),
+            "smooth": losses.total_variation(painted) + 300 * losses.lattice(painted),
         }
 
     def measure(self, painted: Tensor, loss: Callable[[Mapping[str, Tensor]], Terms]) -> tuple[Terms, Tensor]:
         """The terms of a loss of the picture's features, as it will be saved, and what carries their gradient."""
-        record = self.frozen.forward(painted.detach().clamp(0, 1))
-        leaves = {layer: x.float().requires_grad_() for layer, x in record.features.items()}
+        records = [each.forward(painted.detach().clamp(0, 1)) for each in self.measures]
+        leaves = {layer: x.float().requires_grad_() for record in records for layer, x in record.features.items()}
         terms = loss(leaves)
         torch.stack([*terms.values()]).sum().backward()
 
@@ -160,22 +168,16 @@ class Trainer:
             if (known := leaves[layer].grad) is not None:
                 gradient.add_(known.to(gradient.dtype))
 
-        gradient = self.frozen.backward(record, add)
-        outward = ((painted < 0) & (gradient > 0)) | ((painted > 1) & (gradient < 0))
-        return {name: x.detach() for name, x in terms.items()}, (painted * gradient.masked_fill(outward, 0)).sum()
+        gradient = torch.zeros_like(painted)
+        for each, record in zip(self.measures, records, strict=True):
+            gradient += each.backward(record, add)
+        optimize.inward_(gradient, painted)
+        return {name: x.detach() for name, x in terms.items()}, (painted * gradient).sum()
 
 
 def worth(carried: Tensor, value: Tensor) -> Tensor:
     """``value``, with the gradient of ``carried``."""
     return value + carried - carried.detach()
-
-
-def distances(gram: Tensor, start: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of Gram matrices, (B, C, C): bounded (Cheng2021), and as a share of the photograph's."""
-    energy, begun = goal.square().sum((1, 2)), start.square().sum((1, 2))
-    distance = (gram - goal).square().sum((1, 2))
-    removed = distance / ((start - goal).square().sum((1, 2)) + 0.05 * (begun + energy))
-    return (distance / (gram.square().sum((1, 2)) + energy)).mean(), removed.mean()
 
 
 def collage(style: Style, kept: Tensor) -> Style:
@@ -206,23 +208,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--start", choices=("random", "bundled"), default="random")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = machine.pick_device(args.device)
     photographs = datasets.load(datasets.pictures(args.assets / "photos"), side=480, short=288).to(device)
     paintings = datasets.load(datasets.pictures(args.assets / "paintings"), side=256, short=256).to(device)
     torch.manual_seed(0)
-    decoder = Decoder().to(device)
-    trainer = Trainer(decoder, (photographs, paintings), args.steps, args.batch)
+    decoder = Decoder()
+    if args.start == "bundled":
+        decoder.load_state_dict(anystyle.load()[0].decoder.state_dict())
+    decoder.requires_grad_(True).to(device)
+    beginning = round(BEGINNING * args.steps) if args.start == "random" else 0
+    teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
+    pools = photographs, paintings
+    trainer = Trainer(decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch)
     checkpoint = args.out.with_suffix(".resume")
     state: dict[str, Any] | None = None
     averaged = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         averaged.load_state_dict(state["averaged"])
-        trainer.content, trainer.logarithm = state["balance"]
     else:
-        trainer.calibrate()
+        if args.start == "random":
+            trainer.calibrate()
         averaged.module.load_state_dict(decoder.state_dict())
     card = {
         "impasto": impasto.__version__,
@@ -237,9 +246,8 @@ def main() -> None:
             if step.index % EVERY and step.index < step.total:
                 continue
             print(step.index, ", ".join(f"{name} {float(term):.3f}" for name, term in step.terms.items()), flush=True)
-            balance = (trainer.content, trainer.logarithm)
             with files.atomic(checkpoint) as part:
-                torch.save({**step.state(), "averaged": averaged.state_dict(), "balance": balance}, part)
+                torch.save({**step.state(), "averaged": averaged.state_dict()}, part)
             with files.atomic(args.out) as part:
                 anystyle.save(part, averaged.module, {**card, "steps": str(step.index)})
     checkpoint.unlink()
