@@ -1,6 +1,6 @@
 """Repaint a photograph through a running studio: studio_client.py ADDRESS PHOTO STYLE OUT.png
 
-The studio's other functions are /paint and /light; `client.view_api()` describes them all.
+The studio's other functions are /paint, /light and /film; `client.view_api()` describes them all.
 """
 
 import shutil

@@ -39,9 +39,9 @@ STYLES = {
         ),
         "starry-night": ("The Starry Night", "Vincent van Gogh", "1889", "public domain"),
         "composition-vii": ("Composition VII", "Wassily Kandinsky", "1913", "public domain"),
-        "mosaic": ("A mosaic", "unknown", "unknown", "unknown"),
-        "candy": ("June Tree", "Natasha Wescoat", "unknown", "the painter"),
-        "feathers": ("Feathers", "Kathryn Corlett", "unknown", "the painter"),
+        "mosaic": ("A mosaic", "painter unknown", "year unknown", "rights unknown"),
+        "candy": ("June Tree", "Natasha Wescoat", "year unknown", "the painter"),
+        "feathers": ("Feathers", "Kathryn Corlett", "year unknown", "the painter"),
         "portrait-of-metzinger": ("Portrait of Jean Metzinger", "Robert Delaunay", "1906", "public domain"),
     }.items()
 }  # fmt: skip
@@ -77,7 +77,7 @@ def thumbnail(name: str) -> Path | None:
 
 
 # Bundled models of `impasto pix2pix`, and what they do.
-TRANSLATORS = {"colorize": "Bundled: colours for a grey photograph."}
+TRANSLATORS = {"colorize": "Bundled network, for `pix2pix apply`: colours for a grey photograph."}
 
 
 def translator(name: str) -> Path | None:

@@ -33,7 +33,7 @@ ABOUT = {
     "photo": "give a photograph the light of another one, without a painted look",
     "pix2pix train": "train a network on pairs of pictures, to turn one into the other",
     "pix2pix apply": "translate a picture, a video or a folder with a network of pix2pix train",
-    "studio": "open a web page on this machine that does all of this",
+    "studio": "open a web page on this machine that repaints, relights and colours pictures",
     "export": "convert a network of train or pix2pix train to ONNX",
     "study": "draw a labelled sheet that compares layers or strengths",
     "replay": "repeat a result from the receipt stored in it",
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = f"{name} {rest[0]}", rest[1:]
     second = [each.removeprefix(f"{name} ") for each in ABOUT if each.startswith(f"{name} ")]
     if second:
+        if rest and rest[0] in ("-h", "--help"):
+            return guarded(lambda: print("\n".join(f"impasto {name} {each} --help" for each in second), flush=True))
         return fail(f"impasto {name}: name what to do: {' or '.join(second)}; see impasto {name} {second[0]} --help", 2)
     if name not in ABOUT:
         return fail(f"unknown command {name!r}: one of {', '.join(ABOUT)}; see impasto --help", 2)

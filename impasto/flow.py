@@ -42,11 +42,11 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     Bilinear interpolation would blur a picture that is carried from frame to frame.
 
     Args:
-        image: (1, C, H, W).
-        flow: (1, 2, H, W) pixels, from the result's frame to the picture's.
+        image: (B, C, H, W).
+        flow: (B, 2, H, W) pixels, from the result's frame to the picture's.
 
     Returns:
-        (1, C, H, W); beyond the border, the pixels of the border.
+        (B, C, H, W); beyond the border, the pixels of the border.
     """
     size = flow.new_tensor([image.shape[-1], image.shape[-2]])
     grid = (2 * places(flow).permute(0, 2, 3, 1) + 1) / size - 1
@@ -54,7 +54,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 def places(flow: Tensor) -> Tensor:
-    """(1, 2, H, W): p + flow(p), where each pixel lies in the other frame, x before y."""
+    """(B, 2, H, W): p + flow(p), where each pixel lies in the other frame, x before y."""
     height, width = flow.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return flow + torch.stack([x, y]).to(flow)

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class Picture:
         bits: of a channel in the source, 8 or 16, for ``write``.
     """
 
-    image: Tensor
-    alpha: Tensor | None
-    profile: bytes | None
+    image: Tensor = field(repr=False)
+    alpha: Tensor | None = field(repr=False)
+    profile: bytes | None = field(repr=False)
     name: str
     sha256: str
     note: str | None

@@ -52,9 +52,10 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    limit, used, use = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current", "memory.stat"))
     if limit.exists() and (text := limit.read_text().strip()) != "max":  # a container may have less than its host
-        free = min(free, float(text) - float(used.read_text()))
+        cached = dict(line.split() for line in use.read_text().splitlines())["inactive_file"]  # freed when needed
+        free = min(free, float(text) - float(used.read_text()) + float(cached))
     return free
 
 

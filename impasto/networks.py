@@ -149,13 +149,13 @@ class Statistics:
         self.known: dict[object, tuple[Tensor, ...]] = {}
 
     def average(self, place: object, *values: Tensor) -> tuple[Tensor, ...]:
-        """The means over all frames so far of some values, such as moments, at a ``place``, given a frame's."""
+        """Add a frame's values, such as moments, at a ``place``; returns their means over all frames so far."""
         before = self.known.get(place, values)
         self.known[place] = tuple(old.lerp(new, self.rate) for old, new in zip(before, values, strict=True))
         return self.known[place]
 
     def smooth(self, layer: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of all frames so far, given a frame's."""
+        """Add a frame's mean and variance; returns those over all frames so far."""
         if layer in self.known:
             before, spread = self.known[layer]
             step = mean - before

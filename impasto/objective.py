@@ -1,11 +1,12 @@
 """The loss of a picture and its gradient: alpha content + beta style + smoothness (Gatys2016, eq. 7).
 
-The loss L depends on the features F of a layer only through sums over positions: e = |m (F - P)|^2 for the content P
-and S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. So
+The loss L depends on the features F of a layer only through sums over positions: e = |F - P|^2 for the content P and
+S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. So
 
-    dL/dF = m^2 (2 dL/de (F - P) + (dL/dS + dL/dS^T) F),
+    dL/dF = 2 dL/de (F - P) + m^2 (dL/dS + dL/dS^T) F,
 
-which needs autograd only for L(e, S), on a few small matrices. Sums add up over tiles, so a large picture can be
+which needs autograd only for L(e, S), on a few small matrices. The content term ``normalized`` has sums of its own
+(`losses.normalized_sums`). Sums add up over tiles, so a large picture can be
 computed in tiles: first the sums over all tiles, then the gradient of each tile, at the price of a second forward pass.
 """
 

@@ -39,7 +39,7 @@ class Model:
     """A network with one style, and its metadata: architecture, training recipe and card.
 
     Attributes:
-        network: takes a photograph, and how much noise to add to it first.
+        network: repaints a photograph; it first adds noise if told to.
         metadata: of the network's file; with a painting, its name and sha256.
         style: the painting's statistics, if the network is that of `anystyle`.
     """
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def grain(self) -> float:
-        """Noise level to apply: as in training; `GRAIN` for our older models, which had none; 0 for others."""
+        """Noise level to apply: as in training; `GRAIN` for our older models, 0 for those of others."""
         if "recipe" not in self.metadata:
             return 0.0
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))

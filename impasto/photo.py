@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from impasto import color, encoder, images, light, masks, objective, optimize
 from impasto.errors import InputError
 from impasto.matting import Guide
-from impasto.recipes import Photo
+from impasto.recipes import REGION_COLORS, Photo
 
 PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some ten thousand of them
 ROUNDS = 24  # of the transport
@@ -29,12 +29,7 @@ CLIPPING = 300.0  # weight of the mean square beyond black and white, where reli
 MASK = 1024  # largest long edge of a mask in pixels: more than the working size
 LEAST_REGION = 0.02  # of a photograph; the statistics of smaller regions are not worth matching
 REACH = 0.35  # largest distance, in colour space, between two masks' colours of the same class
-PALETTE = torch.tensor(
-    [[0, 0, 255], [0, 255, 0], [255, 255, 255], [255, 0, 0], [255, 255, 0], [128, 128, 128], [0, 255, 255],
-     [255, 0, 255], [0, 0, 0], [255, 128, 0], [128, 0, 255], [0, 128, 64]]
-) / 255  # fmt: skip
-
-
+PALETTE = torch.tensor([[*bytes.fromhex(color[1:])] for color in REGION_COLORS]) / 255
 REST = torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.5, 0.0]])  # colours of what has no counterpart, in content and style
 
 
@@ -157,7 +152,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
         soft = guide.filter(images.resize(hard, picture.shape[-2], picture.shape[-1])).clamp(1e-4, 1)
         soft = soft / soft.sum(1, keepdim=True)
         sides.append([soft[:, k : k + 1] for k in range(len(kept))])
-    return Regions(sides[0], sides[1], PALETTE[torch.arange(len(kept)) % len(PALETTE)])
+    return Regions(sides[0], sides[1], PALETTE[: len(kept)])
 
 
 def check_size(content: Tensor, recipe: Photo) -> None:

@@ -166,7 +166,7 @@ ABOUT_TRANSLATIONS: dict[str, str] = {
     "day2night": "Day to night: 17 epochs of batch 4.",
     "edges2photos": "Drawings to shoes or handbags: 15 epochs of batch 4, no jitter.",
     "edges": "Edges to photographs; the pairs are made from any photographs.",
-    "colorize": "Grey to colour with the paper's networks; the pairs are made from any photographs.",
+    "colorize": "For `pix2pix train`: grey to colour with the paper's networks; pairs are made from any photographs.",
     "colorize-small": "Grey to colour from the encoder's features: for one to ten thousand photographs.",
     "small": "A U-Net for 128 pixels of width 24, for small machines.",
 }

@@ -14,6 +14,10 @@ StyleTerm = Literal["gatys", "mean", "blog", "five", "owl", "relative", "bounded
 
 GRAIN = 0.11  # noise, as a fraction of a photograph's contrast: it varies the strokes in skies, and changes no shapes
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+REGION_COLORS = (
+    "#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080",
+    "#00ffff", "#ff00ff", "#000000", "#ff8000", "#8000ff", "#008040",
+)  # fmt: skip
 SEEDS = 2**32 - 1  # the largest seed: SciPy takes 32 bits
 
 Default = TypeVar("Default", int, float, tuple[float, ...])
@@ -137,8 +141,8 @@ class Training:
     """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast;
     it varies the strokes in skies. 0: none."""
     motion: float = within(0, 1e6, 0.0)
-    """Weight of the difference between the painting of a crop that was moved a little and the moved painting, for
-    steadier films; a step takes about twice as long. 0: none."""
+    """For steadier films: the weight of the difference between the painting of a crop that was moved a little and the
+    moved painting of the crop. A step takes twice as long. 0: none."""
     ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"
@@ -179,10 +183,11 @@ class Photo:
     strength: float = within(0, 10_000, 1.0)
     """How strongly the other photograph's light is applied: a factor on the style's weight."""
     evenness: float = within(0, 1e6, 3.0)
-    """Weight of the light's unevenness over tone and place: 0 lets every corner have its own; large values, none."""
+    """How even the change of light is over tones and places. 0: every area may change differently; large values: the
+    whole region changes alike."""
     keep_highlights: float = within(0, 1, 0.0)
     """How far near-white areas of the photograph (lamps, snow) stay as bright as they were; 1: fully."""
-    regions: int = within(1, 50, 6)
+    regions: int = within(1, len(REGION_COLORS), 6)
     """Number of regions to find if no masks are given."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
@@ -215,8 +220,8 @@ class Translation:
     constant: float = within(0, 1, 0.5)
     """Share of the steps with this rate; after it, the rate falls linearly to 0."""
     generator: str = "unet256"
-    """unet256, unet128: a U-Net that halves so many pixels down to one; resnet9, resnet6: so many residual blocks;
-    features: colours from the encoder's features, only for `colorize`."""
+    """unet256, unet128: a U-Net that halves 256 or 128 pixels down to one; resnet9, resnet6: 9 or 6 residual blocks;
+    features: colours from the encoder's features, only with --pairs colorize."""
     width: int = within(1, 1024, 64)
     """Channels of the generator's first layer; less for small machines."""
     critic_width: int = within(1, 1024, 64)

@@ -1,9 +1,9 @@
 """Films without flicker, in one pass: what each frame takes over from the frames before it.
 
 Three things make a film that is painted frame by frame flicker. The normalisations' statistics change with what moves
-in and out; a shot's are smoothed (`networks.Statistics`). Each frame has other strokes; the painting is carried
-along with the motion instead, and a little of the new frame's own is mixed in (`Carrier`). Mixing strokes that do not
-quite meet makes them soft; their contrast is restored.
+in and out, so they are smoothed over a shot (`networks.Statistics`). Each frame has other strokes, so the painting is
+carried along with the motion, and a little of the new frame's own is mixed in (`Carrier`). Mixing strokes that do not
+quite meet makes them soft, so their contrast is restored.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Tile:
     outer_columns: slice
 
     def within(self, x: Tensor, stride: int, *, outer: bool = True) -> Tensor:
-        """The tile's part of features, (..., h, w), of the outer tile or else of the whole picture."""
+        """Cut the tile out of features, (..., h, w), of its outer tile; with ``outer=False``, of the whole picture."""
         top, left = (self.outer_rows.start, self.outer_columns.start) if outer else (0, 0)
         down = slice((self.rows.start - top) // stride, (self.rows.stop - top) // stride)
         across = slice((self.columns.start - left) // stride, (self.columns.stop - left) // stride)

@@ -43,7 +43,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Scale:
-    """One scale of a run: a fraction of the full size, its height and width, and its iterations after those before."""
+    """One scale of a run.
+
+    Attributes:
+        fraction: of the full size.
+        size: height and width in pixels.
+        before: iterations of the coarser scales.
+        steps: iterations of this one.
+    """
 
     fraction: float
     size: tuple[int, int]
@@ -382,6 +389,8 @@ def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequenc
             raise InputError(f"{len(given)} {kind} masks for {len(styles)} styles: give one for each style, or none")
     if recipe.style_weights and len(recipe.style_weights) != len(styles):
         raise InputError(f"{len(recipe.style_weights)} style weights for {len(styles)} styles")
+    if recipe.style_weights and not any(recipe.style_weights):
+        raise InputError("`style_weights` must not all be 0")
 
 
 def _spare_memory(pictures: Pictures, recipe: Transfer, device: torch.device, memory: float) -> float:

@@ -261,6 +261,8 @@ def test_list_shows_the_styles_in_a_terminal(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_help(capsys: Capture) -> None:
+    assert cli.main(["pix2pix", "--help"]) == 0
+    assert capsys.readouterr().out == "impasto pix2pix train --help\nimpasto pix2pix apply --help\n"
     assert cli.main(["--help"]) == 0
     assert "transfer" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
@@ -428,6 +430,7 @@ BAD_FLAGS = {
     "layer beyond the encoder": (["--style-layers", "relu5_4"], "relu5_4"),
     "layer weights miscounted": (["--layer-weights", "1", "2"], "--layer-weights: 2 weights for 5 layers"),
     "style weights miscounted": (["--style-weights", "1", "2"], "2 style weights for 1"),
+    "style weights of 0": (["--style-weights", "0"], "must not all be 0"),
     "negative style weight": (["--style-weights", "-1"], "--style-weights"),
     "more masks than styles": (["--content-masks", "{photo}", "{photo}"], "2 content masks for 1"),
     "more style masks than styles": (["--style-masks", "{photo}", "{photo}"], "2 style masks for 1"),

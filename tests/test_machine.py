@@ -36,7 +36,8 @@ def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda path: files[str(path)])
     for limit, wanted in [("", 5e6), ("max\n", 5e6), ("3000000\n", 2e6), ("9000000\n", 5e6)]:
         if limit:
-            files |= {"/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": "1000000\n"}
+            found = {"max": limit, "current": "1500000\n", "stat": "anon 900000\ninactive_file 500000\n"}
+            files |= {f"/sys/fs/cgroup/memory.{name}": text for name, text in found.items()}
         assert machine.free_memory(torch.device("cpu")) == wanted
 
 

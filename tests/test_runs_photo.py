@@ -77,7 +77,7 @@ def test_interrupted_and_resumed(
         (["--content-mask", "A"], "--style-mask"),
         (["--content-mask", "A", "--style-mask", "nowhere.png"], "nowhere.png"),
         (["--content-mask", "A", "--style-mask", "photo.jpg"], "flat colours"),
-        (["--content-mask", "A", "--style-mask", "GREEN"], "no colour in common"),
+        (["--content-mask", "A", "--style-mask", "GREEN"], "green.png: the two masks have no colour in common"),
         (["--steps", "0"], "--steps"),
         (["--strength", "-1"], "--strength"),
         (["--evenness", "-1"], "--evenness"),

@@ -1,5 +1,6 @@
 """The studio without a browser: its guard, its jobs, its forms, its API."""
 
+import errno
 import io
 import json
 import os
@@ -29,7 +30,7 @@ from impasto.recipes import Photo, Transfer
 from impasto.studio import forms, jobs, names
 from impasto.studio.jobs import Frame, Job, Result, Session, Sessions, Work
 from impasto.studio.pool import JOBS, WAITING, Pool
-from impasto.studio.viewer import status
+from impasto.studio.viewer import complaint, status
 
 # The API
 
@@ -241,6 +242,9 @@ def test_too_many_jobs(session: Session, tmp_path: Path, monkeypatch: pytest.Mon
     pool.submit(Job(new(others), "repaint", counting(gate)))
     with pytest.raises(BusyError):
         pool.submit(Job(new(others), "repaint", counting(gate)))
+    with pytest.raises(BusyError):  # and what this session had goes on
+        pool.submit(Job(session, "repaint", counting(gate)))
+    assert not running.stopping
     gate.set()
 
 
@@ -253,6 +257,19 @@ def test_the_error_of_a_job_is_kept(session: Session) -> None:
     job = ended(Pool(1).submit(Job(session, "repaint", work)))
     assert job.state == "failed" and str(job.error) == "a reason"
     assert list(session.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/place"), "No space left on device"),
+        (InputError("/secret/place/<b>.png: broken"), "&lt;b&gt;.png: broken"),
+        (KeyError("/secret"), "unexpected error: KeyError"),
+    ],
+)
+def test_what_the_page_says_of_an_error(error: Exception, shown: str) -> None:
+    assert shown in complaint(error) and "secret" not in complaint(error)
 
 
 def slow_preparation(started: threading.Event) -> Work[int]:
@@ -305,6 +322,7 @@ def test_one_session_cannot_fill_the_queue(session: Session) -> None:
         pool.submit(Job(session, f"api-{number}", counting(gate)))
     with pytest.raises(BusyError, match="stop one first"):
         pool.submit(Job(session, "api-more", counting(gate)))
+    assert pool.submit(Job(session, "api-5", counting(gate))).state == "waiting"  # in place of its own
     for job in session.jobs.values():
         job.stop()
     gate.set()

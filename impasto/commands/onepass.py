@@ -57,8 +57,8 @@ class ApplyCommand:
     """The style: a painting (a picture file), a name from `impasto list styles`, a file made by `impasto train`, or a
     checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mov, .mkv, .webm, .ts,
-    .gif, .apng, or pictures named frame_%04d.png."""
+    """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mov, .mkv, .webm, .gif,
+    .webp, .apng, another format of docs/films.md, or pictures named frame_%04d.png."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; default: equal weights."""
     masks: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class ApplyCommand:
     """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
-    If omitted: as in the style's training."""
+    If omitted: as in the training of a bundled style; none for a painting."""
     size: int | None = None
     """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 900
     pixels are painted at 900 and enlarged, so that strokes stay visible."""
@@ -82,9 +82,9 @@ class ApplyCommand:
     to: str = ""
     """Where to end in a film."""
     crf: int = 18
-    """Quality of a film: lower is better and larger, 0 to 51."""
+    """Quality of a film, 0 to 51: lower values give better quality and larger files."""
     fps: float = 0.0
-    """Frames per second of an image sequence; 0: 25."""
+    """Frames per second of an image sequence; 0 means 25."""
     resume: bool = False
     """Skip pictures of a folder that are already done; continue a half-done film."""
     cluster: Cluster = ""
@@ -124,8 +124,8 @@ class ExportCommand:
     """Write a one-pass network, or one of `impasto pix2pix`, as ONNX; needs `pip install 'impasto[export]'`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
-    """A name from `impasto list styles` or `impasto list translations`, a model file, or any-style: the network that
-    paints like any painting, with a second input "painting"."""
+    """A name from `impasto list styles`, colorize, a model file, or any-style: the network that paints like any
+    painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
     that `impasto apply` adds first (--grain) is not included."""

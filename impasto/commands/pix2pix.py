@@ -53,11 +53,11 @@ class TranslatorApplyCommand:
     """Translate INPUT by a network that `impasto pix2pix train` made: a picture, a video, or a folder of pictures."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A name from `impasto list translations`, or a model file."""
+    """colorize, the bundled network, or a file made by `impasto pix2pix train`."""
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """A picture, a video, a folder, or a name from `impasto list contents`."""
     out: Out
-    """The picture, video (.mp4) or folder to write."""
+    """The picture, film (as in `impasto apply`) or folder to write."""
     seed: int = 0
     """Seed of the dropout, the network's noise: another one gives another result."""
     no_dropout: bool = False
@@ -65,7 +65,7 @@ class TranslatorApplyCommand:
     trace: bool = False
     """For models of edges: INPUT is a photograph; its edges are translated."""
     resume: bool = False
-    """Skip pictures of a folder that are already done."""
+    """Skip pictures of a folder that are already done; continue a half-done film."""
     device: Device = "auto"
     quiet: Quiet = False
 

@@ -16,7 +16,7 @@ class StudioCommand:
     """
 
     host: str = "127.0.0.1"
-    """The address to listen on; any other than this machine's own requires --auth."""
+    """The address to listen on; any except 127.0.0.1, localhost and ::1 requires --auth."""
     port: int = 7860
     """The port to listen on; 0: any free port."""
     auth: str = ""

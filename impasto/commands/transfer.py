@@ -87,16 +87,16 @@ class TransferCommand:
 
     CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`. Without STYLE,
     CONTENT may be a table of transfers, .csv or .jsonl, with the columns content, style, out and any field of the
-    recipe; OUT is then a folder. The options below --resume are fields of the recipe; --recipe sets their defaults.
+    recipe; OUT is then a folder. The options from --size on are fields of the recipe; --recipe sets their defaults.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
-    """The photograph, or a film, which takes long; its frames do not flicker (Ruder2016)."""
+    """The photograph, or a film, which takes long; each frame stays close to those before it (Ruder2016)."""
     styles: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required)"),
+        tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required for a picture)"),
     ]
-    """One painting or several."""
+    """One painting or several; none if CONTENT is a table."""
     out: Out
     """The picture to write: .png, .jpg, .webp or .tif; or the film."""
     settings: Settings
@@ -257,7 +257,7 @@ class ReplayCommand:
     """Repeat a result from the receipt in it: the same inputs, recipe, seed and encoder."""
 
     picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
-    """A picture made by impasto."""
+    """A picture made by `impasto transfer`, `reconstruct` or `photo`."""
     out: Out
     """The picture to write."""
     inputs: tuple[Path, ...] = ()

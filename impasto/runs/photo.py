@@ -54,7 +54,8 @@ def read(
         try:
             regions = photo.from_masks(ours, theirs)
         except ValueError as error:
-            raise InputError(f"{masks[0]}, {masks[1]}: {error}") from None
+            names = ", ".join(mask.name if isinstance(mask, Picture) else str(mask) for mask in masks)
+            raise InputError(f"{names}: {error}") from None
     if other.alpha is not None:  # only what is visible has light to take
         seen = images.resize(other.alpha, *regions.style[0].shape[-2:])
         regions = replace(regions, style=[seen.to(mask) * mask for mask in regions.style])

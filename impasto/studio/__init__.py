@@ -45,9 +45,8 @@ def serve(
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise InputError(
-            f"`host` {host} `port` {port}: {os.strerror(error.errno or 0)}; `port` 0 takes any free port"
-        ) from None
+        reason = str(error.strerror).partition(" (")[0]
+        raise InputError(f"`host` {host} `port` {port}: {reason}; `port` 0 takes any free port") from None
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
 

@@ -301,7 +301,9 @@ class Session:
                 total += sum(file.stat().st_size for file in folder.rglob("*"))
                 if folder not in kept and (total > QUOTA or folder in excess or time.time() - used > KEPT):
                     shutil.rmtree(folder, ignore_errors=True)
-        self.results = [result for result in self.results if result.file.exists()]
+        for gone in [result for result in self.results if not result.file.exists()]:
+            with suppress(ValueError):  # in place, as another thread may add one
+                self.results.remove(gone)
 
 
 class Sessions:

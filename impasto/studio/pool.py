@@ -36,14 +36,14 @@ class Pool:
             BusyError: too many jobs are waiting, or too many of this session.
         """
         before = job.session.jobs.get(job.kind)
-        if before is not None:
-            before.stop()
-        if sum(not each.over for each in list(job.session.jobs.values())) >= JOBS:
+        if sum(not each.over for each in list(job.session.jobs.values()) if each is not before) >= JOBS:
             raise BusyError(f"{JOBS} of your jobs are waiting or running: stop one first")
         with self.changed:
             self.waiting = [each for each in self.waiting if not each.over]
-            if len(self.waiting) >= WAITING:
+            if sum(each is not before for each in self.waiting) >= WAITING:
                 raise BusyError("too many jobs are waiting: try again in a minute")
+            if before is not None:
+                before.stop()
             job.session.jobs[job.kind] = job
             self.waiting.append(job)
             self.changed.notify()

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from impasto import bundled
-from impasto.errors import ImpastoError, spell
+from impasto.errors import ImpastoError, lack_of_memory, spell
 from impasto.studio.guard import KEY
 from impasto.studio.jobs import Job, Session, Sessions, Work
 from impasto.studio.pool import Pool
@@ -237,8 +237,10 @@ def complaint(error: Exception) -> str:
         # Show only file names, not the studio's folders; escape them, as Gradio renders HTML.
         words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in spell(str(error)).split())
         return html.escape(" ".join(words))
-    if isinstance(error, MemoryError):
+    if lack_of_memory(error):
         return "not enough memory: try a smaller size"
+    if isinstance(error, OSError):
+        return f"a file cannot be read or written: {html.escape(error.strerror or type(error).__name__)}"
     return f"unexpected error: {type(error).__name__}"
 
 

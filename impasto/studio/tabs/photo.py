@@ -8,13 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from impasto.recipes import Photo
+from impasto.recipes import REGION_COLORS, Photo
 from impasto.studio import forms
 from impasto.studio.jobs import Job
 from impasto.studio.viewer import Studio, brush, connect, dropzone, spoken, stage, status, waited
 
-# A copy of photo.PALETTE; importing it would load torch.
-PALETTE: Any = ["#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080", "#00ffff", "#ff00ff"]
 ADVANCED = forms.all_but(Photo, "strength", "keep_highlights", "encoder")
 
 
@@ -30,7 +28,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
                 gr.Markdown("Areas of the same colour match. Find the regions, then correct them with the brush.")
                 find = gr.Button("Find regions", size="sm", elem_id="light-find")
                 brushes: dict[str, Any] = {
-                    "canvas_size": (640, 640), "brush": gr.Brush(default_size=24, colors=PALETTE, color_mode="fixed"),
+                    "canvas_size": (640, 640),
+                    "brush": gr.Brush(default_size=24, colors=[*REGION_COLORS], color_mode="fixed"),
                 }  # fmt: skip
                 ours = brush(label="Regions of the photograph", elem_id="light-ours", **brushes)
                 theirs = brush(label="Regions of the other one", elem_id="light-theirs", **brushes)

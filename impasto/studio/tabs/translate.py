@@ -48,8 +48,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         source = (drawing["composite"] or [None])[0] if drawn else photo
         if source is None:
             raise gr.Error("draw something first" if drawn else "choose a picture first", print_exception=False)
-        session = studio.session(request)
         with spoken():
+            session = studio.session(request)
             todo = work.translate(Path(source), networks.get(model, (model, ""))[0], drawn=drawn)
         yield from shown.begin(studio, session, todo, quick=True)
 
