@@ -40,7 +40,7 @@ class Model:
 
     Attributes:
         network: repaints a photograph; it first adds noise if told to.
-        metadata: of the network's file; with a painting, its name and sha256.
+        metadata: of the network's file, and its sha256; with a painting, the painting's name and sha256.
         style: the painting's statistics, if the network is that of `anystyle`.
     """
 
@@ -97,7 +97,7 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
         else:
             network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-        model = Model(network.requires_grad_(False).eval(), metadata)
+        model = Model(network.requires_grad_(False).eval(), {**metadata, "sha256": weights.sha256(path)})
         if not 0 <= model.grain <= 1:
             raise ValueError
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
@@ -207,7 +207,9 @@ def apply(
     if masks:
         result = guidance.compose(
             photograph,
-            lambda index, mask: _paint(photograph, models[index], strength, grain, half, mask),
+            lambda index, mask: _paint(
+                photograph, models[index], strength, grain, half, mask, film and film.region(index)
+            ),
             [guidance.read(mask) for mask in masks],
             parts,
         )

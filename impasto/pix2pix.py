@@ -227,6 +227,7 @@ def load(source: str | Path) -> Model:
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: not a model of impasto pix2pix; impasto pix2pix train makes one") from None
+    metadata["sha256"] = weights.sha256(path)
     return Model(network.requires_grad_(False).eval(), kind, metadata)  # type: ignore[arg-type]
 
 

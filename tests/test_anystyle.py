@@ -109,6 +109,25 @@ def test_masks() -> None:
         onepass.apply(photograph, models, masks=[left])
 
 
+def test_the_statistics_of_masks_are_shared_in_a_film() -> None:
+    """What changes in one part of a style's region does not change the rest of it; each region has its own."""
+    models = [onepass.from_painting(picture(40, 40, seed=seed)) for seed in (15, 16)]
+    frame = picture(32, 320, seed=2)
+    left = torch.zeros(1, 1, 32, 320)
+    left[..., :280] = 1
+    changed = frame.clone()
+    changed[..., 200:280] = 1
+    film = Statistics(1.0)
+
+    def paint(image: Tensor, film: Statistics | None = None) -> Tensor:
+        return onepass.apply(image, models, masks=[left, 1 - left], precision="float32", film=film)[..., :100]
+
+    first = paint(frame, film)
+    assert torch.allclose(first, paint(frame), atol=1e-4)
+    film.rate = 0.0
+    assert (paint(changed, film) - first).abs().max() < 1e-4 and (paint(changed) - first).abs().mean() > 0.01
+
+
 def test_transparent_parts_of_a_painting_do_not_count() -> None:
     painting = picture(64, 64, seed=18)
     painting[..., 32:] = torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)

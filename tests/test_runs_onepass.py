@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from impasto import cli, files, images, onepass
+from impasto import cli, files, images, onepass, weights
 from impasto.runs import folders, onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
@@ -53,7 +54,9 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
         cli.main(["apply", str(folder / "b.jpg"), "--style", str(tmp_path / "mine.safetensors"), "-o", str(out)]) == 0
     )
     assert opened(out).size == (80, 70)
-    assert images.read_receipt(out)["command"] == "apply"
+    receipt = images.read_receipt(out)
+    assert receipt["command"] == "apply"
+    assert receipt["models"][0]["sha256"] == weights.sha256(tmp_path / "mine.safetensors")
 
 
 def test_more_photographs_than_are_used(
@@ -368,6 +371,38 @@ def test_a_film(model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert [frame.shape for frame in frames(out)] == [(48, 64, 3)] * 3
     assert cli.main(["apply", str(source), "--style", str(model), "-o", str(tmp_path / "out.png")]) == 1
     one_line(capsys, "out.png", ".mp4", only=True)
+
+
+def test_a_half_done_film_of_several_is_continued(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    sources = [str(film(tmp_path / name, count=4)) for name in ("a.mp4", "b.mp4")]
+    command = ["apply", *sources, "--style", str(model), "-o", str(tmp_path / "out"), "--no-steady", "--resume"]
+    honest, painted = onepass.apply, []
+
+    def paint(*arguments: Any, **options: Any) -> torch.Tensor:
+        painted.append(1)
+        if len(painted) == 3:
+            os.kill(os.getpid(), SIGINT)
+        return honest(*arguments, **options)
+
+    monkeypatch.setattr(onepass, "apply", paint)
+    assert cli.main(command) == 130
+    assert len(frames(tmp_path / "out" / "a.mp4")) == 3
+    assert cli.main(command) == 0
+    assert len(painted) == 8
+    assert [len(frames(tmp_path / "out" / name)) for name in ("a.mp4", "b.mp4")] == [4, 4]
+
+
+def test_a_folder_of_results_does_not_overwrite_the_style(
+    folder: Path, painting: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "out").mkdir()
+    style = painting.rename(tmp_path / "out" / "a.png")
+    before = style.read_bytes()
+    assert cli.main(["apply", str(folder), "--style", str(style), "-o", str(tmp_path / "out")]) == 1
+    one_line(capsys, "out/a.png: is also an input", only=True)
+    assert style.read_bytes() == before
 
 
 def test_mixtures(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:

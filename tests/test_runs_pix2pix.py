@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT
+from typing import Any
 
 import pytest
 import torch
-from conftest import film, one_line, opened, save_picture
+from conftest import film, frames, one_line, opened, save_picture
 
 from impasto import cli, images, pairs as pairing, pix2pix
 from impasto.generators import Shape, UNet
@@ -141,6 +143,32 @@ def test_a_folder_and_a_film(model: Path, folder: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 4
     source = film(tmp_path / "film.mp4", count=2)
     assert cli.main(["pix2pix", "apply", str(model), str(source), "-o", str(tmp_path / "out.mp4"), "--quiet"]) == 0
+
+
+def test_a_film_is_not_continued_by_another_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    source = film(tmp_path / "film.mp4", count=4)
+    other = tmp_path / "other.safetensors"
+    pix2pix.save(other, Model(UNet(Shape(width=2, depth=3)), "given", {}))
+
+    def translate(model: Path, *flags: str) -> int:
+        return cli.main(["pix2pix", "apply", str(model), str(source), "-o", str(tmp_path / "out.mp4"), *flags])
+
+    honest, calls = pix2pix.apply, iter(range(9))
+
+    def interrupting(*arguments: Any, **options: Any) -> torch.Tensor:
+        if next(calls) == 2:
+            os.kill(os.getpid(), SIGINT)
+        return honest(*arguments, **options)
+
+    monkeypatch.setattr(pix2pix, "apply", interrupting)
+    assert translate(model) == 130
+    for another, flags in ((other, []), (model, ["--seed", "1"])):
+        capsys.readouterr()
+        assert translate(another, *flags, "--resume") == 1
+        one_line(capsys, "out.resume: from another film or other settings", only=True)
+    assert translate(model, "--resume") == 0 and len(frames(tmp_path / "out.mp4")) == 4
 
 
 @pytest.mark.parametrize(

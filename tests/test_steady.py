@@ -93,6 +93,7 @@ def test_statistics_are_gathered_ahead_and_begin_anew_at_a_cut() -> None:
         assert film is not None
         if film not in known:
             known.append(film)
+        film.average("mean", frame.mean())
         seen.append((known.index(film), film.rate, settle is None))
         return settle(frame, frame) if settle else frame
 
@@ -101,6 +102,17 @@ def test_statistics_are_gathered_ahead_and_begin_anew_at_a_cut() -> None:
     ahead = [each[:2] for each in seen if each[2]]
     assert ahead == [(0, 1), (0, 0.5), (1, 1), (1, 0.5), (1, 1 / 3)]
     assert {each[:2] for each in seen if not each[2]} == {(0, steady.ADAPT), (1, steady.ADAPT)}
+
+
+def test_frames_are_not_painted_for_statistics_that_are_not_taken() -> None:
+    painted = []
+
+    def paint(frame: Tensor, film: Statistics | None, settle: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+        painted.append(frame)
+        return frame
+
+    frames = [(frame.mul(255).byte(), index) for index, frame in enumerate(pan(20))]
+    assert len(list(steady.repaint(frames, paint))) == 20 and len(painted) == 21
 
 
 def test_smoothed_statistics_are_those_of_all_frames_together() -> None:

@@ -39,7 +39,7 @@ def apply(
     if any(map(cluster.is_url, [place, *given])):
         jobs = [job for each in given for job in cluster.pictures(each, place, folders.result_name)]
     else:
-        found = folders.jobs([bundled.locate(each) for each in given], Path(place))
+        found = folders.jobs([bundled.locate(each) for each in given], Path(place), painter.sources)
         jobs = [Job(str(path.absolute()), str(to.absolute())) for path, to in found]
     if films := [job.source for job in jobs if job.source.lower().endswith(video.SUFFIXES)]:
         raise InputError(f"{films[0]}: films are repainted without `cluster`")

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import files, images, muxing, steady, transfer, video
-from impasto.errors import InputError, Stopped
+from impasto.errors import InputError, Stopped, VideoError
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
 from impasto.video import Film, Frame
@@ -62,7 +62,7 @@ class Painting:
             self.done, self.speed = self.sink.skipped + count, count / (time.monotonic() - began)
             yield image
         if not self.done and not self.sink.skipped:
-            raise InputError(f"{self.film.path}: contains no readable frame")
+            raise VideoError(f"{self.film.path}: contains no readable frame")
         self.sink.complete = True
 
 
@@ -121,7 +121,8 @@ def repaint(
         out: a film, an animation, or a pattern of pictures.
         paint: as `steady.repaint` takes it.
         settings: how.
-        receipt: what else determines the result; a film is only resumed with the same.
+        receipt: what else determines the result; a film is only resumed with the same. Of numbered pictures, those
+            that exist are kept, whatever made them.
         quiet: no progress.
         resume: continue an interrupted run.
 

@@ -81,10 +81,10 @@ def repaint(
         torch.set_num_threads(cores)  # part of it is not the thread's but the process's
 
 
-def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Each picture of the inputs and the path of its result: the same relative path below the folder ``out``.
+def jobs(paths: Sequence[Path], out: Path, sources: Sequence[str] = ()) -> list[tuple[Path, Path]]:
+    """Each picture of the inputs, ``paths``, and the path of its result: the same relative path below ``out``.
 
-    What is left out of folders is named in notes.
+    Neither they nor the ``sources``, such as styles, may be overwritten. What is left out of folders is named in notes.
 
     Raises:
         InputError: there is nothing to repaint, or results would overwrite inputs or each other.
@@ -93,7 +93,7 @@ def jobs(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: the output for several pictures must be a folder, not a file")
     there = Path(os.path.realpath(out))
-    originals: set[Path] = set()  # without links
+    originals = {Path(os.path.realpath(source)) for source in sources}  # without links
     found: dict[Path, Path] = {}  # result -> picture
     others: list[Path] = []
     for given in paths:

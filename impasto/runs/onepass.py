@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, video
+from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, steady, video
 from impasto.errors import (
     DivergedError,
     ImageError,
@@ -191,7 +191,7 @@ class Painter:
     sources: Sequence[str] = ()
 
     def __call__(self, image: Tensor, film: Statistics | None = None,
-                 settle: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:  # fmt: skip
+                 settle: steady.Settle | None = None) -> Tensor:  # fmt: skip
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
@@ -233,9 +233,13 @@ class Repaints(Protocol):
     @property
     def sources(self) -> Sequence[str]: ...
 
-    def __call__(self, image: Tensor) -> Tensor: ...
+    def __call__(
+        self, image: Tensor, film: Statistics | None = None, settle: steady.Settle | None = None
+    ) -> Tensor: ...
 
     def file(self, path: Path, out: Path, room: folders.Room | None = None) -> str | None: ...
+
+    def receipt(self) -> dict[str, Any]: ...
 
 
 def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, resume: bool,
@@ -261,7 +265,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
     film = film or run_film.Settings()
     if len(paths) == 1 and _makes_film(paths[0], out):
         video.check_output(out, [*paths, *painter.sources])
-        _film(paths[0], out, painter, film, quiet=quiet, resume=resume)
+        run_film.repaint(paths[0], out, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
     elif len(paths) > 1 or paths[0].is_dir():
         _several(paths, out, painter, film, quiet=quiet, resume=resume)
     else:
@@ -283,25 +287,14 @@ def _makes_film(path: Path, out: Path) -> bool:
     return video.is_film(path) and (written or not animated)
 
 
-def _film(
-    path: Path, out: Path, painter: Repaints, settings: run_film.Settings, *, quiet: bool, resume: bool = False
-) -> None:
-    if isinstance(painter, Painter):
-        receipt = painter.receipt()
-        run_film.repaint(path, out, painter, settings, receipt=receipt, quiet=quiet, resume=resume)
-        return
-
-    def paint(image: Tensor, film: Statistics | None, settle: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-        painted = painter(image)
-        return settle(image, painted) if settle else painted
-
-    run_film.repaint(path, out, paint, settings, receipt={}, quiet=quiet, resume=resume)
-
-
 def _several(
     paths: Sequence[Path], out: Path, painter: Repaints, film: run_film.Settings, *, quiet: bool, resume: bool
 ) -> None:
-    todo = [(path, to) for path, to in folders.jobs(paths, out) if not (resume and to.exists())]
+    def is_left(path: Path, to: Path) -> bool:
+        half = path.suffix.lower() in video.SUFFIXES and receipts.resume_file(to).exists()
+        return half or not (resume and to.exists())
+
+    todo = [job for job in folders.jobs(paths, out, painter.sources) if is_left(*job)]
     films = [(path, to) for path, to in todo if path.suffix.lower() in video.SUFFIXES]
     pictures = [job for job in todo if job not in films]
     failed = 0
@@ -328,7 +321,7 @@ def _several(
     for path, to in films:
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _film(path, to, painter, film, quiet=quiet)
+            run_film.repaint(path, to, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
         except VideoError as error:
             failed += 1
             terminal.complain(str(error))

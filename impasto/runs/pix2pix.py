@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import files, images, machine, pairs as pairing, pix2pix, pix2pix_training, schema, sheets
+from impasto import files, images, machine, pairs as pairing, pix2pix, pix2pix_training, schema, sheets, steady
 from impasto.errors import DivergedError, InputError, Stopped
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
@@ -158,10 +158,11 @@ class Translator:
     sources: Sequence[str] = ()
     alone: Lock = field(default_factory=Lock, repr=False)  # the noise comes from the process's random state
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, film: object = None, settle: steady.Settle | None = None) -> Tensor:
         drawing = pairing.edges(image).expand(-1, 3, -1, -1) if self.trace else image
         with self.alone:
-            return pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
+            made = pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
+        return settle(image, made) if settle else made
 
     def file(self, path: Path, out: Path, room: folders.Room | None = None) -> str | None:
         """Translate a picture file and store the receipt in the result; returns the note on the picture, if any.
@@ -182,10 +183,11 @@ class Translator:
         images.write(out, output) if channels in (1, 3) else pairing.write(out, output)
         return None
 
-    def receipt(self, picture: images.Picture) -> dict[str, Any]:
-        """Everything that determines the translated picture."""
+    def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:
+        """Everything that determines the translated picture; without it, the frames of a film."""
+        content = {} if picture is None else {"content": picture}
         return receipts.build(
-            "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, content=picture
+            "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, **content
         )
 
 
@@ -197,7 +199,7 @@ def apply(source: str, out: Path, translator: Translator, *, quiet: bool, resume
         out: what to write.
         translator: does it.
         quiet: show no progress.
-        resume: skip pictures of a folder that are already done.
+        resume: skip pictures of a folder that are already done; continue a half-done film.
 
     Raises:
         InputError: edges are asked of a model that does not read them, or a picture has too many channels to write.
