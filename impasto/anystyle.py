@@ -261,7 +261,7 @@ class Repainter(nn.Module):
         with as_it_is(image):
             if strength == 1:
                 return self._paint(image, style, mask, grain, half, shared("style"))
-            own = self.style_of(images.to_size(image, min(WHOLE, max(image.shape[-2:]))))
+            own = self.style_of(images.at_most(image, WHOLE))
             if film is not None and (smooth := shared("own")) is not None:
                 (vector,) = film.average("vector", own.vector)
                 own = Style({level: smooth(level, each) for level, each in own.moments.items()}, vector)

@@ -127,6 +127,11 @@ def to_size(image: Tensor, size: int) -> Tensor:
     return resize(image, *fit(image.shape[-2], image.shape[-1], size))
 
 
+def at_most(image: Tensor, size: int) -> Tensor:
+    """Reduce (B, C, H, W) to a long edge of ``size`` pixels, if it is longer."""
+    return to_size(image, size) if max(image.shape[-2:]) > size else image
+
+
 def write(
     path: str | Path,
     image: Tensor,

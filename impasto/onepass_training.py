@@ -129,10 +129,8 @@ def task(
         if several:  # the same values in all processes, so that they stop together
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
-        # A surrogate loss of value 0 hands the gradient to autograd, which continues to the weights.
-        surrogate = (gradient * painted).sum()
         first = next(iter(terms))
-        return {**terms, first: terms[first] + (surrogate - surrogate.detach()), **extra}
+        return {**terms, first: terms[first] + optimize.handed_on(gradient, painted), **extra}
 
     return loss
 

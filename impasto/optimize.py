@@ -91,6 +91,12 @@ def inward_(gradient: Tensor, x: Tensor) -> Tensor:
     return gradient.masked_fill_((x >= 1).logical_and_(gradient < 0), 0)
 
 
+def handed_on(gradient: Tensor, x: Tensor) -> Tensor:
+    """A term of value 0 by which autograd continues from ``x`` with this gradient."""
+    surrogate = (gradient * x).sum()
+    return surrogate - surrogate.detach()
+
+
 class LBFGS:
     """Limited-memory BFGS (Liu1989), with its history in the rows of one matrix.
 

@@ -49,8 +49,8 @@ def _in_palette(photograph: Tensor, style: Tensor, content_mask: Tensor | None, 
     Colours are moved in a small copy. The photograph then follows it as a smooth affine map of its own colours
     (He2015), which keeps edges and does not amplify noise.
     """
-    small = images.to_size(photograph, min(PALETTE, max(photograph.shape[-2:])))
-    sample = images.to_size(style, min(2 * PALETTE, max(style.shape[-2:])))  # smaller, strokes would mix to grey
+    small = images.at_most(photograph, PALETTE)
+    sample = images.at_most(style, 2 * PALETTE)  # smaller, strokes would mix to grey
     inside = None if content_mask is None else images.resize(content_mask, *small.shape[-2:])
     counted = None if style_mask is None else images.resize(style_mask, *sample.shape[-2:])
     moved = color.transport_colors(small, sample, inside, counted)

@@ -121,7 +121,7 @@ class Trainer:
         rough = (canvas.rough - self.decoder.units("relu2_1", features["relu2_1"])).square().mean()
         pixels = (painted - picture).square().mean()
         return {
-            "reproduced": weight * worth(carried, terms["features"]),
+            "reproduced": weight * (terms["features"] + carried),
             "pixels": 20 * weight * pixels,
             "rough": (0.3 if weight == 1 else 0.0) * rough,
         }
@@ -151,7 +151,7 @@ class Trainer:
 
         terms, carried = self.measure(painted, loss)
         return {
-            "content": worth(carried, terms["content"]),
+            "content": terms["content"] + carried,
             "style": terms["style"],
             "outside": 5 * (painted - painted.detach().clamp(0, 1)).square().mean(),
             "smooth": losses.total_variation(painted) + 300 * losses.lattice(painted),
@@ -172,12 +172,7 @@ class Trainer:
         for each, record in zip(self.measures, records, strict=True):
             gradient += each.backward(record, add)
         optimize.inward_(gradient, painted)
-        return {name: x.detach() for name, x in terms.items()}, (painted * gradient).sum()
-
-
-def worth(carried: Tensor, value: Tensor) -> Tensor:
-    """``value``, with the gradient of ``carried``."""
-    return value + carried - carried.detach()
+        return {name: x.detach() for name, x in terms.items()}, optimize.handed_on(gradient, painted)
 
 
 def collage(style: Style, kept: Tensor) -> Style:

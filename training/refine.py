@@ -99,8 +99,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
             terms = {term: value + float(some[term]) for term, value in terms.items()}
         optimize.inward_(gradient, painted)
         values = {term: torch.tensor(value) for term, value in terms.items()}
-        surrogate = (gradient * painted).sum()
-        values["content"] = values["content"] + (surrogate - surrogate.detach())
+        values["content"] = values["content"] + optimize.handed_on(gradient, painted)
         values["smoothness"] = recipe.smoothness * losses.total_variation(painted)
         values["lattice"] = recipe.lattice * losses.lattice(painted)
         return values
@@ -136,7 +135,9 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="holds styles/, photos/ and teachers/")
     parser.add_argument("--out", type=Path, default=Path("impasto/models/styles"))
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--share", type=float, default=1.0, help="of the change of the weights that is taken")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="how much of the change of the weights is kept: 0 none, 1 all"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448)

@@ -17,7 +17,7 @@ from impasto.studio.pool import Pool
 from impasto.studio.viewer import Studio, as_path, spoken
 
 
-def build(page: gr.Blocks, studio: Studio) -> None:
+def build(studio: Studio) -> None:
     """Add the functions /repaint, /paint, /light and /film; they are not visible on the page."""
     kinds: dict[str, Any] = {"type": "filepath", "image_mode": None, "visible": False}
     first, second = (as_path(gr.Image(label=label, **kinds)) for label in ("photo", "other"))

@@ -45,7 +45,7 @@ def build(studio: Studio) -> gr.Blocks:
             for name, tab in TABS.items():
                 with gr.Tab(name):
                     tab(page, studio)
-        api.build(page, studio)
+        api.build(studio)
     return page
 
 

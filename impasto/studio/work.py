@@ -111,7 +111,7 @@ def film(clip: Path, style: str | Path, *, size: int = 0, strength: float = 1.0,
         painter = run_onepass.Painter([model], [1.0], strength, "none", machine.pick_device("auto"))
 
         def paint(frame: Tensor, statistics: Statistics | None, settle: steady.Settle | None) -> Tensor:
-            return painter(_small(frame, size) if size else frame, statistics, settle)
+            return painter(images.at_most(frame, size) if size else frame, statistics, settle)
 
         out = folder / f"{f'{clip.stem}-{Path(style).stem}'[:80]}.mp4"
         watched, seconds = None, WATCHED
@@ -200,7 +200,7 @@ def regions(photo: Path, other: Path, recipe: Photo) -> Work[run_photo.Pair]:
     def finish(pair: run_photo.Pair, folder: Path) -> Result:
         ours, theirs = run_photo.save_masks(pair, folder / "regions.png")
         for mask in (ours, theirs):
-            images.write(mask, _small(images.to_tensor(mask), 800))
+            images.write(mask, images.at_most(images.to_tensor(mask), 800))
         return Result(ours, others=(theirs,))
 
     return Work(frames, finish)
@@ -215,7 +215,7 @@ def canvas(photo: Path | None, *, size: int = 800, trace: bool = False) -> Work[
         if photo is None:
             image = torch.ones(1, 3, size, size)
         else:
-            image = _small(_on_white(read(photo)).image if trace else read(photo).image, size)
+            image = images.at_most(_on_white(read(photo)).image if trace else read(photo).image, size)
             image = pairs.edges(image).expand(-1, 3, -1, -1) if trace else image
         yield Frame(1, 1, image=image)
 
@@ -309,8 +309,7 @@ def _check_size(image: Tensor, recipe: Transfer) -> None:
 
 def _at(photo: Path, size: int) -> tuple[images.Picture, Tensor]:
     picture = read(photo)
-    image = picture.image
-    return picture, images.to_size(image, size) if 0 < size < max(image.shape[-2:]) else image
+    return picture, images.at_most(picture.image, size) if size else picture.image
 
 
 def _write(folder: Path, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
@@ -321,19 +320,15 @@ def _write(folder: Path, picture: images.Picture, image: Tensor, name: str, rece
 
 def _pair(folder: Path, before: Tensor, after: Tensor) -> tuple[Path, Path]:
     """Write before and after for the page, at the same size and no larger than a screen."""
-    after = _small(after, SHOWN)
+    after = images.at_most(after, SHOWN)
     paths = folder / "before.jpg", folder / "after.jpg"
     images.write(paths[0], images.resize(before, *after.shape[-2:]))
     images.write(paths[1], after)
     return paths
 
 
-def _small(image: Tensor, edge: int = 1024) -> Tensor:
-    return images.to_size(image, edge) if max(image.shape[-2:]) > edge else image
-
-
 def _preview(image: Tensor, path: Path) -> None:
-    images.write(path, _small(image, SHOWN))
+    images.write(path, images.at_most(image, SHOWN))
 
 
 def restore(path: Path) -> dict[str, Any] | None:
