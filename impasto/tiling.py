@@ -76,7 +76,7 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
     pixels = budget / (frozen.bytes_per_pixel * len(image)) if budget else float("inf")
     if height * width <= pixels:
         return [everything(image)]
-    side = int(pixels**0.5) - 2 * frozen.halo
+    side = (int(pixels**0.5) - 2 * frozen.halo) // frozen.stride * frozen.stride
     if side < LEAST_TILE:
         least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
         raise InputError(f"not enough memory: one tile needs {least:.2g} GB besides the picture; raise `memory`")
@@ -88,7 +88,7 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
 
 
 def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, slice]]:
-    """Divide a length into even parts of whole strides, each at most ``side``, and with its halo."""
+    """Divide a length into even parts of whole strides, each at most ``side``, one too, and with its halo."""
     count = -(-length // side)
     step = -(-length // (count * frozen.stride)) * frozen.stride
     for first in range(0, length, step):

@@ -395,7 +395,9 @@ def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequenc
 
 def _spare_memory(pictures: Pictures, recipe: Transfer, device: torch.device, memory: float) -> float:
     """Bytes of ``memory`` (GB; 0: of the free memory) that the pictures leave for painting."""
-    inputs = pictures.photograph, *pictures.styles, *pictures.content_masks, *pictures.style_masks
+    inputs = [pictures.photograph, *pictures.styles, *pictures.content_masks, *pictures.style_masks]
+    if pictures.content is not pictures.photograph:
+        inputs.append(pictures.content)
     held = LIBRARIES + sum(x.nbytes for x in inputs)
     spare = (memory * 1e9 or 0.7 * machine.free_memory(device)) - held
     height, width = plan(recipe, pictures)[-1].size

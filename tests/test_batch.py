@@ -89,14 +89,39 @@ def test_json_lines_are_the_same_as_csv(table: Path, tmp_path: Path) -> None:
         ("content,style,size\na.png,b.png,large\n", "line 2: --size must be a whole number"),
         ("content,style\na.png,b.png,c.png\n", "line 2: more values"),
         ("content,style\na.png,b.png\nc/a.png,b.png\n", "line 3: a-b.png is already"),
-        ("content,style\n3,[3]\n", "line 2:"),
+        ("content,style\n3,[3]\n", "line 2: content, style and out must be text"),
+        ('{"content": "a.png", "style": "b.png", "out": 5}', "line 1: content, style and out must be text"),
     ],
 )
 def test_a_faulty_table(text: str, named: str, tmp_path: Path, capsys: Capture) -> None:
-    path = tmp_path / "jobs.csv"
+    path = tmp_path / ("jobs.csv" if text.startswith("content") else "jobs.jsonl")
     path.write_text(text)
     assert cli.main(["transfer", str(path), "-o", str(tmp_path / "out")]) == 1
-    one_line(capsys, "jobs.csv", named, only=False)
+    one_line(capsys, path.name, named, only=False)
+
+
+def test_spaces_and_numbers_in_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        'content, style , out, steps\na.png, candy, 1 , 7\na.png, "[""b.png"", ""c.png""]",\n5, 01, b.png\n'
+    )
+    jobs = batch.read(path, presets.impasto, "s3://out")
+    assert [(job.source, job.out) for job in jobs] == [
+        ("a.png", "s3://out/1"), ("a.png", "s3://out/a-b-c.png"), ("5", "s3://out/b.png"),
+    ]  # fmt: skip
+    options = [json.loads(job.options) for job in jobs]
+    assert [each["styles"] for each in options] == [["candy"], ["b.png", "c.png"], ["01"]]
+    assert options[0]["recipe"]["steps"] == 7
+
+
+def test_a_table_overwrites_no_input(table: Path, capsys: Capture) -> None:
+    table.write_text("content,style,out\nbroken.png,painting.jpg,photo.png\nphoto.png,painting.jpg,\n")
+    before = Path("photo.png").read_bytes()
+    assert cli.main(["transfer", str(table), "-o", "."]) == 1
+    one_line(capsys, "photo.png: is also an input", only=True)
+    assert Path("photo.png").read_bytes() == before
+    with pytest.raises(InputError, match=r"a\.png: is also an input"):
+        batch._left([cluster.Job("memory:///photos/a.png", "memory://photos/a.png")], "memory://photos", False)
 
 
 def test_places() -> None:

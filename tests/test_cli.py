@@ -629,6 +629,19 @@ def test_an_unwritable_folder(run: Callable[..., int], tmp_path: Path, capsys: C
     one_line(capsys, "locked")
 
 
+def test_neither_the_initial_picture_nor_another_file_is_overwritten(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    before = save_picture(tmp_path / "out.png", seed=5).read_bytes()
+    assert run("--init", tmp_path / "out.png") == 1
+    one_line(capsys, "out.png: is also an input", only=True)
+    assert (tmp_path / "out.png").read_bytes() == before
+    (tmp_path / "out.resume").mkdir()  # a half-done out.mp4
+    assert run("--checkpoint-every", "1") == 1
+    one_line(capsys, "out.resume: is needed for the checkpoint, but holds something else", only=True)
+    assert run() == 0 and (tmp_path / "out.resume").is_dir()
+
+
 def test_resume_with_other_settings_is_refused(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     assert run("--checkpoint-every", "1", "--steps", "3") == 0
     state = tmp_path / "kept.resume"

@@ -327,6 +327,13 @@ def test_resume_without_a_checkpoint(train: Callable[..., int], tmp_path: Path, 
     assert not (tmp_path / "mine.safetensors").exists()
 
 
+def test_training_overwrites_nothing_else(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.resume").write_text("a diary")
+    assert train() == 1
+    one_line(capsys, "mine.resume: is needed for the checkpoint, but holds something else", only=True)
+    assert (tmp_path / "mine.resume").read_text() == "a diary"
+
+
 def test_training_overwrites_no_input(
     train: Callable[..., int], painting: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -71,6 +71,27 @@ def test_interrupted_and_resumed(
     assert "out.resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["text", "folder"])
+def test_only_checkpoints_of_its_own_are_removed(
+    photo: Callable[..., int], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    there = tmp_path / "out.resume"
+    note = there
+    if kind == "folder":
+        there.mkdir()
+        note = there / "receipt.json"
+    note.write_text("mine")
+    assert photo() == 1
+    one_line(capsys, "out.resume: is needed for the checkpoint, but holds something else; move it away", only=True)
+    assert note.read_text() == "mine" and not (tmp_path / "out.png").exists()
+    there.rename(tmp_path / "other.resume")
+    monkeypatch.setattr(terminal, "interruption", lambda: contextlib.nullcontext(lambda: True))
+    assert photo() == 130
+    monkeypatch.undo()
+    before = there.read_bytes()
+    assert photo() == 0 and there.read_bytes() == before  # it may be of another result, such as out.jpg
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -171,6 +171,13 @@ def test_a_film_is_not_continued_by_another_model(
     assert translate(model, "--resume") == 0 and len(frames(tmp_path / "out.mp4")) == 4
 
 
+def test_training_overwrites_nothing_else(train: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.resume").write_text("a diary")
+    assert train() == 1
+    one_line(capsys, "mine.resume: is needed for the checkpoint, but holds something else", only=True)
+    assert (tmp_path / "mine.resume").read_text() == "a diary"
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -15,7 +15,7 @@ from conftest import one_line, opened, save_picture
 from playwright.sync_api import sync_playwright
 from test_studio_page import CHROMIUM, PHONE, QUIET
 
-from impasto import bundled, cli, images, onepass
+from impasto import bundled, cli, images, interop, onepass
 from impasto.errors import InputError
 from impasto.runs import site as run_site
 
@@ -84,6 +84,18 @@ def test_every_style_has_its_own_weights(site: Path) -> None:
         (painted,) = session.run(None, {"image": image.numpy()})
         ours = onepass.apply(image, name, size=0, grain=0, precision="float32")
         np.testing.assert_allclose(painted, ours.numpy(), atol=1e-3)
+
+
+def test_nothing_else_is_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "STYLES", {"candy": bundled.STYLES["candy"]})
+    monkeypatch.setattr(run_site, "fetch_runtime", lambda folder: None)
+    monkeypatch.setattr(interop, "to_onnx", lambda network, path, **_: path.touch())
+    monkeypatch.setattr(interop, "with_weights", lambda first, network, path: shutil.copyfile(first, path))
+    run_site.build(tmp_path / "page", quiet=True)
+    found = sorted(path.relative_to(tmp_path / "page").as_posix() for path in (tmp_path / "page").rglob("*.*"))
+    assert found == sorted(
+        ["styles.json", "styles/candy.jpg", "styles/candy.onnx", *(path.name for path in run_site.PAGE.iterdir())]
+    )
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

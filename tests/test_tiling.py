@@ -27,6 +27,14 @@ def test_windows_cover_the_picture_once(size: tuple[int, int]) -> None:
     assert bool((seen == 1).all())
 
 
+def test_windows_stay_within_the_budget() -> None:
+    frozen = encoder.Frozen(randomise(encoder.VGG((5, 6, 7, 8, 8))), FIVE)
+    budget = (175 + 2 * frozen.halo) ** 2 * frozen.bytes_per_pixel
+    image = torch.zeros(1, 3, 1030, 1030)
+    crops = [window.crop(image)[0, 0].numel() for window in tiling.windows(image, frozen, budget)]
+    assert max(crops) * frozen.bytes_per_pixel <= budget
+
+
 def test_a_small_picture_is_one_tile() -> None:
     frozen, image = encoder.Frozen(randomise(encoder.VGG((5, 6, 7, 8, 8))), FIVE), torch.zeros(1, 3, 30, 50)
     for budget in (0, 1500 * frozen.bytes_per_pixel):

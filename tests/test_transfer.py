@@ -101,6 +101,13 @@ def test_enlarging_keeps_the_painting_and_the_content_s_detail(recipe: Transfer)
     assert torch.equal(transfer.to_next_scale(small, content, content, style_alone), images.resize(small, 40, 60))
 
 
+def test_the_recoloured_photograph_takes_memory(recipe: Transfer) -> None:
+    recipe = replace(recipe, size=64)
+    same = transfer.Pictures(CONTENT, CONTENT, [STYLE], [], [])
+    spare = [transfer._spare_memory(each, recipe, CONTENT.device, 8.0) for each in (same, replace(same, content=STYLE))]
+    assert spare[0] - spare[1] == STYLE.nbytes
+
+
 def test_too_little_memory(recipe: Transfer) -> None:
     with pytest.raises(InputError, match="not enough memory"):
         transfer.stylize(CONTENT, STYLE, replace(recipe, size=440, scales=(1.0,)), memory=0.03)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -101,8 +102,10 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
     for line, row in _rows(table):
         try:
             content, styles = row.pop("content"), row.pop("style")
-            styles = styles if isinstance(styles, list) else [styles]
-            name = row.pop("out", "") or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
+            styles, name = styles if isinstance(styles, list) else [styles], row.pop("out", "")
+            if not all(isinstance(each, str) for each in (content, name, *styles)):
+                raise TypeError("content, style and out must be text")
+            name = name or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
             fields = {key.replace("-", "_"): value for key, value in row.items()}
             chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
         except KeyError as error:
@@ -126,10 +129,11 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if table.suffix.lower() == ".csv":
-        for fields in (lines := csv.DictReader(text.splitlines(), restkey="")):
+        for fields in (lines := csv.DictReader(text.splitlines(), restkey="", restval="", skipinitialspace=True)):
             if "" in fields:
                 raise InputError(f"{table}, line {lines.line_num}: more values than columns")
-            yield lines.line_num, {key.strip(): _value(key, value) for key, value in fields.items() if value}
+            cells = {key.strip(): cell.strip() for key, cell in fields.items()}
+            yield lines.line_num, {key: _value(key, cell) for key, cell in cells.items() if cell}
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
@@ -143,9 +147,11 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _value(key: str, text: str) -> Any:
-    """A CSV value: JSON where it is, otherwise text."""
+    """A CSV value: JSON where it is, otherwise text; several styles are a JSON list."""
+    if key in ("content", "out") or (key == "style" and not text.startswith("[")):
+        return text
     try:
-        return text if key in ("content", "out") else json.loads(text)
+        return json.loads(text)
     except ValueError:
         return text
 
@@ -156,4 +162,11 @@ def _absolute(place: str) -> str:
 
 
 def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
-    return cluster.unfinished(jobs, out) if resume else jobs
+    """The jobs that are not done; InputError if one would overwrite an input of any."""
+    left = cluster.unfinished(jobs, out) if resume else jobs
+    styles = [style for job in jobs if job.options for style in json.loads(job.options)["styles"]]
+    inputs = {os.path.realpath(place) for place in (*styles, *(job.source for job in jobs))}
+    for job in left:
+        if os.path.realpath(job.out) in inputs:
+            raise InputError(f"{job.out}: is also an input, which would be overwritten; choose another folder")
+    return left

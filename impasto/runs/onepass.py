@@ -60,6 +60,8 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
     for path in (out, preview, checkpoint) if is_first_process() else ():
         files.check_output(path, given)
+    if not resume:
+        receipts.claim(out)
     painting = images.read(given[0])
     network = onepass_training.begin(recipe)
     with processes(machine.pick_device(device)) as target:

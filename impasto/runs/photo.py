@@ -143,6 +143,7 @@ def change_light(
     given = [bundled.locate(content), bundled.locate(style), *filter(None, (content_mask, style_mask))]
     for path in (out, *(mask_files(out) if keep_masks else ())):
         images.check_output(path, given)
+    checkpoint = receipts.claim(out)
     if (content_mask is None) != (style_mask is None):
         raise InputError("give both `content_mask` and `style_mask`, or neither to find the regions automatically")
     terminal.fetch_encoder(recipe.encoder, quiet=quiet)
@@ -167,12 +168,13 @@ def change_light(
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
             if interrupted():
                 stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
-                state = {"done": step.index, "inner": step.state(), "receipt": json.dumps(pair.receipt)}
-                receipts.save_state(receipts.resume_file(out), state)
                 break
     if last is None:
         raise InputError("no steps are left to do")
     save(pair, recipe, last, out)
     if stopped:
+        state = {"done": last.index, "inner": last.state(), "receipt": json.dumps(pair.receipt)}
+        receipts.save_state(checkpoint, state)
         raise Stopped(stopped)
-    receipts.resume_file(out).unlink(missing_ok=True)
+    if resume is not None and checkpoint.exists() and checkpoint.samefile(resume):
+        checkpoint.unlink()

@@ -61,7 +61,7 @@ def train(
     facts = receipts.build("pix2pix train", recipe=recipe, learnt=len(known), held_out=len(held), names=names)
     card = receipts.card(facts)
     model = Model(network, recipe.pairs, card)
-    checkpoint = receipts.resume_file(out)
+    checkpoint = receipts.resume_file(out) if resume else receipts.claim(out)
     with run_onepass.processes(machine.pick_device(device)) as target:
         quiet = quiet or not run_onepass.is_first_process()
         if recipe.generator == "features":

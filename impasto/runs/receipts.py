@@ -14,7 +14,7 @@ import torch
 
 import impasto
 from impasto import bundled, encoder, files, images, schema, weights
-from impasto.errors import ImageError, ImpastoError, InputError, lack_of_memory
+from impasto.errors import ImageError, ImpastoError, InputError, OutputError, lack_of_memory
 from impasto.images import Picture
 from impasto.recipes import Photo, Training, Transfer, Translation
 
@@ -175,6 +175,17 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def resume_file(out: Path) -> Path:
     return out.with_suffix(".resume")
+
+
+def claim(out: Path) -> Path:
+    """OUT.resume, to write checkpoints to; OutputError if there is something else, which would be lost."""
+    path = resume_file(out)
+    try:
+        if path.exists():
+            load_checkpoint(path)
+    except InputError:
+        raise OutputError(f"{path}: is needed for the checkpoint, but holds something else; move it away") from None
+    return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -33,8 +33,9 @@ def build(out: Path, *, quiet: bool) -> None:
     fetch_runtime(out / "runtime")
     with (
         terminal.progress(len(bundled.STYLES), quiet=quiet, label="exporting") as report,
-        files.atomic(out / "a.onnx") as first,
+        tempfile.TemporaryDirectory() as place,
     ):
+        first = Path(place) / "first.onnx"
         for done, name in enumerate(bundled.STYLES, 1):
             network = onepass.require_network(onepass.load(name), name)
             if done == 1:

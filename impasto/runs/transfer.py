@@ -110,7 +110,9 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     """
     schema.check(recipe)
     inputs.protect(watch.out, checkpoints=bool(recipe.checkpoint_every))
-    images.check_output(watch.out)
+    images.check_output(watch.out, [recipe.init])
+    if recipe.checkpoint_every:
+        receipts.claim(watch.out)
     if watch.film:
         video.check_output(watch.film)
     terminal.fetch_encoder(recipe.encoder, quiet=watch.quiet)
