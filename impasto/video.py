@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from impasto import encoding, files, hdr, images
-from impasto.errors import OutputError, VideoError
+from impasto.errors import OutputError, VideoError, lack_of_memory
 
 SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts", ".ts",
@@ -101,11 +102,13 @@ class Film:
     def _animation(self) -> Iterator[Frame]:
         time = Fraction(0)
         with PIL.Image.open(self.path) as picture:
-            for index in range(getattr(picture, "n_frames", 1)):
+            for index in range(_count(picture) or sys.maxsize):
                 try:
                     picture.seek(index)
                     rgba = picture.convert("RGBA")
-                except (OSError, EOFError, SyntaxError, ValueError):  # cut off: nothing follows
+                except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
+                    if lack_of_memory(error):
+                        raise
                     self.damaged += 1
                     return
                 if self.start <= time < self.end:
@@ -233,7 +236,7 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
         raise VideoError(f"{path}: does not exist; check the path")
     elif path.suffix.lower() in MAYBE:
         with PIL.Image.open(path) as animation:
-            film.total = getattr(animation, "n_frames", 1)
+            film.total = _count(animation)
             film.rate = 1 / _duration(animation)
     else:
         with opened(library(path), path) as container:
@@ -253,6 +256,14 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
     length = length or film.total / film.rate
     film.total = max(0, min(film.total, round((min(film.end, length) - film.start) * film.rate)))
     return film
+
+
+def _count(animation: PIL.Image.Image) -> int:
+    """The number of frames of an animated picture; 0: unknown, because it is damaged."""
+    try:
+        return getattr(animation, "n_frames", 1)
+    except Exception:  # as above
+        return 0
 
 
 def _duration(animation: PIL.Image.Image) -> Fraction:

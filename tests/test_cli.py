@@ -636,6 +636,9 @@ def test_neither_the_initial_picture_nor_another_file_is_overwritten(
     assert run("--init", tmp_path / "out.png") == 1
     one_line(capsys, "out.png: is also an input", only=True)
     assert (tmp_path / "out.png").read_bytes() == before
+    assert run("--sweep", "1", "2", content=tmp_path / "out.png") == 1
+    one_line(capsys, "out.png: would overwrite the input", only=True)
+    assert (tmp_path / "out.png").read_bytes() == before
     (tmp_path / "out.resume").mkdir()  # a half-done out.mp4
     assert run("--checkpoint-every", "1") == 1
     one_line(capsys, "out.resume: is needed for the checkpoint, but holds something else", only=True)

@@ -105,5 +105,6 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert cli.main(["export"]) == 1
     one_line(capsys, "name a model and a file")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="install npm"):
-        run_site.fetch_runtime(tmp_path / "runtime")
+    for _ in range(2):
+        with pytest.raises(InputError, match="install npm"):
+            run_site.build(tmp_path / "page", quiet=True)

@@ -293,6 +293,7 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
         if not recipe.sweep:
             run_transfer.paint(inputs, recipe, watch)
             return
+        inputs.protect(watch.out)
         images.check_output(watch.out)
         results = []
         for label, each in study.sweep(recipe):

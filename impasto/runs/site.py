@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +18,7 @@ from impasto.runs import terminal
 PAGE = Path(__file__).parent.parent / "site"
 RUNTIME = "onnxruntime-web@1.30.0"  # MIT; the package of npm
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
+UNFINISHED = {"styles", "runtime"}  # what an interrupted export leaves
 PARTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
@@ -27,7 +29,7 @@ def build(out: Path, *, quiet: bool) -> None:
         InputError: the folder has other files, or the runtime cannot be fetched.
         WeightsError: the exporter is not installed.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "styles.json").is_file())):
+    if out.exists() and (not out.is_dir() or ({*os.listdir(out)} - UNFINISHED and not (out / "styles.json").is_file())):
         raise InputError(f"{out}: is not an empty folder; name a new one")
     (out / "styles").mkdir(parents=True, exist_ok=True)
     fetch_runtime(out / "runtime")
