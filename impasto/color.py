@@ -72,11 +72,12 @@ def match_color(
         image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels' colours.
         ridge: added to both variances, so that noise in even areas is not amplified.
     """
-    matrix, mean, goal = affine_match(image, reference, image_mask, reference_mask, ridge=ridge)
-    return _map(image, mean, matrix, goal)
+    (mean, spread), (goal, goal_spread) = _moments(image, image_mask), _moments(reference, reference_mask)
+    even = ridge * torch.eye(3, dtype=spread.dtype)
+    return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
 
 
-def affine_match(
+def affine_transport(
     image: Tensor,
     reference: Tensor,
     image_mask: Tensor | None = None,
@@ -84,15 +85,18 @@ def affine_match(
     *,
     ridge: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The map of `match_color`, which takes image, reference, image_mask, reference_mask and ridge alike.
+    """Match mean and covariance by the linear map that moves colours least, with a symmetric matrix (PitieKokaram2007).
+
+    Args:
+        image, reference, image_mask, reference_mask, ridge: as in `match_color`.
 
     Returns:
         matrix (B, 3, 3), mean (B, 3, 1) and goal (B, 3, 1): a colour x goes to matrix (x - mean) + goal.
     """
-    mean, spread = _moments(image, image_mask)
-    goal, goal_spread = _moments(reference, reference_mask)
+    (mean, spread), (goal, goal_spread) = _moments(image, image_mask), _moments(reference, reference_mask)
     even = ridge * torch.eye(3, dtype=spread.dtype)
-    return (_power(goal_spread + even, 0.5) @ _power(spread + even, -0.5)).to(mean), mean, goal
+    root, inverse = _power(spread + even, 0.5), _power(spread + even, -0.5)
+    return (inverse @ _power(root @ (goal_spread + even) @ root, 0.5) @ inverse).to(mean), mean, goal
 
 
 def transport_colors(
@@ -108,18 +112,21 @@ def transport_colors(
     Each round turns the axes of the colour space at random and matches the quantiles along each axis. Pixels of one
     colour, such as a white sky, are spread over the quantiles that they occupy, from the top down.
 
-    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W). Tens of thousands of pixels are enough.
+    (B, C, H, W) and (B or 1, C, h, w) -> (B, C, H, W). Tens of thousands of pixels are enough.
 
     Args:
-        image, reference: the pictures.
+        image, reference: the pictures, in [0, 1]; channels after the third, such as place, may have any range.
         image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels.
         rounds: how often the axes turn.
     """
     generator = np.random.default_rng(2)  # early axes decide which way an even sky spreads; these gave rich skies
-    turns = [np.linalg.qr(generator.standard_normal((3, 3)))[0] for _ in range(rounds)]
+    axes = image.shape[1]
+    turns = [np.linalg.qr(generator.standard_normal((axes, axes)))[0] for _ in range(rounds)]
     pictures = zip(image, reference.expand(len(image), -1, -1, -1), strict=True)
     moved = [_transport(_array(ours), _array(theirs), image_mask, reference_mask, turns) for ours, theirs in pictures]
-    return torch.from_numpy(np.stack(moved)).to(image).clamp(0, 1)
+    result = torch.from_numpy(np.stack(moved)).to(image)
+    result[:, :3].clamp_(0, 1)
+    return result
 
 
 def _transport(
@@ -129,14 +136,14 @@ def _transport(
     reference_mask: Tensor | None,
     turns: list[NDArray[Any]],
 ) -> NDArray[Any]:
-    colors, goals = (picture.reshape(3, -1).T.astype(float) for picture in (image, reference))
+    colors, goals = (picture.reshape(len(picture), -1).T.astype(float) for picture in (image, reference))
     weights, goal_weights = (
         np.ones(len(values)) if mask is None else _array(mask).ravel().clip(1e-6, None)
         for values, mask in ((colors, image_mask), (goals, reference_mask))
     )
     for axes in turns:
         colors, turned = colors @ axes, goals @ axes
-        for axis in range(3):
+        for axis in range(len(axes)):
             order, goal_order = colors[:, axis].argsort(kind="stable"), turned[:, axis].argsort()
             ranks, goal_ranks = _ranks(weights[order]), _ranks(goal_weights[goal_order])
             colors[order, axis] = np.interp(ranks, goal_ranks, turned[goal_order, axis])

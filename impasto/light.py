@@ -1,9 +1,9 @@
 """A change of light, given to each region of a photograph by itself.
 
-The light of a region has three parts. A table moves every colour alike, wherever it is; it comes from the transport of
-colours. A curve, an affine map of colour for each luma, and a field, an affine map and exposure for each place, are
-what an optimisation may add. All three are smooth by construction: no edge appears that the photograph lacks, noise is
-not amplified, and the same light can be given to the photograph at any size.
+The light of a region has three parts. A table moves every colour alike, wherever it is. A curve, an affine map of
+colour for each luma, and a field, an affine map and exposure for each place, add what depends on the place. All three
+are smooth by construction: no edge appears that the photograph lacks, noise is not amplified, and the same light can be
+given to the photograph at any size.
 """
 
 from __future__ import annotations
@@ -85,19 +85,26 @@ def _split(added: Tensor) -> tuple[Tensor, Tensor]:
     return curves.view(-1, 12, LUMA, 1, 1), fields.view(-1, 13, 1, PLACE, PLACE)
 
 
-def unevenness(added: Tensor, trust: Tensor) -> Tensor:
+def unevenness(added: Tensor) -> Tensor:
     """Sum of squared differences between neighbouring cells, mean over regions; a curve counts at every place.
 
     Args:
         added: curves and fields, of the shape of `neutral`.
-        trust: (K,) in [0, 1], in each region's table: as far as it is right, what is added has its price too.
     """
     curves, fields = _split(added)
-    price = torch.tensor([COLOUR] * 12 + [1.0], device=added.device)[:, None, None, None]
-    trust = trust.view(-1, 1, 1, 1, 1)
-    steps = [PLACE**2 * curves.diff(dim=2).square(), *(price * fields.diff(dim=axis).square() for axis in (3, 4))]
-    sizes = [PLACE**2 * trust * curves.square(), trust * price * fields.square()]
-    return torch.stack([each.sum() for each in (*steps, *sizes)]).sum() / len(added)
+    return _priced([curves.diff(dim=2)], [fields.diff(dim=axis) for axis in (3, 4)]) / len(added)
+
+
+def size(added: Tensor) -> Tensor:
+    """Sum of squares of curves and fields, mean over regions, at the prices of `unevenness`."""
+    curves, fields = _split(added)
+    return _priced([curves], [fields]) / len(added)
+
+
+def _priced(curves: Sequence[Tensor], fields: Sequence[Tensor]) -> Tensor:
+    price = torch.tensor([COLOUR] * 12 + [1.0], device=fields[0].device)[:, None, None, None]
+    sums = [PLACE**2 * each.square().sum() for each in curves] + [(price * each.square()).sum() for each in fields]
+    return torch.stack(sums).sum()
 
 
 class Scene:

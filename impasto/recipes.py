@@ -178,7 +178,7 @@ class Photo:
 
     size: int = within(1, 8192, 512)
     """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
-    steps: int = within(1, 100_000, 30)
+    steps: int = within(1, 100_000, 12)
     """Iterations of L-BFGS."""
     strength: float = within(0, 10_000, 1.0)
     """How strongly the other photograph's light is applied: a factor on the style's weight."""

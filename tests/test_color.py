@@ -74,6 +74,17 @@ def test_match_color_matches_mean_and_covariance() -> None:
     torch.testing.assert_close(color.match_color(image, image), image)
 
 
+def test_the_affine_transport_matches_moments_and_is_symmetric() -> None:
+    image = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    mix = torch.tensor([[0.5, 0.2, 0.0], [0.1, 0.4, 0.1], [0.0, 0.1, 0.3]])
+    reference = torch.einsum("ij,bjhw->bihw", mix, image)
+    matrix, mean, goal = color.affine_transport(image, reference)
+    torch.testing.assert_close(matrix, matrix.mT)
+    moved = (matrix @ (image.flatten(2) - mean) + goal)[0]
+    torch.testing.assert_close(moved.cov(), reference.flatten(2)[0].cov(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(moved.mean(1), reference.mean((0, 2, 3)), rtol=0, atol=1e-5)
+
+
 def test_match_color_uses_the_symmetric_root() -> None:
     # Uncorrelated channels are scaled separately. Here 0.5 +- 0.1 becomes 0.4 +- 0.2 in every channel.
     signs = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], dtype=torch.float64).reshape(1, 3, 2, 2)

@@ -75,20 +75,21 @@ def test_strips_and_sizes_give_the_same_light() -> None:
 
 
 def test_what_is_uneven_has_a_price() -> None:
-    free, added = torch.zeros(2), light.neutral(2) + 0.5
-    assert float(light.unevenness(added, free)) == 0
+    added = light.neutral(2) + 0.5
+    assert float(light.unevenness(added)) == 0
     added[0, -1] += 1  # exposure in a corner, of one of two regions
-    assert float(light.unevenness(added, free)) == 1
+    assert float(light.unevenness(added)) == 1
     added[0, -1] -= 1
     added[0, -65] += 1  # colour in a corner
-    assert float(light.unevenness(added, free)) == light.COLOUR
+    assert float(light.unevenness(added)) == light.COLOUR
     added[0, -65] -= 1
     added[0, 0] += 1  # the end of a curve, which counts at 8 x 8 places
-    assert float(light.unevenness(added, free)) == 32
+    assert float(light.unevenness(added)) == 32
 
 
-def test_what_is_added_to_a_trusted_table_has_a_price() -> None:
+def test_what_is_added_has_a_price() -> None:
     added = light.neutral(2)
-    added[0, -64:] = 1  # one region is twice as bright everywhere
-    assert float(light.unevenness(added, torch.tensor([0.0, 1.0]))) == 0
-    assert float(light.unevenness(added, torch.tensor([1.0, 0.0]))) == 32
+    added[0, -64:] = 1  # one region is brighter everywhere
+    assert float(light.size(added)) == 32
+    added[0, 0] = 1
+    assert float(light.size(added)) == 64
