@@ -178,10 +178,10 @@ class Photo:
 
     size: int = within(1, 8192, 512)
     """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
-    steps: int = within(1, 100_000, 12)
-    """Iterations of L-BFGS."""
-    strength: float = within(0, 10_000, 1.0)
-    """How strongly the other photograph's light is applied: a factor on the style's weight."""
+    steps: int = within(0, 100_000, 0)
+    """Iterations of L-BFGS with the style loss of Luan et al., which follow the fit; about 12 give more contrast."""
+    strength: float = within(0, 2, 1.0)
+    """How much of the other photograph's light is applied. 0: none; 1: all of it; more exaggerates it."""
     evenness: float = within(0, 1e6, 3.0)
     """How even the change of light is over tones and places. 0: every area may change differently; large values: the
     whole region changes alike."""
@@ -200,7 +200,7 @@ class Photo:
         """The recipe of the style loss."""
         # In deep layers, style is an arrangement, which light does not change: matching it gives stains.
         return Transfer(
-            strength=self.strength, content_weight=0.0, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0,
+            content_weight=0.0, style_layers=FIVE[:3], style_weight=231.0, smoothness=0.0,
             encoder=self.encoder, precision=self.precision,
         )  # fmt: skip
 

@@ -132,7 +132,7 @@ def test_two_lights_in_one_region_keep_their_places() -> None:
     whole = photo.Regions([torch.ones(1, 1, 48, 64)], [torch.ones(1, 1, 48, 64)], torch.ones(1, 3))
     tables, moved = photo.transported(content, style, whole.content, whole.style)
     scene = light.Scene(content, whole.content, tables)
-    lit = scene.lit(photo.fitted(scene, moved, whole.content[0]))
+    lit = scene.lit(photo.fitted(scene, moved, whole.content[0], 3.0).image)
     top, bottom = (part.mean((0, 2, 3)) for part in (lit[:, :, :16], lit[:, :, 32:]))
     assert top[0] > 2 * top[2] and bottom[2] > 2 * bottom[0]
 
@@ -153,7 +153,7 @@ def test_what_has_no_counterpart_follows_the_others(recipe: Photo) -> None:
     half[..., :30] = 1
     dark = 0.4 * content
     regions = photo.Regions([half], [torch.ones(1, 1, 40, 60)], torch.ones(1, 3))
-    last = next(photo.steps(content, dark, regions, replace(recipe, steps=1)))
+    (last,) = photo.steps(content, dark, regions, replace(recipe, steps=0))
     assert len(last.added) == 2
     torch.testing.assert_close(last.image[..., 30:].mean(), dark[..., 30:].mean(), rtol=0.2, atol=0)
 
@@ -161,8 +161,9 @@ def test_what_has_no_counterpart_follows_the_others(recipe: Photo) -> None:
 def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     seen = list(photo.steps(photograph, other, everything, replace(recipe, steps=12)))
-    assert seen[-1].loss < seen[0].loss
-    assert set(seen[0].terms) == {"style", "evenness", "clipping"}
+    assert [step.index for step in seen] == [*range(1, 14)] and seen[0].total == 13
+    assert set(seen[0].terms) == {"distance", "evenness"} and set(seen[1].terms) == {"style", "evenness", "clipping"}
+    assert seen[-1].loss < seen[1].loss
     large = torch.rand(1, 3, 100, 150)
     assert seen[-1].lift(large).shape == large.shape
     # Locally affine: much less energy than noise has.
@@ -188,7 +189,7 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
     regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE)).at(small, other)
     tables, moved = photo.transported(small, other, regions.content, regions.style)
     scene = light.Scene(small, regions.content, tables)
-    base = photo.fitted(scene, moved, torch.ones_like(moved[:, :1]))
+    base = photo.fitted(scene, moved, torch.ones_like(moved[:, :1]), recipe.evenness).image
     goal = photo.objective_of(scene, base, small, other, regions, recipe)
     added = 0.05 * torch.rand(light.neutral(2).shape, generator=torch.Generator().manual_seed(0))
     _, gradient = goal(added)
@@ -200,9 +201,23 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
 def test_resume_is_exact(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     *_, whole = photo.steps(photograph, other, everything, recipe)
-    first = next(photo.steps(photograph, other, everything, recipe))
-    *_, rest = photo.steps(photograph, other, everything, recipe, state=first.state())
-    assert torch.equal(whole.added, rest.added)
+    states = [step.state() for step in photo.steps(photograph, other, everything, recipe)]
+    for state in states[:2]:
+        *_, rest = photo.steps(photograph, other, everything, recipe, state=state)
+        assert torch.equal(whole.added, rest.added) and rest.index == whole.index == 5
+
+
+def test_strength(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
+    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+
+    def result(strength: float) -> Tensor:
+        (step,) = photo.steps(photograph, other, everything, replace(recipe, steps=0, strength=strength))
+        return step.image
+
+    none, half, full = result(0), result(0.5), result(1)
+    torch.testing.assert_close(none, images.to_size(photograph, 48))
+    torch.testing.assert_close(half, (none + full) / 2)
+    assert float((full - none).abs().mean()) > 0.05
 
 
 def test_highlights() -> None:

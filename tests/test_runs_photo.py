@@ -99,7 +99,7 @@ def test_only_checkpoints_of_its_own_are_removed(
         (["--content-mask", "A", "--style-mask", "nowhere.png"], "nowhere.png"),
         (["--content-mask", "A", "--style-mask", "photo.jpg"], "flat colours"),
         (["--content-mask", "A", "--style-mask", "GREEN"], "green.png: the two masks have no colour in common"),
-        (["--steps", "0"], "--steps"),
+        (["--steps", "-1"], "--steps"),
         (["--strength", "-1"], "--strength"),
         (["--evenness", "-1"], "--evenness"),
         (["--keep-highlights", "2"], "--keep-highlights"),

@@ -161,12 +161,12 @@ def change_light(
         state = before["inner"]
     ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
     stopped = last = None
-    with terminal.progress(recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
+    with terminal.progress(1 + recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
         steps = photo.steps(ours, theirs, pair.regions, recipe, state=state)
         for step in receipts.resuming(steps) if state else steps:
             last = step
             report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
-            if interrupted():
+            if interrupted() and step.index < step.total:
                 stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
                 break
     if last is None:

@@ -171,7 +171,7 @@ def light(
     kept: dict[str, Any] = {}
 
     def frames(folder: Path) -> Generator[Frame[PhotoStep]]:
-        yield Frame(0, recipe.steps, "finding regions" if masks is None else "reading the regions")
+        yield Frame(0, 1 + recipe.steps, "finding regions" if masks is None else "reading the regions")
         device = machine.pick_device("auto")
         drawn = None if masks is None else (_on_white(read(masks[0][0])), _on_white(read(masks[1][0])))
         pair = kept["pair"] = run_photo.read(read(photo), read(other), recipe, drawn, device=device)
