@@ -1,6 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
-    python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1500] [--share 1] [--out impasto/models/styles]
+    python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1500] [--strengths 25 8 3.2] [--detail 0]
+        [--share 1] [--out impasto/models/styles]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -52,16 +53,15 @@ CROP = 256  # pixels
 ZOOM = (0.58, 0.9)  # a crop shows most of a photograph, as a picture does when the network is applied
 CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}
 STYLE = {"relu1_1": 0.3, "relu2_1": 0.9, "relu3_1": 1.3, "relu4_1": 1.3, "relu5_1": 1.2}
-STRENGTHS = (25.0, 8.0, 3.2)  # weight of the style in the first step, in the middle and in the last step: shapes first
 GRAIN = 0.1
 
 
-def build(network: encoder.VGG, layers: set[str], painting: Tensor) -> Objective:
+def build(network: encoder.VGG, layers: set[str], contents: dict[str, float], painting: Tensor) -> Objective:
     """The part of the objective that is measured on some layers of an encoder, with a style weight of 1."""
-    content, style = ({layer: w for layer, w in all_.items() if layer in layers} for all_ in (CONTENT, STYLE))
+    content, style = ({layer: w for layer, w in all_.items() if layer in layers} for all_ in (contents, STYLE))
     recipe = Transfer(
         content_layers=tuple(content), content_layer_weights=tuple(content.values()), content_term="relative",
-        content_weight=1 / sum(CONTENT.values()), style_layers=tuple(style), layer_weights=tuple(style.values()),
+        content_weight=1 / sum(contents.values()), style_layers=tuple(style), layer_weights=tuple(style.values()),
         style_term="bounded", style_weight=1.0, smoothness=0.0,
     )  # fmt: skip
     return objective.build(network, recipe, painting.new_zeros(1, 3, CROP, CROP), [painting])
@@ -72,13 +72,15 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    content = {"relu2_1": args.detail, **CONTENT} if args.detail else CONTENT
     recipe = Training(steps=args.steps, rate=1.5e-3, start="", style_size=painting.size, descreen=painting.descreen,
                       crop=CROP, batch=1, grain=GRAIN, smoothness=1.0)  # fmt: skip
     source = images.read(args.assets / "styles" / painting.file)
     target = onepass_training.prepare_style(source.image, recipe)
     teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
     shallow = {"relu1_1", "relu2_1", "relu3_1"}
-    goals = [build(teacher, shallow, target), build(encoder.load("compact"), {*STYLE, *CONTENT} - shallow, target)]
+    deep = {*STYLE, *CONTENT} - shallow
+    goals = [build(teacher, shallow, content, target), build(encoder.load("compact"), deep, content, target)]
     palette = moments(target)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
 
@@ -87,7 +89,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
         crops = datasets.random_crops(pool, recipe.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
         with torch.autocast("cpu", torch.bfloat16):
             painted = network(crops.contiguous(memory_format=torch.channels_last), grain=GRAIN)
-        first, middle, last = STRENGTHS
+        first, middle, last = args.strengths
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
@@ -120,7 +122,13 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, args: argparse.Na
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained, args.share)
-    facts = {"steps": args.steps, "encoder": "vgg19 to relu3_1, compact from relu4_1", "share": args.share}
+    facts = {
+        "steps": args.steps,
+        "strengths": args.strengths,
+        "detail": args.detail,
+        "encoder": "vgg19 to relu3_1, compact from relu4_1",
+        "share": args.share,
+    }
     with files.atomic(args.out / f"{name}.safetensors") as part:
         onepass.save(part, refined, {**model.metadata, "refined": json.dumps(facts)})
     photograph = images.to_size(images.to_tensor(bundled.locate("chelsea")), 256)
@@ -138,6 +146,11 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=1.0, help="how much of the change of the weights is kept: 0 none, 1 all"
     )
+    parser.add_argument(
+        "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
+        help="weight of the style in the first step, in the middle and in the last step: shapes first",
+    )  # fmt: skip
+    parser.add_argument("--detail", type=float, default=0.0, help="weight of relu2_1 in the content, for sharp windows")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448)
