@@ -39,9 +39,9 @@ STYLES = {
         ),
         "starry-night": ("The Starry Night", "Vincent van Gogh", "1889", "public domain"),
         "composition-vii": ("Composition VII", "Wassily Kandinsky", "1913", "public domain"),
-        "mosaic": ("A mosaic", "painter unknown", "year unknown", "rights unknown"),
-        "candy": ("June Tree", "Natasha Wescoat", "year unknown", "the painter"),
-        "feathers": ("Feathers", "Kathryn Corlett", "year unknown", "the painter"),
+        "mosaic": ("A mosaic", "unknown", "unknown", "unknown"),
+        "candy": ("June Tree", "Natasha Wescoat", "unknown", "the painter"),
+        "feathers": ("Feathers", "Kathryn Corlett", "unknown", "the painter"),
         "portrait-of-metzinger": ("Portrait of Jean Metzinger", "Robert Delaunay", "1906", "public domain"),
     }.items()
 }  # fmt: skip

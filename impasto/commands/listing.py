@@ -32,7 +32,7 @@ class ListCommand:
             ]
         else:
             works = bundled.STYLES if self.what == "styles" else bundled.CONTENTS
-            rows = [(name, f"{p.title}, {p.author}, {p.year}; {p.rights}") for name, p in works.items()]
+            rows = [(n, f"{p.title}; by: {p.author}; year: {p.year}; rights: {p.rights}") for n, p in works.items()]
         width = max((len(name) for name, _ in rows), default=0)
         for name, about in rows:
             print(f"{name:<{width}}  {about}")
