@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from impasto import images, machine, onepass, video
+from impasto import images, machine, onepass, recording, video
 from impasto.runs import film as run_film, onepass as run_onepass
 
 
 def looped(clip: Path, out: Path, count: int, width: int, height: int) -> Path:
     frames = [images.resize(frame.float() / 255, height, width) for frame, _ in
               itertools.islice(video.find(clip).frames(), min(count, 200))]  # fmt: skip
-    with video.writer(out, height, width, fps=25) as add:
+    with recording.writer(out, height, width, fps=25) as add:
         for frame in itertools.islice(itertools.cycle(frames), count):
             add(frame)
     return out

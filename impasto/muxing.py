@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from impasto import files, video
+from impasto import files, recording, video
 from impasto.errors import InputError
 from impasto.video import Clock, Film
 
@@ -144,7 +144,7 @@ def assemble(parts: Parts, out: Path, *, complete: bool) -> list[str]:
         VideoError: the source is not there any more.
     """
     film, av = parts.film, video.library(out)
-    kind = video.WRITTEN[out.suffix.lower()][0]
+    kind = recording.WRITTEN[out.suffix.lower()][0]
     until = film.end - film.start
     if not complete:
         until = min(until, max(map(parts.tick, parts.packets())) * film.time_base + 1 / film.rate)

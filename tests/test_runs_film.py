@@ -17,7 +17,7 @@ from conftest import film, frames, save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import images, presets, transfer, video
+from impasto import images, presets, recording, transfer, video
 from impasto.cli import main
 from impasto.errors import InputError, OutputError, Stopped, VideoError
 from impasto.runs.film import Settings, repaint
@@ -297,10 +297,10 @@ def test_errors_of_the_output_name_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_names_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: video.Encoder, image: Tensor, time: Fraction) -> None:
+    def full(self: recording.Encoder, image: Tensor, time: Fraction) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video.Encoder, "add", full)
+    monkeypatch.setattr(recording.Encoder, "add", full)
     with pytest.raises(OutputError, match=r"out\.mp4.*No space left"):
         run(film(tmp_path / "film.mp4"), tmp_path / "out.mp4")
 

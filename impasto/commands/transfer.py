@@ -117,7 +117,7 @@ class TransferCommand:
     cluster: Cluster = ""
 
     def run(self) -> None:
-        from impasto import video
+        from impasto import recording, video
         from impasto.runs import receipts, terminal, transfer as run_transfer
 
         if not self.styles and self.content.lower().endswith((".csv", ".jsonl")):
@@ -135,7 +135,7 @@ class TransferCommand:
             raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
-        if video.is_film(Path(self.content)) and video.is_written(self.out):
+        if video.is_film(Path(self.content)) and recording.is_written(self.out):
             self.repaint()
             return
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
@@ -148,14 +148,14 @@ class TransferCommand:
 
     def repaint(self) -> None:
         """Paint every frame of a film."""
-        from impasto import bundled, images, video
+        from impasto import bundled, images, recording
         from impasto.runs import film, receipts, terminal
 
         if self.content_masks or self.style_masks or self.video or self.settings.sweep:
             raise InputError("a film takes no masks, `video` or `sweep`")
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
-        video.check_output(self.out, [style.name for style in styles])
+        recording.check_output(self.out, [style.name for style in styles])
         paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
         receipt = receipts.build("transfer", recipe=self.settings, styles=styles)
         with terminal.saying(self.out):

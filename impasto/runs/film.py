@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import files, images, muxing, steady, transfer, video
+from impasto import files, images, muxing, recording, steady, transfer, video
 from impasto.errors import InputError, Stopped, VideoError
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
@@ -34,7 +34,7 @@ class Settings:
     steady: bool = True
     start: float = 0.0
     end: float = math.inf
-    crf: int = video.CRF
+    crf: int = recording.CRF
     fps: float = 0.0
 
 
@@ -84,13 +84,13 @@ def painting(
     Raises:
         VideoError, OutputError, InputError: the film cannot be read or written.
     """
-    video.check_output(out)
+    recording.check_output(out)
     film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
-    video.check_output(out, film.pictures or [path])
+    recording.check_output(out, film.pictures or [path])
     facts = {
         **receipt,
         "settings": repr(settings),
-        "codec": video.WRITTEN.get(out.suffix.lower(), ("", ""))[1],
+        "codec": recording.WRITTEN.get(out.suffix.lower(), ("", ""))[1],
         "film": path.name,
         "size": path.stat().st_size if path.exists() else 0,
     }
@@ -226,7 +226,7 @@ class Sink:
 def _sink(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: bool) -> Iterator[Sink]:
     if video.NUMBER.search(out.name):
         yield _pictures(out, resume=resume)
-    elif video.WRITTEN[out.suffix.lower()][1] in ("gif", "libwebp_anim", "apng"):
+    elif recording.WRITTEN[out.suffix.lower()][1] in ("gif", "libwebp_anim", "apng"):
         with files.atomic(out) as part, _encoding(film, part, out, crf) as add:
             yield Sink(add)
     else:
@@ -241,16 +241,16 @@ def _pictures(out: Path, *, resume: bool) -> Sink:
     def add(image: Tensor, when: Fraction) -> None:
         nonlocal count
         count += 1
-        images.write(video.numbered(out, count), image)
+        images.write(recording.numbered(out, count), image)
 
     def has(when: Fraction) -> bool:
         nonlocal count
-        there = resume and video.numbered(out, count + 1).exists()
+        there = resume and recording.numbered(out, count + 1).exists()
         count += there
         return there
 
     def last() -> Tensor:
-        return images.read(video.numbered(out, count)).image.mul(255).round().byte()
+        return images.read(recording.numbered(out, count)).image.mul(255).round().byte()
 
     return Sink(add, has, last)
 
@@ -261,16 +261,16 @@ def _encoding(
 ) -> Iterator[Callable[[Tensor, Fraction], None]]:
     """An encoder into ``path``; yields the function that adds a frame."""
     av = video.library(out)
-    format_, codec = video.WRITTEN[out.suffix.lower()]
+    format_, codec = recording.WRITTEN[out.suffix.lower()]
     encoder = container = None
 
     def add(image: Tensor, when: Fraction) -> None:
         nonlocal encoder, container
         try:
             if encoder is None:
-                options = video.ENDLESS.get(kind or format_, {})
+                options = recording.ENDLESS.get(kind or format_, {})
                 container = av.open(str(path), "w", format=kind or format_, options=options)
-                encoder = video.Encoder(container, codec, image.shape[-2], image.shape[-1], film, crf)
+                encoder = recording.Encoder(container, codec, image.shape[-2], image.shape[-1], film, crf)
             encoder.add(image, when)
         except (OSError, av.FFmpegError) as error:
             raise files.unwritable(out, error) from error

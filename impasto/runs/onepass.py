@@ -13,7 +13,20 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, distributed
 
-from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, steady, video
+from impasto import (
+    bundled,
+    datasets,
+    files,
+    fitting,
+    images,
+    machine,
+    onepass,
+    onepass_training,
+    recording,
+    schema,
+    steady,
+    video,
+)
 from impasto.errors import (
     DivergedError,
     ImageError,
@@ -266,7 +279,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
     paths = [bundled.locate(source) for source in sources]
     film = film or run_film.Settings()
     if len(paths) == 1 and _makes_film(paths[0], out):
-        video.check_output(out, [*paths, *painter.sources])
+        recording.check_output(out, [*paths, *painter.sources])
         run_film.repaint(paths[0], out, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
     elif len(paths) > 1 or paths[0].is_dir():
         _several(paths, out, painter, film, quiet=quiet, resume=resume)
@@ -282,7 +295,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
 
 def _makes_film(path: Path, out: Path) -> bool:
     """Whether a film is asked for; the first frame of an animation can also be repainted as a picture."""
-    written = video.is_written(out)
+    written = recording.is_written(out)
     if path.is_dir():
         return written
     animated = path.suffix.lower() in video.MAYBE and not video.NUMBER.search(path.name)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, images, masks, schema, sheets, study, transfer, video, weights
+from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
 from impasto.errors import InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
@@ -114,7 +114,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     if recipe.checkpoint_every:
         receipts.claim(watch.out)
     if watch.film:
-        video.check_output(watch.film)
+        recording.check_output(watch.film)
     terminal.fetch_encoder(recipe.encoder, quiet=watch.quiet)
     watch.receipt = receipt(watch.command, recipe, inputs)
     if watch.state is not None:
@@ -126,7 +126,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     last: transfer.Step | None = None
     stopped = ""
     with ExitStack() as stack:
-        film = stack.enter_context(video.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
+        film = stack.enter_context(recording.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
         report = stack.enter_context(terminal.progress(recipe.steps, quiet=watch.quiet))
         interrupted = stack.enter_context(terminal.interruption())
         try:
