@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import impasto
-from impasto import color, encoder, images, machine, objective, photo
+from impasto import color, encoder, images, machine, matching, objective, photo
 from impasto.matting import Guide
 from impasto.recipes import Photo, Transfer
 
@@ -94,14 +94,14 @@ def pairs(args: argparse.Namespace) -> None:
         if args.size:
             content, style = images.to_size(content, args.size), images.to_size(style, args.size)
         marks = (images.to_tensor(folder / f"{name}_{what}_mask.png") for what in ("content", "style"))
-        given = photo.from_masks(*marks)
+        given = matching.from_masks(*marks)
         results: dict[str, Tensor] = {"published": images.resize(published, *content.shape[-2:])}
 
         def solve(
-            label: str, recipe: Photo, regions: photo.Regions | None, content: Tensor = content,
+            label: str, recipe: Photo, regions: matching.Regions | None, content: Tensor = content,
             style: Tensor = style, results: dict[str, Tensor] = results,
         ) -> None:  # fmt: skip
-            regions = regions or photo.find(content, style, recipe)
+            regions = regions or matching.find(content, style, recipe)
             *_, last = photo.steps(content, style, regions, recipe)
             results[label] = last.lift(content)
 
@@ -182,12 +182,12 @@ def relit(args: argparse.Namespace) -> None:
         content = images.to_size(images.to_tensor(path), size)
         nearby = F.avg_pool2d(color.luma(content), size // 8 + 1, 1, size // 16, count_include_pad=False)
         bright = (nearby > nearby.median()).float()
-        where = photo.Borders(content, [bright, 1 - bright]).shares(content)  # regions end at edges
+        where = matching.Borders(content, [bright, 1 - bright]).shares(content)  # regions end at edges
         draw = torch.Generator().manual_seed(index)
         answer = torch.stack([mask * curve(content, draw) for mask in where]).sum(0)
         style, *what = ((x[..., content.shape[-1] // 8 :]).flip(3) for x in (answer, *where))
         *_, last = photo.steps(
-            content, style, photo.Regions(where, what, torch.rand(2, 3)), replace(Photo(), size=size)
+            content, style, matching.Regions(where, what, torch.rand(2, 3)), replace(Photo(), size=size)
         )
         found = difference(last.image, answer), difference(reinhard(content, style, where, what), answer)
         rows.append((difference(content, answer), *found))

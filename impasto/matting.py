@@ -99,3 +99,8 @@ def _inverse(m: Tensor) -> Tensor:
     ca, cb, cc = d * f - e * e, c * e - b * f, b * e - c * d
     rows = [ca, cb, cc, cb, a * f - c * c, b * c - a * e, cc, b * c - a * e, a * d - b * b]
     return torch.stack(rows, 1).view(m.shape) / (a * ca + b * cb + c * cc)[:, None, None]
+
+
+def widest(image: Tensor) -> int:
+    """The largest radius of a window that fits into a picture, (1, C, H, W)."""
+    return (min(image.shape[-2:]) - 1) // 2

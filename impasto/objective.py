@@ -24,6 +24,8 @@ from impasto.encoder import VGG, Frozen
 from impasto.recipes import Transfer
 from impasto.tiling import Window, everything, windows
 
+MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
+
 Key = tuple[str, int, str]  # (what, which region, layer): ("content", 0, "relu4_2"), ("style", 1, "relu1_1")
 Sums = dict[Key, Tensor]
 
@@ -344,3 +346,15 @@ def _guidance(region: Region, x: Tensor, layer: str, tile: Window) -> Tensor | N
         return inside
     mask = tile.at_layer(region.masks[layer], x, layer).to(x.dtype)
     return mask if inside is None else mask * inside
+
+
+def following(goal: optimize.ValueAndGradient, wanted: Tensor, trusted: Tensor) -> optimize.ValueAndGradient:
+    """``goal`` with the temporal term: the squared difference from ``wanted`` where it is ``trusted`` (Ruder2016)."""
+
+    def followed(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        terms, gradient = goal(image)
+        difference = image - wanted
+        weighted = trusted * difference * (MOTION / image.numel())
+        return {**terms, "motion": (weighted * difference).sum()}, gradient + 2 * weighted
+
+    return followed

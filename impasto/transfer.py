@@ -19,7 +19,6 @@ from impasto import anystyle, color, encoder, images, machine, masks, objective,
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
-MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
 
@@ -272,7 +271,7 @@ def paint(
     if follow is not None:
         wanted, trusted = (images.resize(each, *scale.size) for each in follow)
         image = content.lerp(wanted, trusted) if image is None else image
-        goal = following(goal, wanted, trusted)
+        goal = objective.following(goal, wanted, trusted)
     if image is None:
         if recipe.init == "one-pass":
             image = in_one_pass(recipe, content, pictures)
@@ -290,18 +289,6 @@ def paint(
         flat=recipe.flat,
         state=state,
     )
-
-
-def following(goal: optimize.ValueAndGradient, wanted: Tensor, trusted: Tensor) -> optimize.ValueAndGradient:
-    """``goal`` with the temporal term: the squared difference from ``wanted`` where it is ``trusted`` (Ruder2016)."""
-
-    def objective(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        terms, gradient = goal(image)
-        difference = image - wanted
-        weighted = trusted * difference * (MOTION / image.numel())
-        return {**terms, "motion": (weighted * difference).sum()}, gradient + 2 * weighted
-
-    return objective
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:

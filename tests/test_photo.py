@@ -1,15 +1,14 @@
-"""Photorealistic transfer: regions and optimisation."""
+"""Photorealistic transfer."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import BLUE, GREEN, RED, halves, save_picture
-from PIL import Image
+from conftest import BLUE, RED, halves, save_picture
 from torch import Tensor
 
-from impasto import color, images, light, masks, photo
+from impasto import color, images, light, matching, photo
 from impasto.errors import InputError
 from impasto.matting import Guide
 from impasto.recipes import Photo
@@ -32,83 +31,6 @@ def recipe(tiny: str) -> Photo:
     return Photo(size=48, steps=4, encoder=tiny, precision="float32")
 
 
-def test_classes_of_a_mask_with_soft_borders() -> None:
-    mask = halves(RED, BLUE)
-    mask[..., 29:31] = torch.tensor([0.5, 0, 0.5]).view(1, 3, 1, 1)  # no third class
-    labels, colours = masks.classes(mask)
-    assert {tuple(colour.tolist()) for colour in colours} == {RED, BLUE}
-    assert colours[labels[20, 10]].tolist() == list(RED)
-    assert colours[labels[20, 29]].tolist() == list(RED) and colours[labels[20, 30]].tolist() == list(BLUE)
-
-
-def test_indexed_and_large_masks(tmp_path: Path) -> None:
-    mask = Image.new("P", (3000, 1000), 0)
-    mask.putpalette([255, 0, 0, 0, 0, 255])
-    mask.paste(1, (1500, 0, 3000, 1000))
-    mask.save(tmp_path / "mask.png")
-    regions = photo.from_masks(images.to_tensor(tmp_path / "mask.png"), halves(RED, BLUE))
-    assert len(regions.content) == 2 and max(regions.content[0].shape) == 1024
-    assert float(regions.content[0].mean()) == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_mask_without_flat_colours() -> None:
-    with pytest.raises(ValueError, match="flat colours"):
-        masks.classes(torch.rand(1, 3, 90, 90))
-
-
-def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -> None:
-    regions = photo.from_masks(halves(RED, BLUE), halves(BLUE, RED, 22, 25))
-    regions = regions.at(photograph, other)
-    assert [mask.shape[-2:] for mask in regions.style] == [(44, 50)] * 2
-    for colour, ours, theirs in zip(regions.colours.tolist(), regions.content, regions.style, strict=True):
-        at = 10 if colour == list(RED) else 50
-        assert float(ours[0, 0, 20, at]) == 1
-        assert float(theirs[0, 0, 20, 50 - round(at * 50 / 60)]) == 1
-    torch.testing.assert_close(regions.picture(regions.content), halves(RED, BLUE))
-
-
-def test_a_class_that_the_style_lacks_follows_the_others() -> None:
-    mask = halves(RED, BLUE)
-    mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
-    regions = photo.from_masks(mask, halves(RED, BLUE))
-    assert len(regions.content) == 2 and len(regions.notes) == 1
-    assert "#00ff00" in regions.notes[0] and "follows" in regions.notes[0]
-    assert float(sum(regions.content)[..., 40:].max()) == 0 and float(sum(regions.content)[..., :40].min()) == 1
-    # Saved and read again, it is still in no region.
-    again = photo.from_masks(*map(regions.picture, (regions.content, regions.style)))
-    assert len(again.content) == 2 and float(sum(again.content)[..., 40:].max()) == 0
-
-
-def test_a_class_that_the_content_lacks_is_ignored() -> None:
-    """Drawn to keep something, such as clouds, out of the light to take."""
-    mask = halves(RED, BLUE)
-    mask[..., 40:] = torch.tensor(GREEN).view(1, 3, 1, 1)
-    regions = photo.from_masks(halves(RED, BLUE), mask)
-    assert len(regions.notes) == 1 and "#00ff00" in regions.notes[0]
-    assert float(sum(regions.style)[..., 40:].max()) == 0 and float(sum(regions.style)[..., :40].min()) == 1
-
-
-def test_masks_without_a_colour_in_common() -> None:
-    with pytest.raises(ValueError, match="no colour in common"):
-        photo.from_masks(halves(RED, RED), halves(BLUE, BLUE))
-
-
-def test_regions_are_found_and_match(recipe: Photo) -> None:
-    """Dark regions match dark ones and bright ones bright, wherever they are; the seed makes it repeatable."""
-    torch.manual_seed(0)
-    content = halves((0.1, 0.1, 0.3), (0.9, 0.8, 0.4), 96, 128) + 0.03 * torch.rand(1, 3, 96, 128)
-    style = halves((0.9, 0.8, 0.4), (0.1, 0.1, 0.3), 96, 96) + 0.03 * torch.rand(1, 3, 96, 96)
-    regions = photo.find(content, style, replace(recipe, regions=2))
-    assert len(regions.content) == 2
-    for ours, theirs in zip(regions.content, regions.style, strict=True):
-        left, right = (float(m[..., 20:30].mean()) for m in (ours, theirs))
-        assert abs(left - 1 + right) < 0.2 and max(left, right) > 0.8
-    total = torch.cat([*regions.content], 1).sum(1)
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-3)
-    again = photo.find(content, style, replace(recipe, regions=2))
-    assert all(torch.equal(a, b) for a, b in zip(regions.content, again.content, strict=True))
-
-
 def test_transport_recovers_a_curve_for_each_region() -> None:
     """The right answer of a relit photograph is known; twice as near to it as Reinhard's transfer, and no leak."""
     torch.manual_seed(0)
@@ -129,7 +51,7 @@ def test_two_lights_in_one_region_keep_their_places() -> None:
     lights = torch.tensor([[0.9, 0.2, 0.1], [0.1, 0.3, 0.8]])
     shade = 0.7 + 0.3 * images.resize(torch.rand(1, 1, 12, 16), 48, 64)
     style = shade * lights.T.repeat_interleave(24, 1)[None, :, :, None]
-    whole = photo.Regions([torch.ones(1, 1, 48, 64)], [torch.ones(1, 1, 48, 64)], torch.ones(1, 3))
+    whole = matching.Regions([torch.ones(1, 1, 48, 64)], [torch.ones(1, 1, 48, 64)], torch.ones(1, 3))
     tables, moved = photo.transported(content, style, whole.content, whole.style)
     scene = light.Scene(content, whole.content, tables)
     lit = scene.lit(photo.fitted(scene, moved, whole.content[0], 3.0).image)
@@ -152,14 +74,14 @@ def test_what_has_no_counterpart_follows_the_others(recipe: Photo) -> None:
     content, half = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 40, 60)
     half[..., :30] = 1
     dark = 0.4 * content
-    regions = photo.Regions([half], [torch.ones(1, 1, 40, 60)], torch.ones(1, 3))
+    regions = matching.Regions([half], [torch.ones(1, 1, 40, 60)], torch.ones(1, 3))
     (last,) = photo.steps(content, dark, regions, replace(recipe, steps=0))
     assert len(last.added) == 2
     torch.testing.assert_close(last.image[..., 30:].mean(), dark[..., 30:].mean(), rtol=0.2, atol=0)
 
 
 def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    everything = matching.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     seen = list(photo.steps(photograph, other, everything, replace(recipe, steps=12)))
     assert [step.index for step in seen] == [*range(1, 14)] and seen[0].total == 13
     assert set(seen[0].terms) == {"distance", "evenness"} and set(seen[1].terms) == {"style", "evenness", "clipping"}
@@ -173,20 +95,10 @@ def test_steps_bring_the_loss_down_and_keep_the_photograph(photograph: Tensor, o
     assert energy < 0.02 * much
 
 
-def test_the_border_of_a_mask_moves_to_the_nearest_edge() -> None:
-    torch.manual_seed(0)
-    image = 0.2 + 0.02 * torch.rand(1, 3, 80, 120)
-    image[..., 60:] += 0.6
-    drawn = torch.zeros(1, 1, 80, 120)
-    drawn[..., 54:] = 1  # six pixels off
-    share = photo.Borders(image, [1 - drawn, drawn]).shares(image)[1]
-    assert share[..., :59].max() < 0.2 and share[..., 61:].min() > 0.8
-
-
 def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     """Compared with finite differences along one direction."""
     small, other = images.to_size(photograph, 48), images.to_size(other, 48)
-    regions = photo.from_masks(halves(RED, BLUE), halves(RED, BLUE)).at(small, other)
+    regions = matching.from_masks(halves(RED, BLUE), halves(RED, BLUE)).at(small, other)
     tables, moved = photo.transported(small, other, regions.content, regions.style)
     scene = light.Scene(small, regions.content, tables)
     base = photo.fitted(scene, moved, torch.ones_like(moved[:, :1]), recipe.evenness).image
@@ -199,7 +111,7 @@ def test_the_gradient_of_the_whole_objective(photograph: Tensor, other: Tensor, 
 
 
 def test_resume_is_exact(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    everything = matching.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
     *_, whole = photo.steps(photograph, other, everything, recipe)
     states = [step.state() for step in photo.steps(photograph, other, everything, recipe)]
     for state in states[:2]:
@@ -208,7 +120,7 @@ def test_resume_is_exact(photograph: Tensor, other: Tensor, recipe: Photo) -> No
 
 
 def test_strength(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
-    everything = photo.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
+    everything = matching.Regions([torch.ones(1, 1, 40, 60)], [torch.ones(1, 1, 44, 50)], torch.ones(1, 3))
 
     def result(strength: float) -> Tensor:
         (step,) = photo.steps(photograph, other, everything, replace(recipe, steps=0, strength=strength))

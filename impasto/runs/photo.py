@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from impasto import bundled, encoder, images, machine, masks as masking, photo, schema, weights
+from impasto import bundled, encoder, images, machine, masks as masking, matching, photo, schema, weights
 from impasto.errors import InputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Photo
@@ -23,7 +23,7 @@ class Pair:
 
     photograph: Picture
     other: Picture
-    regions: photo.Regions
+    regions: matching.Regions
     receipt: dict[str, Any]
 
 
@@ -48,11 +48,11 @@ def read(
     photograph, other = images.read(content), images.read(style)
     photo.check_size(photograph.image, recipe)
     if masks is None:
-        regions = photo.find(photograph.image.to(device), other.image.to(device), recipe)
+        regions = matching.find(photograph.image.to(device), other.image.to(device), recipe)
     else:
         ours, theirs = (masking.read_classes(mask) for mask in masks)
         try:
-            regions = photo.from_masks(ours, theirs)
+            regions = matching.from_masks(ours, theirs)
         except ValueError as error:
             names = ", ".join(mask.name if isinstance(mask, Picture) else str(mask) for mask in masks)
             raise InputError(f"{names}: {error}") from None
