@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impasto.errors import WeightsError
 
@@ -40,13 +41,15 @@ def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Exported(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, margin: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.margin = network, margin
 
     def forward(self, *pictures: Tensor) -> Tensor:
-        painted: Tensor = self.network(*pictures)
-        return painted.clamp(0, 1)
+        first, *others = pictures
+        extended = F.pad(first, [self.margin] * 4, "reflect") if self.margin else first
+        painted: Tensor = self.network(extended, *others).clamp(0, 1)
+        return F.pad(painted, [-self.margin] * 4) if self.margin else painted
 
 
 def to_onnx(
@@ -56,6 +59,7 @@ def to_onnx(
     *,
     channels: int = 3,
     stride: int = 0,
+    margin: int = 0,
     fold: bool = True,
 ) -> None:
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
@@ -70,6 +74,7 @@ def to_onnx(
         path: of the file.
         inputs: names of its inputs.
         channels, stride: see above; 0: one-pass networks, of three channels and any size.
+        margin: of the model (`onepass.Model`).
         fold: whether constants are folded.
 
     Raises:
@@ -89,7 +94,7 @@ def to_onnx(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
-            _Exported(network).eval(), examples, input_names=list(inputs),
+            _Exported(network, margin).eval(), examples, input_names=list(inputs),
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False, optimize=fold,
             dynamic_shapes=(shapes,),
         )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from impasto import (
     anystyle,
@@ -31,6 +32,7 @@ from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import JOHNSON, Architecture, Network, Statistics
 
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
+MARGIN = 16  # pixels by which a picture is extended, and cut again: networks paint a frame along the border
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
@@ -54,6 +56,11 @@ class Model:
         if "recipe" not in self.metadata:
             return 0.0
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which a picture is extended before it is painted; those of others paint as their authors do."""
+        return MARGIN if "recipe" in self.metadata else 0
 
 
 def require_network(model: Model, source: str) -> Network:
@@ -244,15 +251,21 @@ def _paint(
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
+    height, width = photograph.shape[-2:]
+    margin = min(model.margin, height - 1, width - 1)
+    extended = F.pad(photograph, [margin] * 4, "reflect")
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
-            band = max(16, BAND // photograph.shape[-1])
-            painted: Tensor = network(photograph, band=band, grain=noise, film=film).clamp_(0, 1)
-            return painted if strength == 1 else torch.lerp(photograph, painted, strength)
-        assert model.style is not None
-        style = model.style.to(photograph.device)
-        painted = network(photograph, style, strength=strength, grain=noise, mask=mask, film=film)
-        return painted.clamp_(0, 1)
+            painted: Tensor = network(extended, band=max(16, BAND // width), grain=noise, film=film)
+        else:
+            assert model.style is not None
+            mask = None if mask is None else F.pad(mask, [margin] * 4, "reflect")
+            style = model.style.to(photograph.device)
+            painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
+    painted = painted[..., margin : margin + height, margin : margin + width].clamp_(0, 1)
+    if model.style is None and strength < 1:
+        return torch.lerp(photograph, painted, strength)
+    return painted
 
 
 def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model], list[float]]:

@@ -78,9 +78,9 @@ def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
 def test_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    model = Model(Network(SMALL).eval(), {})
+    model = Model(Network(SMALL).eval(), {"recipe": "{}"})
     path = tmp_path / "model.onnx"
-    interop.to_onnx(model.network, path)
+    interop.to_onnx(model.network, path, margin=model.margin)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
         image = torch.rand(*size)

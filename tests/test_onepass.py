@@ -172,6 +172,17 @@ def test_grain(model: Model) -> None:
             onepass.apply(even, model, grain=wrong)
 
 
+def test_the_border_is_painted_like_the_rest(model: Model) -> None:
+    """What a network paints along the border is cut off; third-party networks get the picture as it is."""
+    torch.manual_seed(1)
+    image, ours = torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": "{}"})
+    wide = F.pad(image, [16] * 4, "reflect")
+    for each, wanted in ((ours, model.network(wide)[..., 16:-16, 16:-16]), (model, model.network(image))):
+        painted = onepass.apply(image, each, grain=0, precision="float32")
+        torch.testing.assert_close(painted, wanted.clamp(0, 1))
+    assert onepass.apply(torch.rand(1, 3, 1, 3), ours).shape == (1, 3, 1, 3)
+
+
 def test_a_mixture_lies_between(model: Model) -> None:
     torch.manual_seed(1)
     other, image = Model(Network(SMALL).eval(), {}), torch.rand(1, 3, 40, 40)

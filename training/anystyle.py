@@ -1,11 +1,13 @@
 """Train the network of any painting.
 
     python training/anystyle.py --assets DIR [--out impasto/models/any-style.safetensors] [--steps N] [--device D]
+        [--start bundled] [--share 1]
 
 The decoder first learns to reproduce pictures, then to paint photographs with the statistics of paintings; every tenth
 step stays a reproduction. As in `refine.py`, the loss sees the original VGG-19 up to relu3_1, content is the relative
 squared error, and the photograph is first taken to the painting's colours. An interrupted training resumes from its
-checkpoint; with --start bundled, the embedded network is trained further.
+checkpoint; with --start bundled, the embedded network is trained further, and with a --share below 1 the result lies
+between the network before and after.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}  # layers and their weights
 STYLE = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.4, "relu4_1": 1.1, "relu5_1": 0.8}
 REPRODUCED = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 SHALLOW = ("relu1_1", "relu2_1", "relu3_1")  # measured on the original VGG-19
-STRENGTHS = (6.0, 3.0)  # weight of the style in the first and in the last step: shapes first
+STRENGTHS = (10.0, 6.0)  # weight of the style in the first and in the last step: shapes first
 CROP, GRAIN = 192, 0.08
 BEGINNING = 0.15  # fraction of the steps that only reproduce, from random weights
 EVERY = 50  # steps between two checkpoints
@@ -204,6 +206,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--start", choices=("random", "bundled"), default="random")
+    parser.add_argument("--share", type=float, default=1.0, help="how much of the change of the weights is kept")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = machine.pick_device(args.device)
@@ -214,6 +217,7 @@ def main() -> None:
     if args.start == "bundled":
         decoder.load_state_dict(anystyle.load()[0].decoder.state_dict())
     decoder.requires_grad_(True).to(device)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     beginning = round(BEGINNING * args.steps) if args.start == "random" else 0
     teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
     pools = photographs, paintings
@@ -243,8 +247,11 @@ def main() -> None:
             print(step.index, ", ".join(f"{name} {float(term):.3f}" for name, term in step.terms.items()), flush=True)
             with files.atomic(checkpoint) as part:
                 torch.save({**step.state(), "averaged": averaged.state_dict()}, part)
+            between = Decoder()
+            after = averaged.module.state_dict()
+            between.load_state_dict({name: old.lerp(after[name], args.share) for name, old in before.items()})
             with files.atomic(args.out) as part:
-                anystyle.save(part, averaged.module, {**card, "steps": str(step.index)})
+                anystyle.save(part, between, {**card, "steps": str(step.index), "share": str(args.share)})
     checkpoint.unlink()
 
 

@@ -153,10 +153,12 @@ class ExportCommand:
         files.check_output(self.out, [self.model])
         with files.atomic(self.out) as part:
             if self.model == "any-style":
-                interop.to_onnx(anystyle.Immediate(anystyle.load()[0]), part, ("image", "painting"))
+                network = anystyle.Immediate(anystyle.load()[0])
+                interop.to_onnx(network, part, ("image", "painting"), margin=onepass.MARGIN)
             elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
-                network, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
-                interop.to_onnx(network, part, channels=channels, stride=stride)
+                translator, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
+                interop.to_onnx(translator, part, channels=channels, stride=stride)
             else:
-                interop.to_onnx(onepass.require_network(onepass.load(self.model), self.model), part)
+                model = onepass.load(self.model)
+                interop.to_onnx(onepass.require_network(model, self.model), part, margin=model.margin)
         terminal.say(self.out)

@@ -39,9 +39,10 @@ def build(out: Path, *, quiet: bool) -> None:
     ):
         first = Path(place) / "first.onnx"
         for done, name in enumerate(bundled.STYLES, 1):
-            network = onepass.require_network(onepass.load(name), name)
+            model = onepass.load(name)
+            network = onepass.require_network(model, name)
             if done == 1:
-                interop.to_onnx(network, first, fold=False)
+                interop.to_onnx(network, first, margin=model.margin, fold=False)
             with files.atomic(out / "styles" / f"{name}.onnx") as part:
                 interop.with_weights(first, network, part)
             thumbnail = bundled.thumbnail(name)
