@@ -6,7 +6,7 @@
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
 
-- The teachers (`teachers.py`) measure style and content: the original VGG-19 up to relu3_1, a pruned one from relu4_1 on.
+- The teachers (`teachers.py`) measure style and content: the original VGG-19 up to relu3_1, a pruned one deeper.
 - Content is the relative squared error instead of that of normalised features. Even areas such as skies have weak
   features, so the painting's shapes may enter them; edges have strong ones, so they stay. Since this error also counts
   colours, it is taken to the photograph in the painting's colours.
