@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
-    python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--share 1]
-        [--out impasto/models/styles]
+    python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
+        [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -11,8 +11,8 @@ edges had halos, and even areas were embossed instead of painted. Two things dif
   features, so the painting's shapes may enter them; edges have strong ones, so they stay. Since this error also counts
   colours, it is taken to the photograph in the painting's colours.
 
-With a --share below 1, what is written lies between the network before and after: a share of 0.6 brought faces back
-that the trained network had lost (Wortsman2022).
+With --detailed, the content has relu2_1 too: a few hundred steps with a small weight of the style bring back faces and
+windows. With a --share below 1, what is written lies between the network before and after (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -39,14 +39,14 @@ EVERY = 100  # steps between two checkpoints
 CROP = 256  # pixels
 ZOOM = (0.58, 0.9)  # a crop shows most of a photograph, as a picture does when the network is applied
 CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}
+DETAILED = {"relu2_1": 0.5, "relu3_1": 1.0, "relu4_2": 1.0}
 STYLE = {"relu1_1": 0.3, "relu2_1": 0.9, "relu3_1": 1.3, "relu4_1": 1.3, "relu5_1": 1.2}
-STRENGTHS = (25.0, 8.0, 3.2)  # weight of the style in the first step, in the middle and in the last step: shapes first
 GRAIN = 0.1
 
 
 def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teachers, args: argparse.Namespace) -> None:
     """Train one style's network and write it."""
-    device = pool.canvas.device
+    device, content = pool.canvas.device, DETAILED if args.detailed else CONTENT
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True).to(device)
     recipe = Training(steps=args.steps, rate=2e-3, start="", style_size=painting.size, descreen=painting.descreen,
@@ -67,16 +67,16 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
             saved = painted.detach().clamp(0, 1)
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
             with torch.no_grad():
-                wanted = teachers(recoloured, tuple(CONTENT))
-        kept = [w * losses.content_loss(found[layer], wanted[layer], "relative") for layer, w in CONTENT.items()]
+                wanted = teachers(recoloured, tuple(content))
+        kept = [w * losses.content_loss(found[layer], wanted[layer], "relative") for layer, w in content.items()]
         left = [
             w * losses.style_loss(losses.gram(found[layer]), goals[layer], 1, "bounded") for layer, w in STYLE.items()
         ]
-        first, middle, last = STRENGTHS
+        first, middle, last = args.strengths
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         return {
-            "content": torch.stack(kept).sum() / sum(CONTENT.values()),
+            "content": torch.stack(kept).sum() / sum(content.values()),
             "style": strength * torch.stack(left).sum(),
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),
@@ -99,7 +99,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    facts = {"steps": args.steps, "batch": args.batch, "strengths": STRENGTHS, "share": args.share}
+    facts = {name: getattr(args, name) for name in ("steps", "batch", "strengths", "detailed", "share")}
     with files.atomic(args.out / f"{name}.safetensors") as part:
         onepass.save(part, refined, {**model.metadata, "refined": json.dumps(facts)})
     photograph = images.to_size(images.to_tensor(bundled.locate("chelsea")), 256)
@@ -117,6 +117,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1350)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--detailed", action="store_true")
+    parser.add_argument(
+        "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
+        help="weight of the style in the first step, in the middle and in the last step: shapes first",
+    )  # fmt: skip
     parser.add_argument(
         "--share", type=float, default=1.0, help="how much of the change of the weights is kept: 0 none, 1 all"
     )
