@@ -19,12 +19,16 @@ class Panel:
     recipe: Transfer
 
 
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # KerasDescent's layers; its block5_conv4 lies beyond the compact encoder, which ends at relu5_1.
 DESCENT = ("relu1_1", "relu1_2", "relu2_1", "relu3_2", "relu3_4", "relu4_1", "relu5_1", "relu5_4")
 
 
 def panels(
-    over: Literal["content", "style", "descent", "strengths"], *, strengths: Sequence[float] = (), **settings: Any
+    over: Literal["content", "style", "descent", "strengths"],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    **settings: Any,
 ) -> list[Panel]:
     """The panels of a study, each with ``settings`` (fields of `Transfer`) in its recipe.
 

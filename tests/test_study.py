@@ -51,7 +51,7 @@ def test_over_strengths() -> None:
 
 def test_strengths_are_needed() -> None:
     with pytest.raises(InputError, match="`strengths`"):
-        study.panels("strengths")
+        study.panels("strengths", strengths=())
 
 
 @pytest.mark.parametrize("over", ["content", "style", "descent"])

@@ -13,6 +13,7 @@ from impasto import presets, schema
 from impasto.commands.options import Cluster, Device, Memory, Out, Quiet
 from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
+from impasto.study import STRENGTHS
 
 if TYPE_CHECKING:
     from impasto.runs.transfer import Inputs, Watch
@@ -223,7 +224,7 @@ class StudyCommand:
     """Iterations for each panel; 0: as in the recipe."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
-    strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    strengths: tuple[float, ...] = STRENGTHS
     """The strengths of `--over strengths`."""
     seed: int = 0
     """Seed of the initial noise."""

@@ -255,7 +255,7 @@ def translate(photo: Path, model: str | Path, *, drawn: bool = False) -> Work[Pa
 
 def draw_study(photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
     """Draw a study's sheet."""
-    panels = study.panels(over, strengths=(0.03, 0.1, 0.3, 1.0, 3.0), size=size, **({"steps": steps} if steps else {}))
+    panels = study.panels(over, size=size, **({"steps": steps} if steps else {}))
     total = sum(panel.recipe.steps for panel in panels)
     kept: dict[str, Any] = {}
 
