@@ -8,8 +8,10 @@ given to the photograph at any size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,7 +49,32 @@ def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], 
     moves = moves + near[:, :3] / near[:, 3:].clamp_min(1e-9)
     mass = near[:, 3:] + DOUBT**2 * far[:, 3:]
     own, others = mass + 1e-9, DOUBT * mass.sum(0)
-    return (own * moves + DOUBT * (mass * moves).sum(0)) / (own + others)
+    moves = (own * moves + DOUBT * (mass * moves).sum(0)) / (own + others)
+    luma = color.luma(nodes + moves)
+    return moves + in_order(luma, own + others) - luma
+
+
+def in_order(luma: Tensor, mass: Tensor) -> Tensor:
+    """The nearest brightness that never falls along a line of a table on which only grey is added.
+
+    Where it falls, the table would draw dark and bright outlines, as in a solarised photograph.
+
+    Args:
+        luma: (K, 1, N, N, N) for each node of the tables.
+        mass: of the same shape, how much each node counts.
+    """
+    from scipy.optimize import isotonic_regression  # imported late: it is slow to load
+
+    values, weights = (each.double().cpu().numpy() for each in (luma, mass))
+    count = luma.shape[-1]
+    for red, green, blue in itertools.product(range(count), repeat=3):
+        if min(red, green, blue):
+            continue  # on another line
+        steps = np.arange(count - max(red, green, blue))
+        at = (slice(None), 0, red + steps, green + steps, blue + steps)
+        pairs = zip(values[at], weights[at], strict=True)
+        values[at] = [isotonic_regression(line, weights=weight).x for line, weight in pairs]
+    return torch.from_numpy(values).to(luma)
 
 
 def _sums(colors: Tensor, moved: Tensor, weights: Tensor) -> Tensor:

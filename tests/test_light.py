@@ -48,6 +48,27 @@ def test_noise_is_not_amplified() -> None:
     assert float(found.std()) < 5 * 0.01
 
 
+def test_the_order_of_greys_is_kept() -> None:
+    """Mid greys that are to become darker than dark ones would be outlines in every gradient."""
+    picture = torch.linspace(0, 1, 400).expand(1, 3, 20, 400)
+    moved = torch.where((picture - 0.5).abs() < 0.1, picture - 0.35, picture)
+    table = table_of(picture, moved)
+    ramp = torch.linspace(0, 1, 100).expand(1, 3, 1, 100)
+    found = light.lit(ramp, everywhere(ramp), table, light.neutral(1))[0, :, 0]
+    assert float(found.diff().min()) > -1e-3
+    assert float((found - ramp[0, :, 0]).min()) < -0.1  # they do become darker
+
+
+def test_in_order_is_the_isotonic_regression_of_each_line() -> None:
+    luma, mass = torch.zeros(1, 1, 3, 3, 3), torch.ones(1, 1, 3, 3, 3)
+    luma[0, 0, 1, 1, 1], mass[0, 0, 1, 1, 1] = 1.0, 3.0  # the greys: 0, 1, 0
+    luma[0, 0, 0, 0, 1] = 0.2  # a line of two: 0.2, 0
+    wanted = torch.zeros(1, 1, 3, 3, 3)
+    wanted[0, 0, 1, 1, 1] = wanted[0, 0, 2, 2, 2] = 0.75
+    wanted[0, 0, 0, 0, 1] = wanted[0, 0, 1, 1, 2] = 0.1
+    torch.testing.assert_close(light.in_order(luma, mass), wanted)
+
+
 def test_colours_that_a_region_lacks_move_as_elsewhere() -> None:
     colors = torch.cat([torch.full((50, 3), 0.9), torch.full((50, 3), 0.1)])  # a sky, and a ground
     sky = (torch.arange(100) < 50).float()

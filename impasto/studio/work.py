@@ -255,7 +255,8 @@ def translate(photo: Path, model: str | Path, *, drawn: bool = False) -> Work[Pa
 
 def draw_study(photo: Path, painting: Path, over: Any, size: int, steps: int) -> Work[Drawn]:
     """Draw a study's sheet."""
-    panels = study.panels(over, size=size, **({"steps": steps} if steps else {}))
+    settings: dict[str, Any] = {"size": size} | ({"steps": steps} if steps else {})
+    panels = study.panels(over, **settings)
     total = sum(panel.recipe.steps for panel in panels)
     kept: dict[str, Any] = {}
 
