@@ -103,7 +103,7 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
         for _ in track(onepass_training.train(painting, pool, recipe, network=network), name, steps, console=STDERR):
             pass
         took = (time.perf_counter() - began) / steps
-        model = Model(network.eval(), {})
+        model = Model(network.eval(), {"recipe": "{}"})
         values = [
             value(goal, onepass.apply(each, model, grain=recipe.grain))
             for each, goal in unseen(assets, painting, recipe)
@@ -115,7 +115,10 @@ def alike(assets: Path, steps: int) -> Iterator[tuple[str, ...]]:
 def speeds() -> list[tuple[str, ...]]:
     """Seconds of one pass at 1920 x 1080 of the paper's network and of ours, in turn."""
     image = images.resize(images.to_tensor(bundled.locate("rocket")), 1080, 1920)
-    networks = {PAPER: Model(Network(JOHNSON).eval(), {}), "ours": Model(Network(IMPASTO).eval(), {})}
+    networks = {
+        PAPER: Model(Network(JOHNSON).eval(), {}),
+        "ours": Model(Network(IMPASTO).eval(), {"recipe": "{}"}),
+    }
     contenders: dict[tuple[str, str], Callable[[], object]] = {
         (name, precision): lambda m=model, p=precision: onepass.apply(image, m, precision=p, grain=recipes.GRAIN)
         for precision in ("float32", "auto")

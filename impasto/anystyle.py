@@ -20,7 +20,7 @@ from impasto import encoder, images, masks, weights
 from impasto.encoder import VGG
 from impasto.errors import WeightsError
 from impasto.moments import Affine, Moments, affine, blend, moments, transport
-from impasto.networks import Layer, Statistics, as_it_is, uneven_
+from impasto.networks import MARGIN, Layer, Statistics, as_it_is, cut, extend, uneven_
 from impasto.tiling import Tile, tiles
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
@@ -386,10 +386,16 @@ def repaint(
         painting = images.to_size(each, longest)
         counted = images.resize(style_masks[index], *painting.shape[-2:]) if style_masks else None
         styles.append(network.style_of(painting, counted))
+    margin = min(MARGIN, *(side - 1 for side in photograph.shape[-2:]))
+    extended = extend(photograph, margin)
+
+    def paint(style: Style, mask: Tensor | None = None) -> Tensor:
+        return cut(network(extended, style, mask=mask), margin)
+
     if content_masks:
         painted = masks.compose(
-            photograph, lambda index, mask: network(photograph, styles[index], mask=mask), content_masks, shares
+            photograph, lambda index, mask: paint(styles[index], extend(mask, margin)), content_masks, shares
         )
     else:
-        painted = network(photograph, mix(styles, shares))
+        painted = paint(mix(styles, shares))
     return painted.clamp(0, 1)

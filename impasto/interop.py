@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from impasto.errors import WeightsError
+from impasto.networks import cut, extend
 
 
 def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,9 +47,8 @@ class _Exported(nn.Module):
 
     def forward(self, *pictures: Tensor) -> Tensor:
         first, *others = pictures
-        extended = F.pad(first, [self.margin] * 4, "reflect") if self.margin else first
-        painted: Tensor = self.network(extended, *others).clamp(0, 1)
-        return F.pad(painted, [-self.margin] * 4) if self.margin else painted
+        painted: Tensor = self.network(extend(first, self.margin), *others).clamp(0, 1)
+        return cut(painted, self.margin)
 
 
 def to_onnx(
@@ -64,7 +63,7 @@ def to_onnx(
 ) -> None:
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
-    The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it does not pad smaller
+    The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it accepts no smaller
     pictures, and adds no noise ("grain"). With two ``inputs``, the network takes a second picture, of another size.
     With a ``stride`` it takes one picture of ``channels``, whose sides are multiples of it. Without ``fold``, the
     weights are stored as they are, for `with_weights`; reading the file folds them.
@@ -74,7 +73,7 @@ def to_onnx(
         path: of the file.
         inputs: names of its inputs.
         channels, stride: see above; 0: one-pass networks, of three channels and any size.
-        margin: of the model (`onepass.Model`).
+        margin: pixels by which the picture is extended, and the result cut; see `onepass.Model`.
         fold: whether constants are folded.
 
     Raises:

@@ -55,7 +55,7 @@ def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], 
 
 
 def in_order(luma: Tensor, mass: Tensor) -> Tensor:
-    """The nearest brightness that never falls along a line of a table on which only grey is added.
+    """The nearest brightness that never falls along a line of a table that is parallel to the axis of greys.
 
     Where it falls, the table would draw dark and bright outlines, as in a solarised photograph.
 
@@ -65,11 +65,11 @@ def in_order(luma: Tensor, mass: Tensor) -> Tensor:
     """
     from scipy.optimize import isotonic_regression  # imported late: it is slow to load
 
-    values, weights = (each.double().cpu().numpy() for each in (luma, mass))
+    values, weights = (each.cpu().double().numpy().copy() for each in (luma, mass))
     count = luma.shape[-1]
     for red, green, blue in itertools.product(range(count), repeat=3):
         if min(red, green, blue):
-            continue  # on another line
+            continue  # a line starts where one channel is 0
         steps = np.arange(count - max(red, green, blue))
         at = (slice(None), 0, red + steps, green + steps, blue + steps)
         pairs = zip(values[at], weights[at], strict=True)

@@ -109,7 +109,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
         features = features.flatten(1).T
         height = torch.linspace(-1, 1, shapes[-1][0], device=features.device)[:, None].expand(shapes[-1]).reshape(-1, 1)
         described.append(torch.cat([F.normalize(features - features.mean(0)), 0.12 * colour, 1.2 * height], 1))
-    points = torch.cat(described).double().cpu().numpy()
+    points = torch.cat(described).cpu().double().numpy()
     centres, labels = kmeans2(points, recipe.regions, minit="++", seed=recipe.seed, iter=30)
     labels = torch.from_numpy(labels).long()
     first = shapes[0][0] * shapes[0][1]

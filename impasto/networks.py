@@ -38,6 +38,7 @@ JOHNSON = Architecture((32, 64, 128))
 # Ours: half the paper's multiplications in as many layers. Bilinear upsampling leaves no checkerboards; with the skip
 # connection, thin lines and windows stay sharp.
 IMPASTO = Architecture((16, 48, 96), kernel=5, smooth=True, skip=True)
+MARGIN = 16  # pixels by which a picture is extended, and cut again: networks paint a frame along the border
 SPREAD = 1.6  # standard deviation, in units of four pixels, of the Gaussian that smooths the noise
 
 
@@ -244,6 +245,16 @@ def _grain(height: int, width: int) -> Tensor:
     kernel = torch.outer(line, line) / line.square().sum()  # of unit norm: the noise keeps its deviation
     values = torch.randn((1, 1, height + 8, width + 8), generator=torch.Generator().manual_seed(0))
     return F.conv2d(values, kernel[None, None])
+
+
+def extend(image: Tensor, margin: int) -> Tensor:
+    """Extend (B, C, H, W) by ``margin`` pixels on each side, by reflection; both sides must be longer than that."""
+    return F.pad(image, [margin] * 4, "reflect") if margin else image
+
+
+def cut(image: Tensor, margin: int) -> Tensor:
+    """Remove what `extend` added."""
+    return image[..., margin:-margin, margin:-margin] if margin else image
 
 
 class Network(nn.Module):

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from impasto import (
     anystyle,
@@ -29,10 +28,9 @@ from impasto import (
     weights,
 )
 from impasto.errors import DivergedError, InputError, WeightsError
-from impasto.networks import JOHNSON, Architecture, Network, Statistics
+from impasto.networks import JOHNSON, MARGIN, Architecture, Network, Statistics, cut, extend
 
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
-MARGIN = 16  # pixels by which a picture is extended, and cut again: networks paint a frame along the border
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
@@ -59,7 +57,7 @@ class Model:
 
     @property
     def margin(self) -> int:
-        """Pixels by which a picture is extended before it is painted; those of others paint as their authors do."""
+        """Pixels by which a picture is extended before it is painted; 0 for third-party networks."""
         return MARGIN if "recipe" in self.metadata else 0
 
 
@@ -167,7 +165,8 @@ def apply(
 ) -> Tensor:
     """Repaint photographs in one pass.
 
-    A photograph longer than `SIZE` is painted at that size: at its own, the strokes would be too fine to see. The
+    The photograph is extended by a few pixels, and the result cut, so that no frame appears along the border. A
+    photograph longer than `SIZE` is painted at that size: at its own, the strokes would be too fine to see. The
     result is enlarged to the photograph's size, and sharpened where it follows the photograph; see `joint_upsample`.
 
     Args:
@@ -251,21 +250,18 @@ def _paint(
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
-    height, width = photograph.shape[-2:]
-    margin = min(model.margin, height - 1, width - 1)
-    extended = F.pad(photograph, [margin] * 4, "reflect")
+    margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
+    extended = extend(photograph, margin)
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
-            painted: Tensor = network(extended, band=max(16, BAND // width), grain=noise, film=film)
-        else:
-            assert model.style is not None
-            mask = None if mask is None else F.pad(mask, [margin] * 4, "reflect")
-            style = model.style.to(photograph.device)
-            painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-    painted = painted[..., margin : margin + height, margin : margin + width].clamp_(0, 1)
-    if model.style is None and strength < 1:
-        return torch.lerp(photograph, painted, strength)
-    return painted
+            band = max(16, BAND // extended.shape[-1])
+            painted: Tensor = cut(network(extended, band=band, grain=noise, film=film), margin).clamp_(0, 1)
+            return painted if strength == 1 else torch.lerp(photograph, painted, strength)
+        assert model.style is not None
+        mask = None if mask is None else extend(mask, margin)
+        style = model.style.to(photograph.device)
+        painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
+        return cut(painted, margin).clamp_(0, 1)
 
 
 def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model], list[float]]:

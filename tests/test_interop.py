@@ -75,10 +75,11 @@ def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
     torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
 
 
-def test_onnx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metadata", [{}, {"recipe": "{}"}], ids=["third-party", "ours"])
+def test_onnx(metadata: dict[str, str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    model = Model(Network(SMALL).eval(), {"recipe": "{}"})
+    model = Model(Network(SMALL).eval(), metadata)
     path = tmp_path / "model.onnx"
     interop.to_onnx(model.network, path, margin=model.margin)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

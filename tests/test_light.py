@@ -60,13 +60,17 @@ def test_the_order_of_greys_is_kept() -> None:
 
 
 def test_in_order_is_the_isotonic_regression_of_each_line() -> None:
-    luma, mass = torch.zeros(1, 1, 3, 3, 3), torch.ones(1, 1, 3, 3, 3)
+    luma, mass = torch.zeros(2, 1, 3, 3, 3), torch.ones(2, 1, 3, 3, 3)
     luma[0, 0, 1, 1, 1], mass[0, 0, 1, 1, 1] = 1.0, 3.0  # the greys: 0, 1, 0
     luma[0, 0, 0, 0, 1] = 0.2  # a line of two: 0.2, 0
-    wanted = torch.zeros(1, 1, 3, 3, 3)
+    luma[1, 0, 2, 2, 2] = 0.5  # in order
+    wanted = luma.clone()
     wanted[0, 0, 1, 1, 1] = wanted[0, 0, 2, 2, 2] = 0.75
     wanted[0, 0, 0, 0, 1] = wanted[0, 0, 1, 1, 2] = 0.1
+    before = luma.clone()
     torch.testing.assert_close(light.in_order(luma, mass), wanted)
+    torch.testing.assert_close(light.in_order(luma.double(), mass.double()), wanted.double())
+    assert torch.equal(luma, before)
 
 
 def test_colours_that_a_region_lacks_move_as_elsewhere() -> None:

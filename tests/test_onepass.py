@@ -10,7 +10,7 @@ from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impasto import images, onepass
+from impasto import anystyle, images, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.onepass import Model
@@ -172,7 +172,7 @@ def test_grain(model: Model) -> None:
             onepass.apply(even, model, grain=wrong)
 
 
-def test_the_border_is_painted_like_the_rest(model: Model) -> None:
+def test_the_margin_is_cut_off(model: Model) -> None:
     """What a network paints along the border is cut off; third-party networks get the picture as it is."""
     torch.manual_seed(1)
     image, ours = torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": "{}"})
@@ -181,6 +181,23 @@ def test_the_border_is_painted_like_the_rest(model: Model) -> None:
         painted = onepass.apply(image, each, grain=0, precision="float32")
         torch.testing.assert_close(painted, wanted.clamp(0, 1))
     assert onepass.apply(torch.rand(1, 3, 1, 3), ours).shape == (1, 3, 1, 3)
+
+
+def test_the_margin_of_any_painting() -> None:
+    """Also with a mask, and where an optimisation starts from one pass."""
+    torch.manual_seed(1)
+    image, painting, everywhere = torch.rand(1, 3, 40, 48), torch.rand(1, 3, 40, 48), torch.ones(1, 1, 40, 48)
+    model = onepass.from_painting(painting, 1.0)
+    assert model.style is not None
+    wide = F.pad(image, [16] * 4, "reflect")
+    wanted = model.network(wide, model.style)[..., 16:-16, 16:-16].clamp(0, 1)
+    style = model.network.style_of(painting)
+    started = model.network(wide, style)[..., 16:-16, 16:-16].clamp(0, 1)
+    for masks in ([], [everywhere]):
+        painted = onepass.apply(image, model, masks=masks, precision="float32")
+        torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
+        first = anystyle.repaint(image, [painting], [1.0], style_scale=1.0, content_masks=masks)
+        torch.testing.assert_close(first, started, rtol=0, atol=1e-4)
 
 
 def test_a_mixture_lies_between(model: Model) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from impasto import cli, files, images, onepass, weights
+from impasto import cli, files, images, interop, onepass, weights
 from impasto.runs import folders, onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
@@ -427,6 +427,20 @@ def test_results_with_the_same_stem_are_kept_apart(model: Path, tmp_path: Path) 
         save_picture(tmp_path / "in" / name, 60, 60)
     assert cli.main(["apply", str(tmp_path / "in"), "--style", str(model), "-o", str(tmp_path / "out"), "--quiet"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bmp.png", "a.png"]
+
+
+@pytest.mark.parametrize("name", ["candy", "any-style"])
+def test_exported_networks_have_the_margin(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    margins = []
+
+    def to_onnx(network: object, path: Path, *_: object, margin: int, **__: object) -> None:
+        path.touch()
+        margins.append(margin)
+
+    monkeypatch.setattr(interop, "to_onnx", to_onnx)
+    assert cli.main(["export", name, "-o", str(tmp_path / "model.onnx")]) == 0
+    assert margins == [onepass.from_painting(torch.rand(1, 3, 40, 40), 1.0).margin] == [onepass.load("candy").margin]
+    assert margins[0] > 0
 
 
 def test_export(model: Path, tmp_path: Path, capsys: Capture) -> None:

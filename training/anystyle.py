@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from averaging import averaged as moving_average
 from rich.progress import track
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
 from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks, optimize
@@ -34,7 +34,7 @@ CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}  # layers and their weights
 STYLE = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.4, "relu4_1": 1.1, "relu5_1": 0.8}
 REPRODUCED = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 SHALLOW = ("relu1_1", "relu2_1", "relu3_1")  # measured on the original VGG-19
-STRENGTHS = (10.0, 6.0)  # weight of the style in the first and in the last step: shapes first
+STRENGTHS = (6.0, 3.0)  # weight of the style in the first and in the last step: shapes first
 CROP, GRAIN = 192, 0.08
 BEGINNING = 0.15  # fraction of the steps that only reproduce, from random weights
 EVERY = 50  # steps between two checkpoints
@@ -47,9 +47,10 @@ class Trainer:
 
     def __init__(
         self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], teacher: VGG, *,
-        steps: int, beginning: int, batch: int,
+        steps: int, beginning: int, batch: int, strengths: tuple[float, float],
     ) -> None:  # fmt: skip
         self.decoder, self.pools, self.steps, self.beginning, self.batch = decoder, pools, steps, beginning, batch
+        self.strengths = strengths
         self.device = pools[0].canvas.device
         self.half = machine.precision("auto", self.device) == torch.bfloat16
         vgg, dtype = encoder.load("compact").to(self.device), torch.bfloat16 if self.half else torch.float32
@@ -103,7 +104,7 @@ class Trainer:
         if beginning or index % 10 == 0:
             picture = torch.where(chance[2, :, None, None, None] < 0.5, photographs, paintings)
             return self.reproduce(picture, 1.0 if beginning else 0.5)
-        first, last = STRENGTHS
+        first, last = self.strengths
         strength = first * (last / first) ** ((index - self.beginning) / (self.steps - self.beginning))
         return self.repaint(photographs, paintings, torch.where(chance[2] < 0.15, chance[3], 1.0), strength)
 
@@ -206,27 +207,34 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--start", choices=("random", "bundled"), default="random")
+    parser.add_argument("--strengths", type=float, nargs=2, default=STRENGTHS, help="in the first and in the last step")
     parser.add_argument("--share", type=float, default=1.0, help="how much of the change of the weights is kept")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    if args.share < 1 and args.start == "random":
+        parser.error("--share needs --start bundled")
     device = machine.pick_device(args.device)
     photographs = datasets.load(datasets.pictures(args.assets / "photos"), side=480, short=288).to(device)
     paintings = datasets.load(datasets.pictures(args.assets / "paintings"), side=256, short=256).to(device)
     torch.manual_seed(0)
     decoder = Decoder()
-    if args.start == "bundled":
+    checkpoint = args.out.with_suffix(".resume")
+    state: dict[str, Any] | None = None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        decoder.load_state_dict(state["before"])
+    elif args.start == "bundled":
         decoder.load_state_dict(anystyle.load()[0].decoder.state_dict())
     decoder.requires_grad_(True).to(device)
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     beginning = round(BEGINNING * args.steps) if args.start == "random" else 0
     teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
     pools = photographs, paintings
-    trainer = Trainer(decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch)
-    checkpoint = args.out.with_suffix(".resume")
-    state: dict[str, Any] | None = None
-    averaged = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    trainer = Trainer(
+        decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch, strengths=args.strengths
+    )
+    averaged = moving_average(decoder, 0.998)
+    if state is not None:
         averaged.load_state_dict(state["averaged"])
     else:
         if args.start == "random":
@@ -246,7 +254,7 @@ def main() -> None:
                 continue
             print(step.index, ", ".join(f"{name} {float(term):.3f}" for name, term in step.terms.items()), flush=True)
             with files.atomic(checkpoint) as part:
-                torch.save({**step.state(), "averaged": averaged.state_dict()}, part)
+                torch.save({**step.state(), "averaged": averaged.state_dict(), "before": before}, part)
             between = Decoder()
             after = averaged.module.state_dict()
             between.load_state_dict({name: old.lerp(after[name], args.share) for name, old in before.items()})

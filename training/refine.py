@@ -24,11 +24,11 @@ import json
 from pathlib import Path
 
 import torch
+from averaging import averaged as moving_average
 from rich.progress import track
 from styles import PAINTINGS, Painting
 from teachers import Teachers
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from impasto import bundled, datasets, files, fitting, images, losses, machine, onepass, onepass_training
 from impasto.moments import affine, moments, transport
@@ -49,20 +49,21 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     device, content = pool.canvas.device, DETAILED if args.detailed else CONTENT
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True).to(device)
-    recipe = Training(steps=args.steps, rate=2e-3, start="", style_size=painting.size, descreen=painting.descreen,
+    half = machine.precision("auto", device) == torch.bfloat16
+    recipe = Training(steps=args.steps, rate=args.rate, start="", style_size=painting.size, descreen=painting.descreen,
                       crop=CROP, batch=args.batch, grain=GRAIN, smoothness=1.0)  # fmt: skip
     source = images.read(args.assets / "styles" / painting.file).image
     target = onepass_training.prepare_style(source, recipe).to(device)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         goals = {layer: losses.gram(x) for layer, x in teachers(target, tuple(STYLE)).items()}
     palette = moments(target)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    averaged = moving_average(network, 0.998)
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(index)
         crops = datasets.random_crops(pool, args.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
         recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = network(crops, grain=GRAIN)
             saved = painted.detach().clamp(0, 1)
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
@@ -88,7 +89,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         averaged.load_state_dict(state["averaged"])
-    for step in track(fitting.fit(network, loss, steps=args.steps, rate=recipe.rate, warmup=50, state=state)):
+    steps = fitting.fit(network, loss, steps=args.steps, rate=args.rate, warmup=50, state=state)
+    for step in track(steps, total=args.steps):
         averaged.update_parameters(network)
         if step.index % EVERY and step.index < step.total:
             continue
@@ -99,12 +101,14 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    facts = {name: getattr(args, name) for name in ("steps", "batch", "strengths", "detailed", "share")}
-    with files.atomic(args.out / f"{name}.safetensors") as part:
-        onepass.save(part, refined, {**model.metadata, "refined": json.dumps(facts)})
+    facts = {option: getattr(args, option) for option in ("steps", "batch", "rate", "strengths", "detailed", "share")}
+    earlier = json.loads(model.metadata.get("refined", "[]"))
+    metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
+    metadata.pop("sha256", None)  # of the file before
     photograph = images.to_size(images.to_tensor(bundled.locate("chelsea")), 256)
-    metadata = {"recipe": model.metadata["recipe"]}
     images.write(args.out / f"{name}.jpg", onepass.apply(photograph, Model(refined, metadata)))
+    with files.atomic(args.out / f"{name}.safetensors") as part:  # last: the next run starts from this file
+        onepass.save(part, refined, metadata)
     checkpoint.unlink()
 
 
@@ -116,6 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("impasto/models/styles"))
     parser.add_argument("--steps", type=int, default=1350)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--detailed", action="store_true")
     parser.add_argument(

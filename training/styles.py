@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from averaging import averaged as moving_average
 from rich.progress import track
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import impasto
 from impasto import bundled, datasets, files, fitting, images, machine, onepass, onepass_training, schema, sheets
@@ -117,7 +117,7 @@ def main() -> None:
     for name, network in networks.items() if args.begin else ():
         network.load_state_dict(onepass.load(args.begin / f"{name}.safetensors").network.state_dict())
     together = nn.ModuleList(networks.values()).to(device)
-    averaged = AveragedModel(together, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    averaged = moving_average(together, 0.998)
     balances = {name: Balance(painting.content) for name, painting in group.items()}
     tasks = {
         name: onepass_training.task(
@@ -170,13 +170,15 @@ def main() -> None:
                 torch.save({**step.state(), "averaged": averaged.state_dict(), "balances": kept}, part)
             write(step)
             painted = [
-                (name, onepass.apply(photograph, Model(network, {}), grain=recipe.grain))
+                (name, onepass.apply(photograph, Model(network, {"recipe": "{}"}), grain=recipe.grain))
                 for name, network in zip(group, averaged.module, strict=True)
             ]
             images.write(args.out / f"together-{args.group}.png", sheets.sheet(painted, columns=3))
     for name, network in zip(group, averaged.module, strict=True):
         small = images.to_size(photograph, 256)
-        images.write(args.out / f"{name}.jpg", onepass.apply(small, Model(network, {}), grain=recipe.grain))
+        images.write(
+            args.out / f"{name}.jpg", onepass.apply(small, Model(network, {"recipe": "{}"}), grain=recipe.grain)
+        )
     checkpoint.unlink()
     (args.out / f"together-{args.group}.png").unlink()
 

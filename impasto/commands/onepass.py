@@ -135,7 +135,7 @@ class ExportCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import anystyle, bundled, files, interop, onepass, pix2pix
+        from impasto import anystyle, bundled, files, interop, networks, onepass, pix2pix
         from impasto.runs import terminal
 
         if self.site is not None:
@@ -154,7 +154,7 @@ class ExportCommand:
         with files.atomic(self.out) as part:
             if self.model == "any-style":
                 network = anystyle.Immediate(anystyle.load()[0])
-                interop.to_onnx(network, part, ("image", "painting"), margin=onepass.MARGIN)
+                interop.to_onnx(network, part, ("image", "painting"), margin=networks.MARGIN)
             elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
                 translator, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
                 interop.to_onnx(translator, part, channels=channels, stride=stride)
