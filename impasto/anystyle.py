@@ -20,7 +20,7 @@ from impasto import encoder, images, masks, weights
 from impasto.encoder import VGG
 from impasto.errors import WeightsError
 from impasto.moments import Affine, Moments, affine, blend, moments, transport
-from impasto.networks import MARGIN, Layer, Statistics, as_it_is, cut, extend, uneven_
+from impasto.networks import MARGIN, Layer, Statistics, as_it_is, uneven_
 from impasto.tiling import Tile, tiles
 
 WIDTHS = {"relu1_1": 32, "relu2_1": 64, "relu3_1": 160, "relu4_1": 80, "relu5_1": 112}  # of the compact encoder
@@ -387,14 +387,14 @@ def repaint(
         counted = images.resize(style_masks[index], *painting.shape[-2:]) if style_masks else None
         styles.append(network.style_of(painting, counted))
     margin = min(MARGIN, *(side - 1 for side in photograph.shape[-2:]))
-    extended = extend(photograph, margin)
+    extended = images.extend(photograph, margin)
 
     def paint(style: Style, mask: Tensor | None = None) -> Tensor:
-        return cut(network(extended, style, mask=mask), margin)
+        return images.cut(network(extended, style, mask=mask), margin)
 
     if content_masks:
         painted = masks.compose(
-            photograph, lambda index, mask: paint(styles[index], extend(mask, margin)), content_masks, shares
+            photograph, lambda index, mask: paint(styles[index], images.extend(mask, margin)), content_masks, shares
         )
     else:
         painted = paint(mix(styles, shares))

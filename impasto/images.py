@@ -132,6 +132,16 @@ def at_most(image: Tensor, size: int) -> Tensor:
     return to_size(image, size) if max(image.shape[-2:]) > size else image
 
 
+def extend(image: Tensor, margin: int) -> Tensor:
+    """Extend (B, C, H, W) by ``margin`` pixels on each side, by reflection; both sides must be longer than that."""
+    return F.pad(image, [margin] * 4, "reflect") if margin else image
+
+
+def cut(image: Tensor, margin: int) -> Tensor:
+    """Remove what `extend` added."""
+    return image[..., margin:-margin, margin:-margin] if margin else image
+
+
 def write(
     path: str | Path,
     image: Tensor,

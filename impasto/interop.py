@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from impasto import images
 from impasto.errors import WeightsError
-from impasto.networks import cut, extend
 
 
 def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,8 +47,8 @@ class _Exported(nn.Module):
 
     def forward(self, *pictures: Tensor) -> Tensor:
         first, *others = pictures
-        painted: Tensor = self.network(extend(first, self.margin), *others).clamp(0, 1)
-        return cut(painted, self.margin)
+        painted: Tensor = self.network(images.extend(first, self.margin), *others).clamp(0, 1)
+        return images.cut(painted, self.margin)
 
 
 def to_onnx(

@@ -247,16 +247,6 @@ def _grain(height: int, width: int) -> Tensor:
     return F.conv2d(values, kernel[None, None])
 
 
-def extend(image: Tensor, margin: int) -> Tensor:
-    """Extend (B, C, H, W) by ``margin`` pixels on each side, by reflection; both sides must be longer than that."""
-    return F.pad(image, [margin] * 4, "reflect") if margin else image
-
-
-def cut(image: Tensor, margin: int) -> Tensor:
-    """Remove what `extend` added."""
-    return image[..., margin:-margin, margin:-margin] if margin else image
-
-
 class Network(nn.Module):
     """An image transformation network.
 

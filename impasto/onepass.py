@@ -28,7 +28,7 @@ from impasto import (
     weights,
 )
 from impasto.errors import DivergedError, InputError, WeightsError
-from impasto.networks import JOHNSON, MARGIN, Architecture, Network, Statistics, cut, extend
+from impasto.networks import JOHNSON, MARGIN, Architecture, Network, Statistics
 
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
@@ -251,17 +251,17 @@ def _paint(
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
     margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
-    extended = extend(photograph, margin)
+    extended = images.extend(photograph, margin)
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
             band = max(16, BAND // extended.shape[-1])
-            painted: Tensor = cut(network(extended, band=band, grain=noise, film=film), margin).clamp_(0, 1)
+            painted: Tensor = images.cut(network(extended, band=band, grain=noise, film=film), margin).clamp_(0, 1)
             return painted if strength == 1 else torch.lerp(photograph, painted, strength)
         assert model.style is not None
-        mask = None if mask is None else extend(mask, margin)
+        mask = None if mask is None else images.extend(mask, margin)
         style = model.style.to(photograph.device)
         painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-        return cut(painted, margin).clamp_(0, 1)
+        return images.cut(painted, margin).clamp_(0, 1)
 
 
 def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model], list[float]]:
