@@ -392,10 +392,8 @@ def repaint(
     def paint(style: Style, mask: Tensor | None = None) -> Tensor:
         return images.cut(network(extended, style, mask=mask), margin)
 
-    if content_masks:
-        painted = masks.compose(
-            photograph, lambda index, mask: paint(styles[index], images.extend(mask, margin)), content_masks, shares
-        )
-    else:
-        painted = paint(mix(styles, shares))
-    return painted.clamp(0, 1)
+    if not content_masks:
+        return paint(mix(styles, shares)).clamp(0, 1)
+    return masks.compose(
+        photograph, lambda index, mask: paint(styles[index], images.extend(mask, margin)), content_masks, shares
+    ).clamp(0, 1)

@@ -1,5 +1,6 @@
 """Shared helpers and fixtures. No test needs the network or files outside the checkout."""
 
+import builtins
 import json
 import os
 import struct
@@ -8,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is imported; see cli.share_cores
 
@@ -23,6 +24,7 @@ from impasto import images, onepass
 from impasto.encoder import CONVOLUTIONS, IMAGENET, VGG
 from impasto.errors import ImageError
 from impasto.networks import Architecture, Network
+from impasto.recipes import Photo
 
 if TYPE_CHECKING:
     import httpx
@@ -234,3 +236,30 @@ def client(address: str) -> Iterator["httpx.Client"]:
     with httpx.Client(base_url=address, timeout=60) as opened:
         opened.get("/").raise_for_status()  # sets the session's cookie
         yield opened
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Tensor:
+    return images.to_tensor(save_picture(tmp_path / "p.png", 60, 40, seed=3))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Tensor:
+    return images.to_tensor(save_picture(tmp_path / "o.png", 50, 44, seed=4))
+
+
+@pytest.fixture
+def recipe(tiny: str) -> Photo:
+    return Photo(size=48, steps=4, encoder=tiny, precision="float32")
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Let importing a module fail, as if it were not installed."""
+    honest = builtins.__import__
+
+    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
+        if name == module:
+            raise ImportError
+        return honest(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)

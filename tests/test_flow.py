@@ -1,10 +1,8 @@
 """Optical flow: its direction and accuracy, and where it is trusted."""
 
-import builtins
-from typing import Any
-
 import pytest
 import torch
+from conftest import hide
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,14 +80,7 @@ def test_hidden_pixels_boundaries_and_the_outside_are_not_trusted() -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = builtins.__import__
-
-    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
-        if name == "cv2":
-            raise ImportError
-        return honest(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, "cv2")
     with pytest.raises(VideoError, match=r"pip install 'impasto\[video\]'"):
         flow.between(texture(8, 8), texture(8, 8))
 

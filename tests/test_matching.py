@@ -5,27 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BLUE, GREEN, RED, halves, save_picture
+from conftest import BLUE, GREEN, RED, halves
 from PIL import Image
 from torch import Tensor
 
 from impasto import images, masks, matching
 from impasto.recipes import Photo
-
-
-@pytest.fixture
-def photograph(tmp_path: Path) -> Tensor:
-    return images.to_tensor(save_picture(tmp_path / "p.png", 60, 40, seed=3))
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Tensor:
-    return images.to_tensor(save_picture(tmp_path / "o.png", 50, 44, seed=4))
-
-
-@pytest.fixture
-def recipe(tiny: str) -> Photo:
-    return Photo(size=48, steps=4, encoder=tiny, precision="float32")
 
 
 def test_classes_of_a_mask_with_soft_borders() -> None:

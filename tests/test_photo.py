@@ -1,11 +1,10 @@
 """Photorealistic transfer."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import BLUE, RED, halves, save_picture
+from conftest import BLUE, RED, halves
 from torch import Tensor
 
 from impasto import color, images, light, matching, photo
@@ -14,21 +13,6 @@ from impasto.matting import Guide
 from impasto.recipes import Photo
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def photograph(tmp_path: Path) -> Tensor:
-    return images.to_tensor(save_picture(tmp_path / "p.png", 60, 40, seed=3))
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Tensor:
-    return images.to_tensor(save_picture(tmp_path / "o.png", 50, 44, seed=4))
-
-
-@pytest.fixture
-def recipe(tiny: str) -> Photo:
-    return Photo(size=48, steps=4, encoder=tiny, precision="float32")
 
 
 def test_transport_recovers_a_curve_for_each_region() -> None:

@@ -1,13 +1,11 @@
 """Films as they are written: those of an optimisation."""
 
-import builtins
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import frames
+from conftest import frames, hide
 
 from impasto import recording
 from impasto.errors import ImpastoError, VideoError
@@ -45,14 +43,7 @@ def test_invalid_output_paths(name: str, said: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = builtins.__import__
-
-    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
-        if name == "av":
-            raise ImportError
-        return honest(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, "av")
     with (
         pytest.raises(VideoError, match=r"pip install 'impasto\[video\]'"),
         recording.writer(tmp_path / "film.mp4", 16, 16, fps=10),
