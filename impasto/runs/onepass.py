@@ -146,6 +146,8 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        with suppress(RuntimeError):  # another process has failed, and says why
+            distributed.barrier()  # a process that ends while Gloo's threads still work is aborted
     finally:
         distributed.destroy_process_group()
 
