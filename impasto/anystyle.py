@@ -7,7 +7,7 @@ covariances carry the texture: with only means and deviations (Huang2017), littl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,6 +41,11 @@ class Style:
     def to(self, device: torch.device) -> Style:
         levels = {level: Moments(each.mean.to(device), each.second.to(device)) for level, each in self.moments.items()}
         return Style(levels, self.vector.to(device))
+
+    def over(self, film: Statistics) -> Style:
+        """Add a frame's style; returns the mean over all frames so far."""
+        levels = {level: Moments(*film.average(level, each.mean, each.second)) for level, each in self.moments.items()}
+        return Style(levels, *film.average("vector", self.vector))
 
 
 def mix(styles: Sequence[Style], shares: Sequence[float]) -> Style:
@@ -160,12 +165,12 @@ class Canvas:
         decoder, style: what paints it, and how.
         mask: (1, 1, H, W), the part of the photograph whose statistics are replaced.
         half: compute in bfloat16, except for the statistics.
-        film: smooths the photograph's statistics of each level over the frames of a film.
+        film: the photograph's statistics over the frames of a film.
     """
 
     def __init__(
         self, decoder: Decoder, style: Style, mask: Tensor | None = None, *, half: bool = False,
-        film: Callable[[str, Moments], Moments] | None = None,
+        film: Statistics | None = None,
     ) -> None:  # fmt: skip
         self.decoder, self.style, self.mask, self.half, self.film = decoder, style, mask, half, film
         self.modulation = decoder.modulation(style)
@@ -198,7 +203,7 @@ class Canvas:
 
     def match(self, level: str, source: Moments) -> None:
         if self.film is not None:
-            source = self.film(level, source)
+            source = Moments(*self.film.average(level, source.mean, source.second))
         self.maps[level] = transport(source, self.style.moments[level])
 
     def collect(self, features: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> None:
@@ -251,31 +256,21 @@ class Repainter(nn.Module):
             grain: standard deviation of the smooth noise added first, relative to the image's own.
             film: what the frames of a film share.
         """
-
-        def shared(of: str) -> Callable[[str, Moments], Moments] | None:
-            if film is None:
-                return None
-            return lambda level, each: Moments(*film.average((of, level), each.mean, each.second))
-
         half = torch.is_autocast_enabled(image.device.type)
         with as_it_is(image):
             if strength == 1:
-                return self._paint(image, style, mask, grain, half, shared("style"))
+                return self._paint(image, style, mask, grain, half, film)
             own = self.style_of(images.at_most(image, WHOLE))
-            if film is not None and (smooth := shared("own")) is not None:
-                (vector,) = film.average("vector", own.vector)
-                own = Style({level: smooth(level, each) for level, each in own.moments.items()}, vector)
+            if film is not None:
+                own = own.over(film.part("own style"))
             mixed = mix([own, style], [1 - strength, strength])
             # What the network cannot reproduce of the photograph is added in proportion.
-            lost = image - self._paint(image, own, None, 0.0, half, shared("lost"))
-            return self._paint(image, mixed, mask, strength * grain, half, shared("style")).add_(
-                lost, alpha=1 - strength
-            )
+            lost = image - self._paint(image, own, None, 0.0, half, film and film.part("own"))
+            return self._paint(image, mixed, mask, strength * grain, half, film).add_(lost, alpha=1 - strength)
 
     def _paint(
-        self, image: Tensor, style: Style, mask: Tensor | None, grain: float, half: bool,
-        film: Callable[[str, Moments], Moments] | None,
-    ) -> Tensor:  # fmt: skip
+        self, image: Tensor, style: Style, mask: Tensor | None, grain: float, half: bool, film: Statistics | None
+    ) -> Tensor:
         height, width = image.shape[-2:]
         if grain:
             image = uneven_((2 * image).sub_(1), grain).add_(1).div_(2)

@@ -148,12 +148,12 @@ class Statistics:
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.known: dict[object, tuple[Tensor, ...]] = {}
-        self.regions: dict[int, Statistics] = {}
+        self.parts: dict[object, Statistics] = {}
 
-    def region(self, index: int) -> Statistics:
-        """Those of a part of the picture that is painted by itself."""
-        self.regions.setdefault(index, Statistics(self.rate)).rate = self.rate
-        return self.regions[index]
+    def part(self, key: object) -> Statistics:
+        """Those of a part that is painted by itself, such as a region of the picture."""
+        self.parts.setdefault(key, Statistics(self.rate)).rate = self.rate
+        return self.parts[key]
 
     def average(self, place: object, *values: Tensor) -> tuple[Tensor, ...]:
         """Add a frame's values, such as moments, at a ``place``; returns their means over all frames so far."""

@@ -214,7 +214,7 @@ def apply(
         result = guidance.compose(
             photograph,
             lambda index, mask: _paint(
-                photograph, models[index], strength, grain, half, mask, film and film.region(index)
+                photograph, models[index], strength, grain, half, mask, film and film.part(index)
             ),
             [guidance.read(mask) for mask in masks],
             parts,

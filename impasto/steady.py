@@ -152,7 +152,7 @@ def repaint(
             for index, each in enumerate(ahead[::EVERY]):
                 statistics.rate = 1 / (index + 1)
                 paint(each.float() / 255, statistics, None)
-                if not (statistics.known or statistics.regions):
+                if not (statistics.known or statistics.parts):
                     break  # this painter has none
             statistics.rate = ADAPT
         yield paint(frame.float() / 255, statistics, carrier), time

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from averaging import averaged as moving_average
 from rich.progress import track
+from teachers import content_term, style_term
 from torch import Tensor
 
 import impasto
@@ -142,14 +143,9 @@ class Trainer:
         painted = Canvas(self.decoder, style, half=self.half).paint(self.features(noisy))
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
-            kept = [w * losses.content_loss(found[layer], content[layer], "relative") for layer, w in CONTENT.items()]
-            left = [
-                w * losses.style_loss(losses.gram(found[layer]), goals[layer], 1, "bounded")
-                for layer, w in STYLE.items()
-            ]
             return {
-                "content": torch.stack(kept).sum() / sum(CONTENT.values()),
-                "style": strength * torch.stack(left).sum(),
+                "content": content_term(found, content, CONTENT),
+                "style": strength * style_term(found, goals, STYLE),
             }
 
         terms, carried = self.measure(painted, loss)

@@ -27,7 +27,7 @@ import torch
 from averaging import averaged as moving_average
 from rich.progress import track
 from styles import PAINTINGS, Painting
-from teachers import Teachers
+from teachers import Teachers, content_term, style_term
 from torch import Tensor
 
 from impasto import bundled, datasets, files, fitting, images, losses, machine, onepass, onepass_training
@@ -69,16 +69,12 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
             with torch.no_grad():
                 wanted = teachers(recoloured, tuple(content))
-        kept = [w * losses.content_loss(found[layer], wanted[layer], "relative") for layer, w in content.items()]
-        left = [
-            w * losses.style_loss(losses.gram(found[layer]), goals[layer], 1, "bounded") for layer, w in STYLE.items()
-        ]
         first, middle, last = args.strengths
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         return {
-            "content": torch.stack(kept).sum() / sum(content.values()),
-            "style": strength * torch.stack(left).sum(),
+            "content": content_term(found, wanted, content),
+            "style": strength * style_term(found, goals, STYLE),
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),
             "lattice": recipe.lattice * losses.lattice(painted),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto import losses
 from impasto.encoder import CAFFE, CONVOLUTIONS, VGG
 
 PLACES = CONVOLUTIONS[: CONVOLUTIONS.index("5_1") + 1]
@@ -62,3 +64,16 @@ class Teachers(nn.Module):
     def forward(self, image: Tensor, layers: Sequence[str] = LAYERS) -> dict[str, Tensor]:
         features = self.pruned(image) | self.vgg(image, VGG_LAYERS)
         return {layer: features[layer] for layer in layers}
+
+
+def content_term(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The weighted mean over layers of the relative squared error of features."""
+    errors = [w * losses.content_loss(found[layer], wanted[layer], "relative") for layer, w in weights.items()]
+    return torch.stack(errors).sum() / sum(weights.values())
+
+
+def style_term(found: Mapping[str, Tensor], goals: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum over layers of the bounded distances to Gram matrices (Cheng2021)."""
+    return torch.stack(
+        [w * losses.style_loss(losses.gram(found[layer]), goals[layer], 1, "bounded") for layer, w in weights.items()]
+    ).sum()
