@@ -111,7 +111,13 @@ def execute(name: str, arguments: list[str]) -> None:
 def usage() -> str:
     lines = [f"impasto {__version__}: repaints photographs.", "", "usage: impasto COMMAND ...", ""]
     lines += [f"  {name:<14} {about}" for name, about in ABOUT.items()]
-    lines += ["", "examples:", EXAMPLES.rstrip(), "", "See impasto COMMAND --help for the options of a command."]
+    lines += [
+        "",
+        "examples:",
+        EXAMPLES.rstrip(),
+        "",
+        "See impasto COMMAND --help for the options of a command; impasto --version prints the version.",
+    ]
     return "\n".join(lines)
 
 

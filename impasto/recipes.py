@@ -72,8 +72,8 @@ class Transfer:
     """Keep the content's colours. luma: paint only its brightness; histogram: match the style's colours to it first."""
 
     palette: bool = False
-    """Whether the content is first recoloured with the style's palette (its whole distribution of colours);
-    optimisation starts from that and keeps its structure."""
+    """First recolour the content with the style's palette (its whole distribution of colours); optimisation starts from
+    that and keeps its structure. Off: from the content's own colours."""
 
     init: str = "content"
     """What the optimisation starts from: content, noise, style, one-pass (as `impasto apply` paints), or the path of a
@@ -91,18 +91,19 @@ class Transfer:
     flat: float = within(0, 1, 0.0)
     """Move to the next scale when the loss fell by less than this fraction over ten steps; 0 disables this."""
     clip: bool = True
-    """Whether values are kept in [0, 1] at every step; otherwise they are only clipped on saving."""
+    """Keep values in [0, 1] at every step. Off: clip them only on saving."""
 
     sweep: tuple[float, ...] = within(0, 1e9, ())
     """Style weights to paint one after the other, shown side by side."""
     checkpoint_every: int = within(0, 100_000, 0)
     """Steps between two checkpoints, each the picture and a file to resume from; 0: none."""
     figure: bool = False
-    """Whether content, picture and style are also saved side by side at each checkpoint."""
+    """At each checkpoint, also save content, picture and style side by side. Off: only the picture."""
     frame_every: int = within(0, 100_000, 0)
-    """Steps between two frames of the video of the optimisation; 0: chosen for a video of ten seconds."""
+    """Steps between two frames of the video of the optimisation, which is then saved also without `video`, as OUT.mp4.
+    0: chosen for a video of ten seconds."""
     fps: int = within(1, 240, 25)
-    """Frames per second of that video."""
+    """Frames per second of that video, and of a film that is read from numbered pictures."""
 
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
@@ -131,8 +132,7 @@ class Training:
     style_scale: float = within(0, 8, 1.0, above=True)
     """Size of the strokes: the style's long edge as a multiple of that of the photographs."""
     descreen: bool = False
-    """Whether a canvas's weave or a print's screen is first removed from the painting; otherwise the network paints a
-    mesh."""
+    """First remove a canvas's weave or a print's screen from the painting. Off: the network may paint it as a mesh."""
     smoothness: float = within(0, 1e6, 2.0)
     """Weight of the total variation; higher values give a smoother picture."""
     lattice: float = within(0, 1e6, 300.0)
@@ -141,8 +141,8 @@ class Training:
     """Smooth noise added to photographs in training and in `impasto apply`, as a fraction of their contrast;
     it varies the strokes in skies. 0: none."""
     motion: float = within(0, 1e6, 0.0)
-    """For steadier films: the weight of the difference between the painting of a crop that was moved a little and the
-    moved painting of the crop. A step takes twice as long. 0: none."""
+    """For steadier films: weight of the consistency loss. Repainting a shifted crop should equal shifting the repainted
+    crop. A step takes twice as long. 0: none."""
     ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"
@@ -233,8 +233,8 @@ class Translation:
     dropout: float = within(0, 0.99, 0.5)
     """Probability at which channels are dropped: the noise, also when applied."""
     resize: bool = False
-    """Whether to upsample by resizing before a convolution, against checkerboards, instead of by transposed
-    convolutions."""
+    """Upsample by resizing before a convolution, which avoids checkerboards. Off: by transposed convolutions, as in the
+    paper."""
     gan: Literal["bce", "lsgan", "none"] = "bce"
     """The adversarial loss: cross-entropy, squares, or none, which trains only on L1."""
     gan_weight: float = within(0, 1e6, 1.0)
@@ -255,7 +255,7 @@ class Translation:
     crop: int = within(8, 8192, 256)
     """Side in pixels of the random crops of these."""
     mirror: bool = True
-    """Whether half of the pairs are mirrored."""
+    """Mirror half of the pairs. Off: none."""
     validation: float = within(0, 0.9, 0.05)
     """Share of the pairs that is held out to measure L1, PSNR and SSIM."""
     encoder: str = "compact"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from impasto import encoding, files, images
 from impasto.errors import OutputError, VideoError
-from impasto.video import BT709, NUMBER, VIDEO_RANGE, Film, library
+from impasto.video import BT709, NUMBER, VIDEO_RANGE, Film, is_film, library
 
 # What can be written: the format and the encoder. The last three are animated pictures, without sound.
 WRITTEN = {
@@ -39,6 +39,15 @@ CRF = 18
 def is_written(out: Path) -> bool:
     """Whether a result under this name can be a film."""
     return out.suffix.lower() in WRITTEN or bool(NUMBER.search(out.name))
+
+
+def as_pattern(path: Path, out: Path) -> Path:
+    """The result of a film: if ``out`` is a folder, which is made, the pattern of numbered pictures in it."""
+    if not is_film(path) or is_written(out) or (out.suffix and not out.is_dir()):
+        return out
+    with suppress(OSError):  # `check_output` finds the fault
+        out.mkdir(exist_ok=True)
+    return out / "frame_%04d.png"
 
 
 class Encoder:

@@ -41,7 +41,7 @@ def transfer(table: Path, tiny: str, *more: str) -> int:
 def test_a_table_of_transfers(table: Path, tiny: str, capsys: Capture) -> None:
     assert transfer(table, tiny) == 1
     said = capsys.readouterr()
-    assert "broken.png" in said.err and "1 of 3 could not be painted" in said.err
+    assert "broken.png" in said.err and "1 of 3 could not be repainted" in said.err
     assert said.out.splitlines()[-1] == "out"
     assert opened(Path("out/photo-painting.png")).width == 40 and opened(Path("out/two.png")).width == 32
     alone = [
@@ -183,7 +183,7 @@ def test_a_table_on_a_cluster(nodes: Any, table: Path, tiny: str, tmp_path: Path
     table.write_text("\n".join(["content,style,out,seed", *rows, "broken.png,painting.jpg,,"]))
     assert transfer(table, tiny, "--cluster", "auto", "--quiet") == 1
     said = capsys.readouterr().err
-    assert "broken.png" in said and "1 of 4 could not be painted" in said
+    assert "broken.png" in said and "1 of 4 could not be repainted" in said
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
     row = ["transfer", "photo.png", "painting.jpg", "-o", "alone.png", "--encoder", tiny, "--size", "32", "--seed", "2"]
     assert cli.main([*row, "--steps", "2", "--quiet"]) == 0

@@ -55,7 +55,7 @@ def test_a_table_of_transfers_in_a_store(
     usual = ["--encoder", tiny, "--steps", "2", "--size", "32", "--quiet"]
     assert cli.main(["transfer", str(table), "-o", f"{bucket}/out", *usual]) == 1
     said = capsys.readouterr().err
-    assert "in/broken.png" in said and "in/missing.png" in said and "2 of 3 could not be painted" in said
+    assert "in/broken.png" in said and "in/missing.png" in said and "2 of 3 could not be repainted" in said
     assert "Traceback" not in said
     assert store.ls("pictures/out", detail=False) == ["pictures/out/photo.png"]
     assert cli.main(["transfer", str(photo), str(painting), "-o", str(tmp_path / "alone.png"), *usual]) == 0
@@ -64,7 +64,7 @@ def test_a_table_of_transfers_in_a_store(
     before = store.info("pictures/out/photo.png")
     store.put_file(str(photo), "pictures/in/broken.png")
     assert cli.main(["transfer", str(table), "-o", f"{bucket}/out", "--resume", f"{bucket}/out", *usual]) == 1
-    assert "1 of 2 could not be painted" in capsys.readouterr().err
+    assert "1 of 2 could not be repainted" in capsys.readouterr().err
     store.invalidate_cache()
     assert sorted(store.ls("pictures/out", detail=False)) == ["pictures/out/broken.png", "pictures/out/photo.png"]
     assert store.info("pictures/out/photo.png") == before
@@ -92,7 +92,7 @@ def test_what_a_store_refuses(bucket: str, tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["transfer", str(table), "-o", f"{bucket.replace('pictures', 'nowhere')}/out", "--quiet",
                      "--steps", "1", "--size", "16"]) == 1  # fmt: skip
     said = capsys.readouterr().err
-    assert "nowhere/out/chelsea-candy.png: " in said and "1 of 1 could not be painted" in said
+    assert "nowhere/out/chelsea-candy.png: " in said and "1 of 1 could not be repainted" in said
     store, _ = fsspec.url_to_fs(bucket)
     store.invalidate_cache()
     assert not store.exists("nowhere")  # not created

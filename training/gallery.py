@@ -26,7 +26,7 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "`impasto transfer chelsea composition-vii`, by optimisation:",
+        "`impasto transfer chelsea composition-vii -o cat.png`, by optimisation:",
         "",
         "![A cat, repainted](images/chelsea-composition-vii.jpg)",
         "",

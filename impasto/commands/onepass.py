@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from impasto.commands.options import Cluster, Device, Out, Quiet
+from impasto.commands.options import Clip, Cluster, Device, Film, Out, Quiet
 from impasto.errors import IncompleteError, InputError, Stopped
 from impasto.recipes import Training
 
@@ -58,7 +57,7 @@ class ApplyCommand:
     checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
     """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mov, .mkv, .webm, .gif,
-    .webp, .apng, another format of docs/films.md, or pictures named frame_%04d.png."""
+    .webp, .apng, another format of docs/films.md, pictures named frame_%04d.png, or a folder of these."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; default: equal weights."""
     masks: tuple[str, ...] = ()
@@ -77,12 +76,7 @@ class ApplyCommand:
     pixels are painted at 900 and enlarged, so that strokes stay visible."""
     no_steady: bool = False
     """Paint each frame of a film by itself; it flickers."""
-    begin: Annotated[str, tyro.conf.arg(name="from")] = ""
-    """Where to begin in a film: seconds, or 0:10."""
-    to: str = ""
-    """Where to end in a film."""
-    crf: int = 18
-    """Quality of a film, 0 to 51: lower values give better quality and larger files."""
+    clip: Film = field(default_factory=Clip)
     fps: float = 0.0
     """Frames per second of an image sequence; 0 means 25."""
     resume: bool = False
@@ -92,8 +86,8 @@ class ApplyCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import images, machine, onepass, video
-        from impasto.runs import batch, cluster, film as run_film, onepass as run_onepass, terminal
+        from impasto import images, machine, onepass
+        from impasto.runs import batch, cluster, onepass as run_onepass, terminal
 
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
@@ -107,10 +101,7 @@ class ApplyCommand:
             models, parts, self.strength, self.keep_colors, device, self.grain, self.size, masks,
             sources=[*self.style, *self.masks],
         )  # fmt: skip
-        if not (0 <= self.crf <= 51 and 0 <= self.fps < 1000):
-            raise InputError("`crf` must lie between 0 and 51, `fps` between 0 and 1000")
-        start, end = video.seconds(self.begin or "0"), video.seconds(self.to) if self.to else math.inf
-        film = run_film.Settings(not self.no_steady, start, end, self.crf, self.fps)
+        film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
         if self.cluster:
             with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
                 batch.apply(self.inputs, self.out, painter, self.cluster, quiet=self.quiet, resume=self.resume)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from impasto.errors import InputError
+
+if TYPE_CHECKING:
+    from impasto.runs import film
 
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 Device = Annotated[
@@ -26,3 +33,28 @@ Cluster = Annotated[
         "such as s3://BUCKET/FOLDER.",
     ),
 ]
+
+
+@dataclass
+class Clip:
+    """Which part of a film is repainted, and how the result is encoded."""
+
+    begin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """Where to begin in a film: seconds, or 0:10."""
+    to: str = ""
+    """Where to end in a film."""
+    crf: int = 18
+    """Quality of a film, 0 to 51: lower values give better quality and larger files."""
+
+    def settings(self, *, steady: bool, fps: float) -> film.Settings:
+        """How to repaint a film; InputError or VideoError for values out of range."""
+        from impasto import video
+        from impasto.runs import film
+
+        if not (0 <= self.crf <= 51 and 0 <= fps < 1000):
+            raise InputError("`crf` must lie between 0 and 51, `fps` between 0 and 1000")
+        start, end = video.seconds(self.begin or "0"), video.seconds(self.to) if self.to else math.inf
+        return film.Settings(steady, start, end, self.crf, fps)
+
+
+Film = Annotated[Clip, tyro.conf.arg(name="")]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from impasto import presets, schema
-from impasto.commands.options import Cluster, Device, Memory, Out, Quiet
+from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet
 from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
 from impasto.study import STRENGTHS
@@ -102,7 +102,7 @@ class TransferCommand:
     """The picture to write: .png, .jpg, .webp or .tif; or the film."""
     settings: Settings
     recipe: str = "impasto"
-    """A preset (`impasto list recipes`), a JSON file, or a picture made by impasto, whose recipe is used."""
+    """A preset (`impasto list recipes`), a JSON file, or a picture of `impasto transfer`, whose recipe is used."""
     content_masks: tuple[str, ...] = ()
     """For each style a mask of the content: the style is painted where the mask is white."""
     style_masks: tuple[str, ...] = ()
@@ -115,6 +115,7 @@ class TransferCommand:
     resume: Path | None = None
     """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option. For a
     table: OUT, to skip what is done; for a film: OUT.resume."""
+    clip: Film = field(default_factory=Clip)
     cluster: Cluster = ""
 
     def run(self) -> None:
@@ -136,6 +137,7 @@ class TransferCommand:
             raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
+        self.out = recording.as_pattern(Path(self.content), self.out)
         if video.is_film(Path(self.content)) and recording.is_written(self.out):
             self.repaint()
             return
@@ -157,11 +159,12 @@ class TransferCommand:
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
         recording.check_output(self.out, [style.name for style in styles])
+        settings = self.clip.settings(steady=False, fps=self.settings.fps)
         paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
         receipt = receipts.build("transfer", recipe=self.settings, styles=styles)
         with terminal.saying(self.out):
             film.repaint(
-                Path(self.content), self.out, paint, film.Settings(steady=False), receipt=receipt, quiet=self.quiet,
+                Path(self.content), self.out, paint, settings, receipt=receipt, quiet=self.quiet,
                 resume=self.resume is not None,
             )  # fmt: skip
 
@@ -178,7 +181,8 @@ class ReconstructCommand:
     of: Literal["content", "style"]
     """What to reconstruct."""
     layers: tuple[str, ...]
-    """The layers, for example relu4_2; for a style usually several, such as relu1_1 relu2_1 relu3_1."""
+    """The layers, for example relu4_2; for a style usually several, such as relu1_1 relu2_1 relu3_1. They replace
+    the recipe's."""
     out: Out
     """The picture to write."""
     settings: Settings
@@ -192,7 +196,7 @@ class ReconstructCommand:
         from impasto.runs import transfer as run_transfer
 
         chosen: Any = {f"{self.of}_layers": self.layers}
-        recipe = replace(self.settings, layer_weights=(), content_layer_weights=(), **chosen)
+        recipe = replace(self.settings, **chosen)
         inputs = run_transfer.read_inputs(self.image, [self.image] if self.of == "style" else [])
         watch = run_transfer.Watch(
             self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from impasto import files, images
-from impasto.errors import ImpastoError, IncompleteError, InputError, Stopped, lack_of_memory
+from impasto.errors import ImpastoError, InputError, Stopped, lack_of_memory
 from impasto.runs import terminal
 
 CORES = 2  # of a worker; more threads for one picture wait for each other
@@ -89,7 +89,7 @@ def run(address: str, work: Work, jobs: Sequence[Job], *, quiet: bool) -> None:
         IncompleteError: some jobs failed.
         Stopped: after Ctrl-C; finished pictures are kept.
     """
-    failed = 0
+    failed: list[str] = []
     with (
         connected(address) if address else nullcontext(),
         terminal.progress(len(jobs), quiet=quiet) as report,
@@ -102,13 +102,13 @@ def run(address: str, work: Work, jobs: Sequence[Job], *, quiet: bool) -> None:
             done = outcomes(work, jobs) if address == "auto" else outcomes_there(work, jobs)
         for count, (out, fault) in enumerate(done, 1):
             if fault:
-                failed += 1
+                failed.append(PurePosixPath(out).name)
                 terminal.complain(fault)
             report(count, PurePosixPath(out).name)
             if interrupted():
                 raise Stopped(f"stopped after {count} of {len(jobs)}; continue with `resume`")
     if failed:
-        raise IncompleteError(f"{failed} of {len(jobs)} could not be painted (named above)")
+        raise terminal.incomplete(failed, len(jobs))
 
 
 def outcomes(work: Work, jobs: Sequence[Job]) -> Iterator[tuple[str, str]]:

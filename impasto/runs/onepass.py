@@ -30,7 +30,6 @@ from impasto import (
 from impasto.errors import (
     DivergedError,
     ImageError,
-    IncompleteError,
     InputError,
     OutputError,
     Stopped,
@@ -280,6 +279,8 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
     """
     paths = [bundled.locate(source) for source in sources]
     film = film or run_film.Settings()
+    if len(paths) == 1:
+        out = recording.as_pattern(paths[0], out)
     if len(paths) == 1 and _makes_film(paths[0], out):
         recording.check_output(out, [*paths, *painter.sources])
         run_film.repaint(paths[0], out, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
@@ -314,7 +315,7 @@ def _several(
     todo = [job for job in folders.jobs(paths, out, painter.sources) if is_left(*job)]
     films = [(path, to) for path, to in todo if path.suffix.lower() in video.SUFFIXES]
     pictures = [job for job in todo if job not in films]
-    failed = 0
+    failed: list[str] = []
     notes: list[str] = []
     started = time.monotonic()
     with (
@@ -329,7 +330,7 @@ def _several(
             except Exception as error:
                 if not (isinstance(error, ImageError) or lack_of_memory(error)):
                     raise
-                failed += 1
+                failed.append(path.name)
                 what = str(error) if isinstance(error, ImageError) else f"{path}: not enough memory; make it smaller"
                 terminal.complain(what)
             report(done, f"{done / (time.monotonic() - started):.2g} pictures per second, {path.name}")
@@ -340,9 +341,9 @@ def _several(
         try:
             run_film.repaint(path, to, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
         except VideoError as error:
-            failed += 1
+            failed.append(path.name)
             terminal.complain(str(error))
     if notes:
         terminal.note(notes[0] + (f"; the same for {len(notes) - 1} more" if len(notes) > 1 else ""))
     if failed:
-        raise IncompleteError(f"{failed} of {len(todo)} could not be repainted (named above)")
+        raise terminal.incomplete(failed, len(todo))

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from impasto import weights
-from impasto.errors import Stopped, spell
+from impasto.errors import IncompleteError, Stopped, spell
 
 STDERR = Console(stderr=True)
 LOG_EVERY = 30  # seconds
+LISTED = 20  # failed files in the last message
 
 
 def fetch_encoder(name: str, *, quiet: bool) -> None:
@@ -96,6 +97,12 @@ def note(text: str) -> None:
 def complain(text: str) -> None:
     """Print what went wrong with one of several files."""
     print(f"impasto: {spell(text, '--', '-')}", file=sys.stderr)
+
+
+def incomplete(failed: Sequence[str], total: int) -> IncompleteError:
+    """The error at the end of a run of several files: lists those that failed."""
+    listed = ", ".join(failed[:LISTED]) + (f" and {len(failed) - LISTED} more" if len(failed) > LISTED else "")
+    return IncompleteError(f"{len(failed)} of {total} could not be repainted: {listed}")
 
 
 def say(path: Path | str) -> None:
