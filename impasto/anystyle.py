@@ -325,10 +325,10 @@ def save(path: Path, decoder: Decoder, metadata: Mapping[str, str]) -> None:
     """Write the decoder's weights and ``metadata`` to ``path`` as float16 safetensors, without the encoder's.
 
     Raises:
+        DivergedError: the weights are not finite.
         OSError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().half().contiguous() for name, tensor in decoder.state_dict().items()}
-    weights.save(path, tensors, metadata)
+    weights.save_network(path, decoder, metadata)
 
 
 @cache
@@ -342,7 +342,7 @@ def load() -> tuple[Repainter, Mapping[str, str]]:
     state, metadata = weights.load(path)
     decoder = Decoder()
     try:
-        decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        decoder.load_state_dict(state)
     except RuntimeError:
         raise WeightsError(f"{path}: not the `any-style` decoder; reinstall impasto") from None
     return Repainter(encoder.load("compact"), decoder.requires_grad_(False)).eval(), metadata

@@ -54,18 +54,21 @@ CONTENTS = {
 }
 
 
-def locate(name: str) -> Path:
-    """The path of a bundled picture, or ``name`` itself as a path; an existing file of that name takes precedence."""
+def locate(name: str, *, folder: bool = False) -> Path:
+    """The path of a bundled picture, or ``name`` itself as a path.
+
+    An existing file of that name takes precedence, and so does a folder if ``folder``.
+    """
     path = Path(name)
     shipped = STYLES.get(name) or CONTENTS.get(name)
-    if shipped is None or path.exists():
+    if shipped is None or path.is_file() or (folder and path.is_dir()):
         return path
     return Path(str(resources.files(shipped.package) / shipped.file))
 
 
 def network(name: str) -> Path | None:
     """The path of a bundled style's one-pass network; None for other names, and if a file ``name`` exists."""
-    if name not in STYLES or Path(name).exists():
+    if name not in STYLES or Path(name).is_file():
         return None
     return Path(str(resources.files("impasto.models") / "styles" / f"{name}.safetensors"))
 
@@ -82,6 +85,6 @@ TRANSLATORS = {"colorize": "Bundled network, for `pix2pix apply`: colours for a 
 
 def translator(name: str) -> Path | None:
     """The path of a bundled model of `impasto pix2pix`; None for other names, and if a file ``name`` exists."""
-    if name not in TRANSLATORS or Path(name).exists():
+    if name not in TRANSLATORS or Path(name).is_file():
         return None
     return Path(str(resources.files("impasto.models") / f"{name}.safetensors"))

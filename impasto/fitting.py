@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from impasto.errors import DivergedError
+from impasto.errors import DivergedError, RecipeError
 
 FUSED = ("cpu", "cuda")  # devices where AdamW updates all of a tensor's state in one pass over memory
 
@@ -83,7 +83,8 @@ def fit(
         weight_decay: of AdamW.
         state: from an earlier ``TrainingStep.state()``; the model is restored from it.
         check_every: steps between two checks that the loss is finite.
-        retries: how often to go back to the last weights with a finite loss, with half the rate, when it is not.
+        retries: how many losses that are not finite to survive: each time, the last good weights come back and the
+            rate is halved.
 
     Raises:
         DivergedError: the loss or the final weights are not finite; the message names the step. The model keeps its
@@ -101,7 +102,8 @@ def fit(
 
     def snapshot(done: int) -> dict[str, Any]:
         models = {f"{who}model": player.state_dict() for who, (player, _) in players.items()}
-        return {**models, **{f"{who}optimizer": each.state_dict() for who, each in optimizers.items()}, "step": done}
+        moves = {f"{who}optimizer": each.state_dict() for who, each in optimizers.items()}
+        return {**models, **moves, "step": done, "rate": rate, "retries": retries}
 
     def restore(state: Mapping[str, Any]) -> int:
         for who, (player, _) in players.items():
@@ -112,7 +114,10 @@ def fit(
     def all_finite() -> bool:
         return all(finite(player) for player, _ in players.values())
 
-    index = start = restore(state) if state is not None else 0
+    index = start = 0
+    if state is not None:
+        index = start = restore(state)
+        rate, retries = state["rate"], state["retries"]
     good: dict[str, Any] | None = None
     while index < steps:
         factor = schedule(index, steps)
@@ -145,6 +150,19 @@ def fit(
             continue
         index += 1
         yield TrainingStep(index, steps, terms, rate * factor, partial(snapshot, index))
+
+
+def processes(batch: int) -> tuple[int, int]:
+    """The number of this process and of all that torch.distributed has, which divide each batch among them.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    if batch % (world := distributed.get_world_size()):
+        raise RecipeError(f"`batch` {batch} cannot be divided among {world} processes")
+    return distributed.get_rank(), world
 
 
 def finite(model: nn.Module) -> bool:

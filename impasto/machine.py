@@ -14,7 +14,8 @@ import torch
 from impasto.errors import InputError
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # malloc.h
-# glibc cannot report these settings: the variable that sets each, and its usual value once tensors have been freed.
+# What to restore, since glibc cannot report its settings: the environment variable that sets each, and the value that
+# glibc has usually arrived at once tensors were freed.
 USUAL = {
     TRIM_THRESHOLD: ("MALLOC_TRIM_THRESHOLD_", 32 << 20),
     MMAP_THRESHOLD: ("MALLOC_MMAP_THRESHOLD_", 32 << 20),

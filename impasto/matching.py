@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,11 +47,12 @@ class Regions:
         ]
         return replace(self, content=sides[0], style=sides[1])
 
-    def picture(self, side: Sequence[Tensor]) -> Tensor:
+    def picture(self, of: Literal["content", "style"]) -> Tensor:
         """The regions of one side as flat colours, (1, 3, H, W): a mask to edit."""
+        side, colour = (self.content, REST[0]) if of == "content" else (self.style, REST[1])
         rest = (1 - torch.cat([*side], 1).sum(1, keepdim=True)).clamp(0, 1)
         labels = torch.cat([*side, rest], 1).argmax(1)[0].cpu()
-        colours = torch.cat([self.colours, REST[0 if side is self.content else 1, None].to(self.colours)])
+        colours = torch.cat([self.colours, colour[None].to(self.colours)])
         return colours[labels].permute(2, 0, 1)[None]
 
 
@@ -82,6 +84,8 @@ def from_masks(content_mask: Tensor, style_mask: Tensor) -> Regions:
         [(labels == k)[None, None].float() for k in chosen]
         for labels, chosen in ((ours, kept), (theirs, [partner[k] for k in kept]))
     ]
+    if len(palette) == len(others) == 1:
+        notes.append("the masks have one colour: the whole photographs are one region")
     return Regions(sides[0], sides[1], palette[kept], notes)
 
 

@@ -122,7 +122,7 @@ def _holds(note: Path, receipt: Mapping[str, Any]) -> bool:
 def _packets(path: Path) -> Iterator[Any]:
     """The packets of a part, as far as it can be read."""
     av = video.library(path)
-    with suppress(av.FFmpegError), av.open(str(path)) as container:
+    with suppress(av.FFmpegError), av.open(str(path), metadata_errors="replace") as container:
         for packet in container.demux(video=0):
             if packet.pts is not None and packet.size:
                 yield packet

@@ -27,10 +27,11 @@ from impasto import (
     recipes,
     weights,
 )
-from impasto.errors import DivergedError, InputError, WeightsError
+from impasto.errors import InputError, WeightsError
 from impasto.networks import JOHNSON, MARGIN, Architecture, Network, Statistics
 
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
+LARGEST = 16_384  # the largest long edge
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
@@ -75,10 +76,7 @@ def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
         DivergedError: the weights are not finite.
         OSError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
-    weights.save(path, tensors, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
+    weights.save_network(path, model, {**metadata, "architecture": json.dumps(asdict(model.architecture))})
 
 
 def load(source: str | Path, style_scale: float = 1.0) -> Model:
@@ -101,7 +99,7 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
             network = Network(_architecture(metadata["architecture"], state))
         else:
             network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
-        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        network.load_state_dict(state)
         model = Model(network.requires_grad_(False).eval(), {**metadata, "sha256": weights.sha256(path)})
         if not 0 <= model.grain <= 1:
             raise ValueError
@@ -220,7 +218,8 @@ def apply(
             parts,
         )
     else:
-        result = _mixture(photograph, *_merged(models, parts), strength, grain, half, film)
+        shown = [(model, part) for model, part in zip(models, parts, strict=True) if part > 0]
+        result = _mixture(photograph, _merged(shown), strength, grain, half, film)
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
@@ -231,11 +230,12 @@ def apply(
 
 
 def _mixture(
-    photograph: Tensor, models: Sequence[Model], parts: Sequence[float], strength: float, grain: float | None,
-    half: bool, film: Statistics | None,
+    photograph: Tensor, models: Sequence[tuple[Model, float]], strength: float, grain: float | None, half: bool,
+    film: Statistics | None,
 ) -> Tensor:  # fmt: skip
+    """The pictures of several models, mixed by their shares."""
     result = torch.zeros(())
-    for model, part in zip(models, parts, strict=True):
+    for model, part in models:
         painted = _paint(photograph, model, strength, grain, half, film=film)
         result = painted if part == 1 else result + painted.mul_(part)
         del painted
@@ -264,17 +264,14 @@ def _paint(
         return images.cut(painted, margin).clamp_(0, 1)
 
 
-def _merged(models: Sequence[Model], parts: Sequence[float]) -> tuple[list[Model], list[float]]:
-    """The models with all paintings mixed into one, and their shares."""
-    pairs = list(zip(models, parts, strict=True))
-    paintings = [(model, model.style, part) for model, part in pairs if model.style is not None and part > 0]
+def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:
+    """The models and their shares, with all paintings mixed into one."""
+    paintings = [(model, model.style, part) for model, part in models if model.style is not None]
     if len(paintings) < 2:
-        return list(models), list(parts)
+        return list(models)
     whole = sum(part for *_, part in paintings)
     style = anystyle.mix([style for _, style, _ in paintings], [part / whole for *_, part in paintings])
-    others = [(model, part) for model, part in pairs if model.style is None]
-    merged = [(replace(paintings[0][0], style=style), whole), *others]
-    return [model for model, _ in merged], [part for _, part in merged]
+    return [(replace(paintings[0][0], style=style), whole), *((m, part) for m, part in models if m.style is None)]
 
 
 def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
@@ -290,7 +287,7 @@ def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    radius = min(2, (min(small.shape[-2:]) - 1) // 2)
+    radius = min(2, matting.widest(small))
     result = images.resize(painted, *photograph.shape[-2:])
     for index in range(len(photograph) if radius else 0):
         one = slice(index, index + 1)
@@ -312,14 +309,14 @@ def check_mixture(
 
     Raises:
         InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength or
-            grain is not in [0, 1]; or the size is negative.
+            grain is not in [0, 1]; or the size is not in [0, `LARGEST`].
     """
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
         raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
-    if size is not None and size < 0:
-        raise InputError(f"`size` must be 0 (the photograph's own) or more, not {size}")
+    if size is not None and not 0 <= size <= LARGEST:
+        raise InputError(f"`size` must lie between 0 (the photograph's own) and {LARGEST:,}, not {size}")
     if masks and len(masks) != styles:
         raise InputError(f"{len(masks)} masks for {styles} styles: give one for each style, or none")
     parts = list(style_weights) or [1.0] * styles

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from impasto import datasets, encoder, fitting, flow, images, losses, objective, onepass, optimize, recipes
-from impasto.errors import RecipeError
 from impasto.networks import Network
 
 NOISE = 0.02  # standard deviation of the noise that is added to a moved crop
@@ -86,10 +85,7 @@ def task(
     ``mask`` is as in `train`.
     """
     device = style.device
-    several = distributed.is_available() and distributed.is_initialized()
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
-    if recipe.batch % world:
-        raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
+    rank, world = fitting.processes(recipe.batch)
     vgg = encoder.load(recipe.encoder).to(device)
     blank = style.new_zeros(1, 3, recipe.crop, recipe.crop)
     used = [] if mask is None else [mask.to(device)]
@@ -98,7 +94,7 @@ def task(
     # In float32 the gradient of the kernels takes twice as long in channels-last layout.
     layout = torch.channels_last if half else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
-    painter = DistributedDataParallel(network) if several else network
+    painter = DistributedDataParallel(network) if world > 1 else network
 
     def ramped(index: int) -> float:
         done = min(1.0, (index + 1) / max(1, recipe.ramp * recipe.steps))
@@ -126,7 +122,7 @@ def task(
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
         terms, gradient = objective.for_content(current, crops)(painted.clamp(0, 1))  # as it will be saved
         optimize.inward_(gradient, painted)
-        if several:  # the same values in all processes, so that they stop together
+        if world > 1:  # the same values in all processes, so that they stop together
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
         first = next(iter(terms))

@@ -6,7 +6,7 @@ Networks see them as (B, C, H, W) in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -70,13 +70,15 @@ def read(path: Path, channels: int) -> Tensor:
         alpha = [torch.ones_like(picture.image[:, :1]) if picture.alpha is None else picture.alpha]
         return torch.cat([picture.image, *alpha], 1) if channels == 4 else picture.image
     try:
+        if files.special(path):
+            raise OSError("a device or a pipe")
         if path.suffix.lower() == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
             import tifffile
 
             array = tifffile.imread(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # any, also of memory: damaged files raise many kinds, and ask for too much
         raise ImageError(f"{path}: cannot be read as {channels} channels ({error}); use .tif or .npy") from error
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] != channels:
@@ -100,7 +102,8 @@ def write(path: Path, image: Tensor) -> None:
         elif path.suffix.lower() in DEEP:
             import tifffile
 
-            tifffile.imwrite(part, (65535 * array.clip(0, 1) + 0.5).astype(np.uint16), photometric="minisblack")
+            values = (65535 * array.clip(0, 1) + 0.5).astype(np.uint16)
+            tifffile.imwrite(part, values, photometric="minisblack", planarconfig="contig")
         else:
             raise ImageError(f"{path}: cannot hold {array.shape[2]} channels; use {', '.join(DEEP)}")
 
@@ -115,7 +118,7 @@ class Pairs:
         channels: of input and target.
         backwards: translate from right to left, or from the second folder to the first.
         short: the short side in pixels to which pairs are resized; 0: as they are.
-        broken: files that could not be used, with the reason; other pairs were drawn instead.
+        broken: files that could not be used, with the reason.
     """
 
     files: Sequence[tuple[Path, Path | None]]
@@ -134,7 +137,7 @@ class Pairs:
         held = round(share * len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         parts = (sorted(order[held:]), sorted(order[:held]))
-        train, test = (replace(self, files=[self.files[i] for i in part], _kept={}) for part in parts)
+        train, test = (replace(self, files=[self.files[i] for i in part], broken={}, _kept={}) for part in parts)
         return train, test
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
@@ -217,6 +220,14 @@ class Pairs:
             drawn.append(both.flip(-1) if mirror and turn < 0.5 else both)
         batch_of = torch.cat(drawn)
         return batch_of[:, : self.channels[0]].contiguous(), batch_of[:, self.channels[0] :].contiguous()
+
+    def some(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most ``most`` pairs, evenly chosen, as `pair` returns them; `broken` ones are left out."""
+        for index in range(0, len(self), max(1, -(-len(self) // most))):
+            try:
+                yield self.pair(index)
+            except ImageError as error:
+                self.broken[self.files[index][0]] = str(error)
 
     def usable(self, index: int) -> tuple[Tensor, Tensor]:
         """The pair, or the next one that can be read."""

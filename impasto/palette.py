@@ -54,6 +54,6 @@ def _in_palette(photograph: Tensor, style: Tensor, content_mask: Tensor | None, 
     inside = None if content_mask is None else images.resize(content_mask, *small.shape[-2:])
     counted = None if style_mask is None else images.resize(style_mask, *sample.shape[-2:])
     moved = color.transport_colors(small, sample, inside, counted)
-    radius = min(4, (min(small.shape[-2:]) - 1) // 2)
+    radius = min(4, matting.widest(small))
     guide = matting.Guide(small, radius=radius, epsilon=1e-3, weight=inside)
     return guide.lift(moved, photograph).clamp_(0, 1)

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import bundled, color, colorizer, encoder, images, machine, matting, pairs as pairing, weights
+from impasto import bundled, color, colorizer, encoder, files, images, machine, matting, pairs as pairing, weights
 from impasto.colorizer import Colorizer
-from impasto.errors import DivergedError, InputError, WeightsError
+from impasto.errors import InputError, WeightsError
 from impasto.generators import GENERATORS, Shape
 from impasto.pairs import Kind
 
@@ -193,15 +193,10 @@ def save(path: Path, model: Model) -> None:
         DivergedError: the weights are not finite.
         OSError: the file cannot be written.
     """
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
-        for name, tensor in model.network.state_dict().items()
-    }
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
     network: Any = model.network
     built = {"widths": network.widths} if isinstance(network, Colorizer) else asdict(network.shape)
-    weights.save(path, tensors, {**model.metadata, "translation": json.dumps(built), "pairs": model.kind})
+    facts = {**model.metadata, "translation": json.dumps(built), "pairs": model.kind}
+    weights.save_network(path, model.network, facts)
 
 
 def load(source: str | Path) -> Model:
@@ -221,19 +216,34 @@ def load(source: str | Path) -> Model:
             raise ValueError
         network: nn.Module
         if "widths" in built:
-            network = Colorizer(state["centres"].float(), tuple(built["widths"]))
+            network = Colorizer(state["centres"], tuple(built["widths"]))
         else:
-            network = GENERATORS[built["kind"]](Shape(**built))
-        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+            network = GENERATORS[built["kind"]](_shape(built, state))
+        network.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: not a model of impasto pix2pix; impasto pix2pix train makes one") from None
     metadata["sha256"] = weights.sha256(path)
     return Model(network.requires_grad_(False).eval(), kind, metadata)  # type: ignore[arg-type]
 
 
+def _shape(built: Mapping[str, Any], state: Mapping[str, Tensor]) -> Shape:
+    """The shape in a model's metadata; ValueError if it needs more numbers than there are in the file."""
+    found = Shape(**built)
+    sizes = (found.inputs, found.outputs, found.width, found.depth)
+    if not all(type(size) is int and 0 < size <= 1024 for size in sizes) or found.depth > 64:
+        raise ValueError
+    with torch.device("meta"):  # takes no memory
+        needed = sum(x.numel() for x in GENERATORS[found.kind](found).parameters())
+    if needed > sum(tensor.numel() for tensor in state.values()):
+        raise ValueError
+    return found
+
+
 def made(path: Path) -> bool:
     """Whether a file is a model of pix2pix, by its metadata."""
     try:
+        if files.special(path):
+            return False
         with safe_open(path, framework="pt") as file:
             return "translation" in (file.metadata() or {})
     except (OSError, SafetensorError):

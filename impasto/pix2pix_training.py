@@ -50,8 +50,6 @@ def check_crop(recipe: Translation, stride: int) -> None:
             f"`crop` must be a multiple of {stride} for {recipe.generator} and at most `load`, "
             f"not {recipe.crop} of {recipe.load}"
         )
-    if not 0 <= recipe.validation < 1 or recipe.dropout == 1:
-        raise RecipeError("`validation` and `dropout` must be less than 1")
     least = 1 << (recipe.critic_layers + 2)
     if recipe.gan != "none" and recipe.critic_layers and recipe.crop < least:
         raise RecipeError(f"`crop` must be at least {least} for `critic_layers` {recipe.critic_layers}")
@@ -61,11 +59,13 @@ def begin(recipe: Translation) -> nn.Module:
     """The generator that a training starts from, with random weights by the seed.
 
     Raises:
-        RecipeError: as in `shape`, or the generator `features` without `pairs` colorize.
+        RecipeError: as in `shape`, or the generator `features` without `pairs` colorize or with another encoder.
     """
     if recipe.generator == "features":
         if recipe.pairs != "colorize":
             raise RecipeError("`generator` features predicts colours: it needs `pairs` colorize")
+        if recipe.encoder != "compact":
+            raise RecipeError("`generator` features needs the `encoder` compact")
         check_crop(recipe, colorizer.STRIDE)
         torch.manual_seed(recipe.seed)
         return Colorizer(color.bins())
@@ -154,7 +154,7 @@ def game(
     Raises:
         RecipeError: the batch cannot be divided among the processes.
     """
-    rank, world = _processes(recipe)
+    rank, world = fitting.processes(recipe.batch)
     half = machine.precision(recipe.precision, device) == torch.bfloat16
     layout = torch.channels_last if half else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
@@ -199,7 +199,7 @@ def _classes(
     network: Colorizer, pairs: Pairs, recipe: Translation, device: torch.device
 ) -> Callable[[int], dict[str, Tensor]]:
     """The objective of `Colorizer`: cross-entropy with the true bins, in which rare colours weigh more (Zhang2016)."""
-    rank, world = _processes(recipe)
+    rank, world = fitting.processes(recipe.batch)
     dtype = machine.precision(recipe.precision, device)
     half = dtype == torch.bfloat16
     frozen = encoder.Frozen(encoder.load(recipe.encoder).to(device), colorizer.LAYERS, dtype)
@@ -229,15 +229,6 @@ def _classes(
     return loss
 
 
-def _processes(recipe: Translation) -> tuple[int, int]:
-    """This process and their number."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    if recipe.batch % (world := distributed.get_world_size()):
-        raise RecipeError(f"`batch` {recipe.batch} cannot be divided among {world} processes")
-    return distributed.get_rank(), world
-
-
 def _shared(terms: dict[str, Tensor], world: int) -> dict[str, Tensor]:
     """The terms with their mean over all processes as the value, so that they stop together, and their own gradient."""
     if world == 1:
@@ -260,20 +251,21 @@ def measure(model: Model, pairs: Pairs, *, seed: int = 0, most: int = 50) -> dic
 
     Returns:
         Means over the pairs: "l1", of values in [-1, 1] as in training; "psnr" in dB and "ssim", of the pictures in
-        [0, 1]. PSNR and SSIM are those of scikit-image.
+        [0, 1]. PSNR and SSIM are those of scikit-image. Empty if no pair can be read.
     """
     from skimage import metrics
 
     found: list[tuple[float, float, float]] = []
     ssim: Any = metrics.structural_similarity
     psnr: Any = metrics.peak_signal_noise_ratio
-    for index in range(0, len(pairs), max(1, -(-len(pairs) // most))):
-        source, target = pairs.usable(index)
+    for source, target in pairs.some(most):
         output = pix2pix.translate(source, model, seed=seed)
         picture, truth = (_shown(source, x, model.kind)[0].double().cpu().numpy() for x in (output, target))
         closeness = psnr(truth, picture, data_range=1) if (picture != truth).any() else float("inf")
         likeness = ssim(picture, truth, channel_axis=0, data_range=1)
         found.append((float((output - target).abs().mean()), float(closeness), float(likeness)))
+    if not found:
+        return {}
     means = (sum(values) / len(found) for values in zip(*found, strict=True))
     return dict(zip(("l1", "psnr", "ssim"), means, strict=True))
 

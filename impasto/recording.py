@@ -112,7 +112,8 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
     the frames written so far.
 
     Raises:
-        VideoError: PyAV is not installed, the suffix is not .mp4, or the folder is missing.
+        VideoError: PyAV is not installed, or the suffix is not .mp4.
+        OutputError: the file cannot be written.
     """
     av = library(path)
     if path.suffix.lower() != ".mp4":

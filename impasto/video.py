@@ -18,7 +18,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from impasto import encoding, hdr, images
+from impasto import decoding, encoding, hdr, images
 from impasto.errors import VideoError, lack_of_memory
 
 SUFFIXES = (
@@ -28,7 +28,7 @@ SUFFIXES = (
 MAYBE = (".gif", ".webp", ".png")  # animations or still pictures
 BT709, BT601, BT2020 = 1, 5, 9  # matrices, as swscale numbers them
 MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # by the code of ITU-T H.273
-UNKNOWN, VIDEO_RANGE = 2, 1
+VIDEO_RANGE = 1
 NUMBER = re.compile(r"%\d{0,2}d")
 PICTURES_RATE = Fraction(25)  # of an image sequence
 JUMP = 10  # seconds: a step back this large begins a new count, a smaller one is disorder
@@ -214,6 +214,7 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
         raise VideoError(f"{path}: does not exist; check the path")
     elif path.suffix.lower() in MAYBE:
         with PIL.Image.open(path) as animation:
+            decoding.check_size(str(path), *animation.size)
             film.total = _count(animation)
             film.rate = 1 / _duration(animation)
     else:
@@ -305,7 +306,7 @@ def library(path: Path) -> Any:
 def opened(av: Any, path: Path) -> Iterator[Any]:
     """Open a film to read; VideoError if it is not a film."""
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # titles may be in any encoding
     except (av.FFmpegError, OverflowError, ValueError) as error:
         raise VideoError(f"{path}: not a film, or damaged ({error})") from None
     with container:

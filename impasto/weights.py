@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from impasto import files
-from impasto.errors import WeightsError
+from impasto.errors import DivergedError, WeightsError
 
 if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 MODELS = Path(__file__).parent / "models"  # the bundled files
 CHUNK = 1 << 18  # bytes between two yields
@@ -227,6 +227,22 @@ def save(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     with file.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
         out.write(memoryview(data)[begin:])
+
+
+def save_network(file: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network's weights and ``metadata`` as float16 safetensors; `load` reads them as float32.
+
+    Raises:
+        DivergedError: the weights are not finite.
+        OSError: the file cannot be written.
+    """
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise DivergedError("the network's weights are not finite, so they are not written: try a lower `rate`")
+    save(file, tensors, metadata)
 
 
 def check_stored(state: Any, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,43 @@ def test_a_table_overwrites_no_input(table: Path, capsys: Capture) -> None:
     assert Path("photo.png").read_bytes() == before
     with pytest.raises(InputError, match=r"a\.png: is also an input"):
         batch._left([cluster.Job("memory:///photos/a.png", "memory://photos/a.png")], "memory://photos", False)
+
+
+@pytest.mark.parametrize("more", [["--content-masks", "photo.png"], ["--video", "a.mp4"], ["--sweep", "1", "2"]])
+def test_options_that_a_table_does_not_take(more: list[str], table: Path, tiny: str, capsys: Capture) -> None:
+    assert transfer(table, tiny, *more) == 1
+    one_line(capsys, "a table takes no masks", only=True)
+    table.write_text('content,style,sweep\nphoto.png,painting.jpg,"[1, 2]"\n')
+    assert transfer(table, tiny) == 1
+    one_line(capsys, "line 2: a table takes no --sweep", only=True)
+
+
+def test_files_that_a_table_names_are_found_from_other_folders(table: Path, tiny: str) -> None:
+    table.write_text(f"content,style,init,encoder\nphoto.png,painting.jpg,photo.png,{Path(tiny).name}\n")
+    shutil.copy(tiny, ".")
+    (job,) = batch.read(table, presets.impasto, "out")
+    recipe = json.loads(job.options)["recipe"]
+    assert recipe["init"] == str(Path("photo.png").absolute()) and Path(recipe["encoder"]).is_absolute()
+
+
+def test_folders_of_urls_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of two folders do not overwrite each other, and a local folder for results is an absolute path."""
+    import fsspec
+
+    memory, chosen = fsspec.filesystem("memory"), list[cluster.Job]()
+    for folder in ("june", "july"):
+        memory.pipe_file(f"/{folder}/a.png", b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "run", lambda address, work, jobs, quiet: chosen.extend(jobs))
+    sources, painter = ["memory://june", "memory://july"], types.SimpleNamespace()
+    batch.apply(sources, "out", painter, "auto", quiet=True, resume=False)  # type: ignore[arg-type]
+    assert [job.out for job in chosen] == [str(tmp_path / "out" / folder / "a.png") for folder in ("june", "july")]
+
+
+def test_two_jobs_with_one_result() -> None:
+    jobs = [cluster.Job(f"memory://{folder}/a.png", "memory://out/a.png") for folder in ("june", "july")]
+    with pytest.raises(InputError, match=r"a\.png: would be the result of two"):
+        batch._left(jobs, "memory://out", False)
 
 
 def test_places() -> None:

@@ -93,3 +93,12 @@ def test_colorize_colours_a_grey_photograph() -> None:
     assert float((found - lab)[:, :1].abs().mean()) < 1
     chroma = found[:, 1:].norm(dim=1)
     assert float(chroma.mean()) > 5 and float(chroma.std()) > 2
+
+
+def test_a_folder_named_like_a_style_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("candy", "chelsea", "colorize"):
+        (tmp_path / name).mkdir()
+    assert bundled.locate("candy").is_file() and bundled.locate("chelsea").is_file()
+    assert bundled.network("candy") and bundled.translator("colorize")
+    assert bundled.locate("chelsea", folder=True) == Path("chelsea")

@@ -197,31 +197,36 @@ def test_masks_limit_a_style_to_their_area(run: Callable[..., int], photo: Path,
     assert change[16:].max() == 0  # beyond the receptive field of relu1_1 and the mask's soft edge
 
 
-def test_replay_is_exact_to_the_bit(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+def test_replay_is_exact_to_the_bit(run: Callable[..., int], tiny: str, tmp_path: Path) -> None:
     assert run("--init", "noise", "--seed", "5") == 0
     again = tmp_path / "elsewhere" / "again.png"
     again.parent.mkdir()
     (tmp_path / "out.png").rename(again.parent / "out.png")
-    assert cli.main(["replay", str(again.parent / "out.png"), "-o", str(again), "--inputs", str(tmp_path)]) == 0
+    inputs = [str(tmp_path), str(Path(tiny).parent)]
+    assert cli.main(["replay", str(again.parent / "out.png"), "-o", str(again), "--inputs", *inputs]) == 0
     assert np.array_equal(pixels(again), pixels(again.parent / "out.png"))
 
 
-def test_replay_with_an_initial_picture(run: Callable[..., int], tmp_path: Path) -> None:
+def test_replay_with_an_initial_picture(run: Callable[..., int], tiny: str, tmp_path: Path) -> None:
     """The receipt also has the name and sha256 of the initial picture, but not its path."""
     start = save_picture(tmp_path / "start.png", seed=8)
     assert run("--init", start) == 0
     receipt = images.read_receipt(tmp_path / "out.png")
     assert receipt["begun"]["name"] == receipt["recipe"]["init"] == "start.png"
     again = tmp_path / "again.png"
-    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(again)]) == 0
+    inputs = ["--inputs", str(Path(tiny).parent)]
+    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(again), *inputs]) == 0
     assert np.array_equal(pixels(again), pixels(tmp_path / "out.png"))
 
 
-def test_replay_reports_a_changed_input(run: Callable[..., int], photo: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_replay_reports_a_changed_input(
+    run: Callable[..., int], tiny: str, photo: Path, tmp_path: Path, capsys: Capture
+) -> None:
     assert run() == 0
     save_picture(photo, seed=9)
     capsys.readouterr()
-    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.png")]) == 1
+    inputs = ["--inputs", str(Path(tiny).parent)]
+    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.png"), *inputs]) == 1
     assert "photo.png" in capsys.readouterr().err
 
 
@@ -550,6 +555,19 @@ def test_pipes_and_devices_are_refused_at_once(
         given = {"content": path} if role == "content" else {"styles": (path,)} if role == "style" else {}
         assert run(*([] if given else [role, path]), **given) == 1
         one_line(capsys, path.stem)
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "pipe.npy", "pipe.safetensors"])
+def test_commands_refuse_pipes(name: str, tmp_path: Path, capsys: Capture) -> None:
+    pipe, out = tmp_path / name, str(tmp_path / "out")
+    os.mkfifo(pipe)
+    command = {
+        "pipe.csv": ["transfer", str(pipe), "-o", out],
+        "pipe.npy": ["pix2pix", "apply", "colorize", str(pipe), "-o", f"{out}.png"],
+        "pipe.safetensors": ["export", str(pipe), "-o", f"{out}.onnx"],
+    }[name]
+    assert cli.main(command) == 1
+    one_line(capsys, name)
 
 
 @pytest.mark.parametrize("role", ["content", "style", "mask"])

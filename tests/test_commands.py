@@ -3,7 +3,7 @@
 import pytest
 
 from impasto import cli, commands
-from impasto.commands import transfer
+from impasto.commands import options
 
 
 def test_every_command_is_described() -> None:
@@ -17,11 +17,16 @@ def test_every_command_is_described() -> None:
         (["a", "--recipe=owl", "b"], "owl"),
         (["--recipe"], None),
         (["--recipes", "owl"], None),
+        (["--recipe", "owl", "--recipe", "gatys-2016"], "gatys-2016"),
         ([], None),
     ],
 )
 def test_peek(arguments: list[str], expected: str | None) -> None:
-    assert transfer.peek(arguments, "--recipe") == expected
+    assert options.peek(arguments, "--recipe") == expected
+
+
+def test_peek_reads_underscores_as_tyro_does() -> None:
+    assert options.peek(["--style_layers", "relu1_1"], "--style-layers") == "relu1_1"
 
 
 @pytest.mark.parametrize("name", commands.DEFAULTS)

@@ -81,13 +81,14 @@ def test_dither_hides_steps_and_keeps_the_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("command", ["apply", "transfer", "photo"])
+@pytest.mark.parametrize("command", ["apply", "transfer", "photo", "pix2pix apply"])
 def test_commands_keep_16_bits(command: str, suffix: str, tmp_path: Path, tiny: str) -> None:
     path, out = str(tmp_path / f"in.{suffix}"), tmp_path / f"out.{suffix}"
     images.write(path, torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)), bits=16)
     small = ["--size", "32", "--steps", "2", "--encoder", tiny]
     flags = {
         "apply": ["apply", path, "--style", "candy"],
+        "pix2pix apply": ["pix2pix", "apply", "colorize", path],
         "transfer": ["transfer", path, path, *small],
         "photo": ["photo", path, path, *small],
     }[command]

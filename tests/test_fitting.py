@@ -243,3 +243,19 @@ def test_betas() -> None:
         pass
     first, second = (0.5 * 0.5 + 0.5 * 3) / 0.75, (0.9 * 0.1 + 0.1 * 9) / 0.19
     assert network.weight.item() == pytest.approx(-0.1 - 0.1 * first / math.sqrt(second), abs=1e-5)
+
+
+def test_a_resumed_training_keeps_the_halved_rate() -> None:
+    def shaken(index: int) -> dict[str, Tensor]:
+        broken.append(index)
+        return {"loss": network[0].weight.square().sum() * (math.nan if broken.count(4) == 1 and index == 4 else 1)}
+
+    network, broken = model(), list[int]()
+    steps = fitting.fit(network, shaken, steps=9, rate=0.02, check_every=1, retries=2)
+    for step in steps:
+        if step.index == 6:
+            state = step.state()
+            break
+    rates = [step.rate for step in steps]
+    again = fitting.fit(model(), objective(network), steps=9, rate=0.02, check_every=1, retries=2, state=state)
+    assert [step.rate for step in again] == rates == [0.01 * fitting.cosine(index, 9, warmup=0) for index in (6, 7, 8)]

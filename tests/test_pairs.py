@@ -8,9 +8,10 @@ import torch
 from conftest import halves, save_picture
 from PIL import Image
 
-from impasto import color, images, pairs
+from impasto import color, images, pairs, pix2pix_training
 from impasto.errors import ImageError, InputError
 from impasto.pairs import Pairs
+from impasto.pix2pix import Model
 
 
 def side_by_side(path: Path, left: tuple[int, int, int], right: tuple[int, int, int], size: int = 32) -> Path:
@@ -171,3 +172,37 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for one, index in zip(first, range(3), strict=True)
         for a, b in zip(one, found.pair(index), strict=True)
     )
+
+
+def test_a_picture_of_many_channels_is_one_page(tmp_path: Path) -> None:
+    import tifffile
+
+    values = torch.rand(1, 5, 6, 7)
+    pairs.write(tmp_path / "a.tif", values)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.pages) == 1 and file.pages[0].shape == (6, 7, 5)
+    assert torch.allclose(pairs.read(tmp_path / "a.tif", 5), values, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["empty.npy", "torn.tif"])
+def test_damaged_files_of_many_channels(name: str, tmp_path: Path) -> None:
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "torn.tif", np.zeros((40, 50, 5), np.uint16), compression="zlib")
+    data = (tmp_path / "torn.tif").read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2] if name == "torn.tif" else b"")
+    with pytest.raises(ImageError, match=name):
+        pairs.read(tmp_path / name, 5)
+
+
+def test_held_out_pairs_that_cannot_be_read(tmp_path: Path) -> None:
+    """They are left out of measurements, and named once, by the part that they belong to."""
+    for index in range(8):
+        side_by_side(tmp_path / f"{index}.png", (250, 10, 20), (0, 100, 200))
+    known, held = Pairs(pairs.find(tmp_path), short=16).split(0.25, seed=0)
+    bad = held.files[0][0]
+    bad.write_bytes(b"torn")
+    assert len(list(held.some(50))) == 1 and list(held.broken) == [bad] and not known.broken
+    held.files[1][0].write_bytes(b"torn")
+    held = Pairs(held.files, short=16)
+    assert pix2pix_training.measure(Model(torch.nn.Identity(), "given", {}), held) == {}

@@ -133,7 +133,6 @@ def test_a_loss_that_is_not_finite(pairs: Pairs) -> None:
         ({"generator": "vgg"}, "generator"),
         ({"generator": "unet256"}, "crop"),
         ({"load": 15}, "load"),
-        ({"validation": 1.0}, "validation"),
         ({"generator": "features"}, "pairs"),
         ({"critic_layers": 3}, "critic_layers"),
     ],

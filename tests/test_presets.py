@@ -133,3 +133,19 @@ def test_about_names_presets_only() -> None:
 
 def test_presets_differ() -> None:
     assert len(set(TRANSFERS.values())) == len(TRANSFERS)
+
+
+# Isola2017, section 6.2: epochs, batch, jitter, and which half of a pair is the input.
+TASKS = {
+    "pix2pix": (200, 1, True, "AtoB"), "facades": (200, 1, True, "BtoA"), "maps": (200, 1, True, "AtoB"),
+    "cityscapes": (200, 1, True, "BtoA"), "day2night": (17, 4, True, "AtoB"),
+    "edges2photos": (15, 4, False, "AtoB"), "edges": (15, 4, True, "AtoB"), "colorize": (6, 4, False, "AtoB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_recipes_of_the_papers_tasks(name: str) -> None:
+    recipe = presets.TRANSLATIONS[name]
+    jitter = (recipe.load, recipe.crop) == (286, 256) and recipe.mirror
+    assert (recipe.epochs, recipe.batch, jitter, recipe.direction) == TASKS[name]
+    assert (recipe.generator, recipe.l1, recipe.gan, recipe.rate) == ("unet256", 100, "bce", 2e-4)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from conftest import one_line, opened
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, images, onepass, weights
+from impasto import cli, images, onepass, pix2pix, weights
 from impasto.errors import ImpastoError, InputError, WeightsError
+from impasto.generators import Shape, UNet
 from impasto.networks import Architecture, Network
 from impasto.recipes import Photo, Transfer
 from impasto.runs import receipts
@@ -207,6 +209,15 @@ def test_damaged_model_cards(shape: str, tmp_path: Path) -> None:
     save_file(state, tmp_path / "odd.safetensors", {"architecture": shape})
     with pytest.raises(WeightsError, match=r"odd\.safetensors"):
         onepass.load(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 10**7}, {"depth": -1}, {"width": 1000}, {"inputs": "3"}, {"more": 1}])
+def test_damaged_cards_of_pix2pix(wrong: dict[str, Any], tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in UNet(Shape(width=2, depth=3)).state_dict().items()}
+    card = {"translation": json.dumps({**asdict(Shape(width=2, depth=3)), **wrong}), "pairs": "given"}
+    save_file(state, tmp_path / "odd.safetensors", card)
+    with pytest.raises(WeightsError, match=r"odd\.safetensors"):
+        pix2pix.load(tmp_path / "odd.safetensors")
 
 
 def test_the_content_of_a_checkpoint_decides(tmp_path: Path) -> None:

@@ -21,14 +21,27 @@ def inputs(photo: Path, painting: Path) -> run_transfer.Inputs:
 
 
 def test_receipts_contain_no_folders(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
-    receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny, init="noise"), inputs)
+    receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny, init=str(photo)), inputs)
     assert receipt["content"] == {"name": "photo.png", "sha256": inputs.content.sha256}
-    assert str(photo.parent) not in str({key: value for key, value in receipt.items() if key != "recipe"})
+    assert receipt["recipe"]["encoder"] == "tiny.safetensors" and receipt["recipe"]["init"] == "photo.png"
+    assert "/" not in str(receipt)
+
+
+@pytest.mark.parametrize(("field", "value"), [("encoder", "/etc/passwd"), ("init", "/etc/passwd"), ("init", "a.png")])
+def test_a_receipt_names_no_file_that_it_does_not_hold(
+    field: str, value: str, inputs: run_transfer.Inputs, tiny: str
+) -> None:
+    receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny), inputs)
+    receipts.check(receipt)
+    receipt["recipe"][field] = value
+    with pytest.raises(InputError, match=field):
+        receipts.check(receipt)
 
 
 def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, photo: Path) -> None:
     recipe = replace(presets.impasto, encoder=tiny)
-    again, found = run_transfer.from_receipt(run_transfer.receipt("transfer", recipe, inputs), [photo.parent])
+    folders = [photo.parent, Path(tiny).parent]
+    again, found = run_transfer.from_receipt(run_transfer.receipt("transfer", recipe, inputs), folders)
     assert again == recipe
     assert torch.equal(found.content.image, inputs.content.image)
     assert torch.equal(found.styles[0].image, inputs.styles[0].image)
@@ -37,6 +50,9 @@ def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, p
 def test_another_encoder_is_refused(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
+    with pytest.raises(InputError, match="was not found"):
+        run_transfer.from_receipt(receipt, [photo.parent, Path(tiny).parent])
+    receipt["recipe"]["encoder"] = "compact"
     with pytest.raises(InputError, match="is not the file"):
         run_transfer.from_receipt(receipt, [photo.parent])
 

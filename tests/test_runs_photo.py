@@ -43,15 +43,16 @@ def test_from_the_command_line(photo: Callable[..., int], tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_replay(photo: Callable[..., int], masks: bool, tmp_path: Path, capsys: Capture) -> None:
+def test_replay(photo: Callable[..., int], masks: bool, tiny: str, tmp_path: Path, capsys: Capture) -> None:
     drawn = ("--content-mask", str(tmp_path / "a.png"), "--style-mask", str(tmp_path / "b.png"))
     assert photo(*(drawn if masks else ())) == 0
     again = tmp_path / "again.png"
-    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(again), "--quiet"]) == 0
+    command = ["replay", str(tmp_path / "out.png"), "-o", str(again), "--inputs", str(Path(tiny).parent), "--quiet"]
+    assert cli.main(command) == 0
     assert again.read_bytes() == (tmp_path / "out.png").read_bytes()
     save_picture(tmp_path / "light.jpg", 80, 60, seed=3)
     capsys.readouterr()
-    assert cli.main(["replay", str(tmp_path / "out.png"), "-o", str(again)]) == 1
+    assert cli.main(command) == 1
     assert "light.jpg" in capsys.readouterr().err
 
 

@@ -181,6 +181,9 @@ def test_receipts_of_the_studio_are_used() -> None:
         {"steps": 9}, [], [],
     )  # fmt: skip
     assert names.from_receipt(None) == ({}, [], [])
+    assert names.from_receipt({"command": "apply", "size": None, "strength": 1, "styles": ["candy"]}) == (
+        {"strength": 1.0}, ["candy"], []
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

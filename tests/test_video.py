@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto import video
-from impasto.errors import VideoError
+from impasto import decoding, video
+from impasto.errors import ImageError, VideoError
 from impasto.runs.film import Settings, repaint
 
 
@@ -134,3 +134,31 @@ def test_animations_and_films_by_name(tmp_path: Path) -> None:
     assert video.is_film(tmp_path / "two.gif") and not video.is_film(tmp_path / "one.gif")
     assert video.is_film(Path("a.MTS")) and video.is_film(Path("f_%04d.png")) and not video.is_film(Path("a.png"))
     assert video.find(tmp_path / "two.gif").rate == 25
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_titles_in_other_encodings(suffix: str, tmp_path: Path) -> None:
+    source = tmp_path / f"a{suffix}"
+    with av.open(str(source), "w") as container:
+        container.metadata["title"] = "Caf#"
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(3):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    data = source.read_bytes()
+    assert data.count(b"Caf#") == 1
+    source.write_bytes(data.replace(b"Caf#", b"Caf\xe9"))
+    repaint(source, tmp_path / "out.mp4", lambda image, *_: image, Settings(False), receipt={}, quiet=True)
+    assert len(list(video.find(tmp_path / "out.mp4").frames())) == 3
+
+
+def test_animations_are_as_large_as_pictures_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Image.new("L", (64, 64), value) for value in (0, 255))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    monkeypatch.setattr(decoding, "SPARSE", 0)
+    monkeypatch.setattr(decoding, "LARGE", 1000)
+    with pytest.raises(ImageError, match=r"a\.gif: declares 64 x 64"):
+        video.find(tmp_path / "a.gif")

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from impasto import datasets, losses, presets
+from impasto import datasets, losses
+from impasto.recipes import Transfer
 
-STYLE = presets.impasto.style_layers
+RECIPE = Transfer()
 
 
 class Easels:
@@ -26,13 +27,13 @@ class Easels:
         self.turn = 0
 
     def loss(self, image: Tensor, content: Tensor, *grams: Tensor) -> Tensor:
-        """The default recipe's objective, summed over the pictures."""
+        """The objective of `RECIPE`, summed over the pictures: relative errors of relu4_2 and of Gram matrices."""
         features = self.features(image)
         error = (features["relu4_2"] - content).square().sum((1, 2, 3)) / content.square().sum((1, 2, 3))
-        for layer, target in zip(STYLE, grams, strict=True):
+        for layer, target in zip(RECIPE.style_layers, grams, strict=True):
             distance = (losses.gram(features[layer]) - target).square().sum((1, 2)) / target.square().sum((1, 2))
-            error = error + presets.impasto.style_weight * distance
-        return error.sum() + presets.impasto.smoothness * len(image) * losses.total_variation(image)
+            error = error + RECIPE.style_weight * distance
+        return error.sum() + RECIPE.smoothness * len(image) * losses.total_variation(image)
 
     @torch.no_grad()
     def start(self, pool: datasets.Pool, generator: torch.Generator) -> tuple[Tensor, list[Tensor], torch.optim.Adam]:
@@ -40,7 +41,7 @@ class Easels:
         noise = torch.rand(8, 1, 1, 1, generator=generator, device=content.device).sub(0.6).clamp_min(0)
         image = content + noise * torch.randn(content.shape, generator=generator, device=content.device)
         image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
-        grams = [losses.gram(self.features(style)[layer]) for layer in STYLE]
+        grams = [losses.gram(self.features(style)[layer]) for layer in RECIPE.style_layers]
         targets = [self.features(content)["relu4_2"], *grams]
         return image, targets, torch.optim.Adam([image], lr=0.03, betas=(0.9, 0.95))
 

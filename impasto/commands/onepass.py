@@ -34,9 +34,9 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import onepass as run_onepass, terminal
+        from impasto.runs import onepass as run_onepass, terminal, training
 
-        with terminal.saying(self.out) if run_onepass.is_first_process() else nullcontext():
+        with terminal.saying(self.out) if training.is_first_process() else nullcontext():
             run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
@@ -56,8 +56,8 @@ class ApplyCommand:
     """The style: a painting (a picture file), a name from `impasto list styles`, a file made by `impasto train`, or a
     checkpoint (.pth) of PyTorch's fast_neural_style example. Several are mixed."""
     out: Out
-    """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mov, .mkv, .webm, .gif,
-    .webp, .apng, another format of docs/films.md, pictures named frame_%04d.png, or a folder of these."""
+    """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mkv, .webm, .gif,
+    another format of docs/films.md, pictures named frame_%04d.png, or a folder of these."""
     style_weights: tuple[float, ...] = ()
     """The weight of each style in the mixture; default: equal weights."""
     masks: tuple[str, ...] = ()
@@ -72,8 +72,8 @@ class ApplyCommand:
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the training of a bundled style; none for a painting."""
     size: int | None = None
-    """Long edge of the result in pixels; 0: the photograph's. If omitted: the photograph's, but photographs over 900
-    pixels are painted at 900 and enlarged, so that strokes stay visible."""
+    """Long edge of the result in pixels, up to 16384; 0: the photograph's. If omitted: the photograph's, but over 900
+    pixels it is painted at 900 and enlarged: strokes stay visible."""
     no_steady: bool = False
     """Paint each frame of a film by itself; it flickers."""
     clip: Film = field(default_factory=Clip)
@@ -96,7 +96,9 @@ class ApplyCommand:
         )
         models = [onepass.load(style, self.style_scale) for style in self.style]
         masks = [images.read(mask) for mask in self.masks]
-        device = machine.pick_device(self.device)
+        terminal.note_empty(masks)
+        # The workers of a cluster may not have this machine's GPU.
+        device = machine.pick_device("cpu" if self.cluster and self.device == "auto" else self.device)
         painter = run_onepass.Painter(
             models, parts, self.strength, self.keep_colors, device, self.grain, self.size, masks,
             sources=[*self.style, *self.masks],

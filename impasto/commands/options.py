@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,17 @@ from impasto.errors import InputError
 
 if TYPE_CHECKING:
     from impasto.runs import film
+
+
+def peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag among the arguments, if it is there: the last one, in any spelling that tyro accepts."""
+    value = None
+    for index, argument in enumerate(arguments):
+        name, equals, given = argument.partition("=")
+        if name.startswith("--") and "--" + name[2:].replace("_", "-") == flag:
+            value = given if equals else next(iter(arguments[index + 1 : index + 2]), value)
+    return value
+
 
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 Device = Annotated[

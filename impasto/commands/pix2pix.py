@@ -11,10 +11,9 @@ from typing import Annotated
 import tyro
 
 from impasto import presets
-from impasto.commands.options import Device, Out, Quiet
-from impasto.commands.transfer import peek
-from impasto.errors import IncompleteError, RecipeError, Stopped
-from impasto.recipes import Translation
+from impasto.commands.options import Device, Out, Quiet, peek
+from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
+from impasto.recipes import SEEDS, Translation
 
 
 @dataclass
@@ -39,9 +38,9 @@ class TranslatorTrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import onepass as run_onepass, pix2pix as run_pix2pix, terminal
+        from impasto.runs import pix2pix as run_pix2pix, terminal, training
 
-        with terminal.saying(self.out) if run_onepass.is_first_process() else nullcontext():
+        with terminal.saying(self.out) if training.is_first_process() else nullcontext():
             run_pix2pix.train(
                 self.folder, self.targets, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
@@ -59,7 +58,7 @@ class TranslatorApplyCommand:
     out: Out
     """The picture, film (as in `impasto apply`) or folder to write."""
     seed: int = 0
-    """Seed of the dropout, the network's noise: another one gives another result."""
+    """Seed of the dropout, the network's noise: another one gives another result. 0 to 4,294,967,295."""
     no_dropout: bool = False
     """Switch the dropout off."""
     trace: bool = False
@@ -73,6 +72,8 @@ class TranslatorApplyCommand:
         from impasto import machine, pix2pix
         from impasto.runs import pix2pix as run_pix2pix, terminal
 
+        if not 0 <= self.seed <= SEEDS:
+            raise InputError(f"`seed` must lie between 0 and {SEEDS:,}, not {self.seed}")
         model = pix2pix.load(self.model)
         seed = None if self.no_dropout else self.seed
         translator = run_pix2pix.Translator(model, seed, self.trace, machine.pick_device(self.device), [self.model])

@@ -35,10 +35,14 @@ class StudioCommand:
     def run(self) -> None:
         if self.host not in ("127.0.0.1", "localhost", "::1") and not self.auth:
             raise InputError(f"--host {self.host} exposes the studio to the network: set --auth NAME")
-        if self.max_jobs < 1 or not 0 < self.max_upload < 1e4 or not 0 <= self.port < 65536:
-            raise InputError("--max-jobs must be 1 or more, --max-upload more than 0 MB, --port from 0 to 65535")
-        if not 0 < self.max_minutes < 1e5:
-            raise InputError("--max-minutes must be more than 0")
+        for flag, value, least, most in (
+            ("port", self.port, 0, 65535),
+            ("max-jobs", self.max_jobs, 1, 1000),
+            ("max-upload", self.max_upload, 0.001, 10_000),
+            ("max-minutes", self.max_minutes, 0.001, 100_000),
+        ):
+            if not least <= value <= most:
+                raise InputError(f"--{flag} must lie between {least:g} and {most:,}, not {value:g}")
         models = self._translators()
         try:
             from impasto import studio

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from impasto import presets, schema
-from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet
+from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet, peek
 from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
 from impasto.study import STRENGTHS
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from impasto.runs.transfer import Inputs, Watch
 
 Settings = Annotated[Transfer, tyro.conf.arg(name="")]
-
-
-def peek(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a flag among the arguments, if it is there."""
-    for index, argument in enumerate(arguments):
-        if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{flag}="):
-            return argument[len(flag) + 1 :]
-    return None
 
 
 def find_recipe(name: str) -> Transfer:
@@ -73,7 +63,7 @@ def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
     if name := peek(arguments, "--recipe"):
         return find_recipe(name)
     path = peek(arguments, "--resume")
-    if path and not (Path(path).is_dir() or "://" in path):  # not the results of a table, or a film
+    if path and Path(path).is_file():  # not the results of a table, or a film
         import json
 
         from impasto.runs import receipts
@@ -122,7 +112,12 @@ class TransferCommand:
         from impasto import recording, video
         from impasto.runs import receipts, terminal, transfer as run_transfer
 
-        if not self.styles and self.content.lower().endswith((".csv", ".jsonl")):
+        self.out = recording.as_pattern(Path(self.content), self.out)
+        film = video.is_film(Path(self.content)) and recording.is_written(self.out)
+        table = not self.styles and self.content.lower().endswith((".csv", ".jsonl"))
+        if (film or table) and (self.content_masks or self.style_masks or self.video or self.settings.sweep):
+            raise InputError(f"a {'film' if film else 'table'} takes no masks, `video` or `sweep`")
+        if table:
             from impasto.runs import batch, cluster
 
             if self.resume is not None and cluster.located(self.resume) != cluster.located(self.out):
@@ -137,15 +132,14 @@ class TransferCommand:
             raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
-        self.out = recording.as_pattern(Path(self.content), self.out)
-        if video.is_film(Path(self.content)) and recording.is_written(self.out):
+        if film:
             self.repaint()
             return
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
-        film = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
+        making = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = receipts.load_state(self.resume) if self.resume else None
         watch = run_transfer.Watch(
-            self.out, film=film, device=self.device, memory=self.memory, quiet=self.quiet, state=state
+            self.out, film=making, device=self.device, memory=self.memory, quiet=self.quiet, state=state
         )
         paint_and_say(inputs, self.settings, watch)
 
@@ -154,8 +148,6 @@ class TransferCommand:
         from impasto import bundled, images, recording
         from impasto.runs import film, receipts, terminal
 
-        if self.content_masks or self.style_masks or self.video or self.settings.sweep:
-            raise InputError("a film takes no masks, `video` or `sweep`")
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
         recording.check_output(self.out, [style.name for style in styles])
@@ -266,7 +258,8 @@ class ReplayCommand:
     out: Out
     """The picture to write."""
     inputs: tuple[Path, ...] = ()
-    """Folders to search for the inputs, besides the current one and the picture's own; sha256 must match."""
+    """Folders to search for the inputs and an encoder's file, besides the current one and the picture's own; sha256
+    must match."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
@@ -294,17 +287,24 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     from impasto import images, sheets, study
     from impasto.runs import receipts, terminal, transfer as run_transfer
 
-    with terminal.saying(watch.out):
-        if not recipe.sweep:
+    if not recipe.sweep:
+        with terminal.saying(watch.out):
             run_transfer.paint(inputs, recipe, watch)
-            return
-        inputs.protect(watch.out)
-        images.check_output(watch.out)
-        results = []
-        for label, each in study.sweep(recipe):
-            out = run_transfer.numbered(watch.out, f"{each.style_weight:g}")
-            results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out))))
-        receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
+        return
+    inputs.protect(watch.out)
+    images.check_output(watch.out)
+    results = []
+    for label, each in study.sweep(recipe):
+        number = f"{each.style_weight:g}"
+        out = run_transfer.numbered(watch.out, number)
+        film = run_transfer.numbered(watch.film, number) if watch.film else None
+        try:
+            results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out, film=film))))
+        except Stopped:
+            terminal.say(out)
+            raise
+    receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
+    terminal.say(watch.out)
 
 
 def default_transfer(arguments: Sequence[str]) -> TransferCommand:

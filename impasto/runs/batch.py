@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from impasto import bundled, schema, video
+from impasto import bundled, files, schema, video
 from impasto.errors import InputError, RecipeError, Stopped
 from impasto.recipes import Transfer
 from impasto.runs import cluster, folders, onepass as run_onepass, transfer as run_transfer
@@ -38,9 +39,14 @@ def apply(
     """
     place, given = cluster.located(out), [cluster.located(source) for source in sources]
     if any(map(cluster.is_url, [place, *given])):
-        jobs = [job for each in given for job in cluster.pictures(each, place, folders.result_name)]
+        place = place if cluster.is_url(place) else str(Path(place).absolute())
+        jobs = [
+            job
+            for each in given
+            for job in cluster.pictures(each, f"{place}/{Path(each).name}" if given[1:] else place, folders.result_name)
+        ]
     else:
-        found = folders.jobs([bundled.locate(each) for each in given], Path(place), painter.sources)
+        found = folders.jobs([bundled.locate(each, folder=True) for each in given], Path(place), painter.sources)
         jobs = [Job(str(path.absolute()), str(to.absolute())) for path, to in found]
     if films := [job.source for job in jobs if job.source.lower().endswith(video.SUFFIXES)]:
         raise InputError(f"{films[0]}: films are repainted without `cluster`")
@@ -108,6 +114,9 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
             name = name or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
             fields = {key.replace("-", "_"): value for key, value in row.items()}
             chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
+            if chosen.sweep:
+                raise RecipeError("a table takes no `sweep`")
+            chosen = replace(chosen, init=_absolute(chosen.init), encoder=_absolute(chosen.encoder))
         except KeyError as error:
             raise InputError(f"{table}, line {line}: the column {error} is missing") from None
         except (RecipeError, TypeError, AttributeError) as error:
@@ -125,6 +134,8 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a table, each with the number of its line."""
     try:
+        if files.special(table):
+            raise OSError(0, "a device or a pipe")
         text = table.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -166,6 +177,9 @@ def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
     left = cluster.unfinished(jobs, out) if resume else jobs
     styles = [style for job in jobs if job.options for style in json.loads(job.options)["styles"]]
     inputs = {os.path.realpath(place) for place in (*styles, *(job.source for job in jobs))}
+    if len({job.out for job in jobs}) < len(jobs):
+        twice = next(job.out for job in jobs if [other.out for other in jobs].count(job.out) > 1)
+        raise InputError(f"{twice}: would be the result of two inputs; repaint them one after the other")
     for job in left:
         if os.path.realpath(job.out) in inputs:
             raise InputError(f"{job.out}: is also an input, which would be overwritten; choose another folder")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from impasto import (
     bundled,
@@ -39,7 +38,7 @@ from impasto.errors import (
 from impasto.networks import Network, Statistics
 from impasto.onepass import Model
 from impasto.recipes import Training
-from impasto.runs import film as run_film, folders, receipts, terminal
+from impasto.runs import film as run_film, folders, receipts, terminal, training
 
 EVERY = 200  # steps between previews, and between checkpoints
 PHOTOGRAPHS = 2000  # the most that a training uses: they are kept in memory, 1.2 MB each
@@ -70,19 +69,18 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         raise InputError(f"{out}: the output must be a .safetensors file")
     preview, checkpoint = out.with_suffix(".png"), out.with_suffix(".resume")
     given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
-    for path in (out, preview, checkpoint) if is_first_process() else ():
+    for path in (out, preview, checkpoint) if training.is_first_process() else ():
         files.check_output(path, given)
     if not resume:
         receipts.claim(out)
     painting = images.read(given[0])
     network = onepass_training.begin(recipe)
-    with processes(machine.pick_device(device)) as target:
-        quiet = quiet or not is_first_process()
-        terminal.fetch_encoder(recipe.encoder, quiet=quiet)
+    with training.processes(machine.pick_device(device)) as target:
+        quiet = quiet or not training.is_first_process()
+        training.fetch_encoder(recipe.encoder, quiet=quiet)
         pool = read_photographs(photos, quiet=quiet)
-        recorded = replace(recipe, start=Path(recipe.start).stem)
-        card = receipts.card(receipts.build("train", style=painting, recipe=recorded, photographs=len(pool)))
-        state = load_checkpoint(checkpoint, card) if resume else None
+        card = receipts.card(receipts.build("train", style=painting, recipe=recipe, photographs=len(pool)))
+        state = training.resumed_state(checkpoint, card) if resume else None
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
@@ -99,13 +97,13 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                 # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                if is_first_process() and (stopped or step.index % EVERY == 0):
+                if training.is_first_process() and (stopped or step.index % EVERY == 0):
                     with suppress(DivergedError):
                         save(out, checkpoint, network, card, step)
                         images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
                 if stopped:
                     raise Stopped(stopped)
-        if is_first_process():
+        if training.is_first_process():
             if pool.replaced["flat"]:
                 terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced")
             if last is not None:
@@ -124,36 +122,13 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
         what = "no picture with contrast" if pool.flat else "no picture"
         fault = f"{what} to train on" if folder.is_dir() else "not a folder; check the path"
         raise InputError(f"{folder}: {fault}")
-    if stride > 1 and is_first_process():
+    if stride > 1 and training.is_first_process():
         terminal.note(f"{len(found)} pictures found; one in {stride} is used, which is enough")
-    if pool.skipped and is_first_process():
+    if pool.skipped and training.is_first_process():
         terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
-    if pool.flat and is_first_process():
+    if pool.flat and training.is_first_process():
         terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are skipped")
     return pool
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes started by torchrun, if any; yields the device of this process."""
-    if "WORLD_SIZE" not in os.environ:
-        yield device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-        with suppress(RuntimeError):  # another process has failed, and says why
-            distributed.barrier()  # a process that ends while Gloo's threads still work is aborted
-    finally:
-        distributed.destroy_process_group()
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process, or torchrun's first: only that one writes files and messages."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
@@ -168,20 +143,6 @@ def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], st
     except OSError as error:
         raise receipts.kept(write, out, out.suffix, files.unwritable(out, error)) from error
     receipts.save_state(checkpoint, {**step.state(), "card": card})
-
-
-def load_checkpoint(path: Path, card: dict[str, str]) -> dict[str, Any]:
-    """Load the checkpoint of the training that ``card`` describes; InputError for any other file."""
-    if not path.exists():
-        raise InputError(f"{path}: no such checkpoint; train without `resume`")
-    try:
-        state = receipts.load_checkpoint(path)
-        theirs = state.pop("card")
-    except (InputError, KeyError):
-        raise InputError(f"{path}: not a checkpoint of this training; remove it to start again") from None
-    if theirs != card:
-        raise InputError(f"{path}: from a training with other settings or other pictures")
-    return state
 
 
 @dataclass(frozen=True)
@@ -277,7 +238,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
         IncompleteError: some of several pictures could not be read; the others are done.
         Stopped: after Ctrl-C; finished pictures are kept.
     """
-    paths = [bundled.locate(source) for source in sources]
+    paths = [bundled.locate(source, folder=True) for source in sources]
     film = film or run_film.Settings()
     if len(paths) == 1:
         out = recording.as_pattern(paths[0], out)

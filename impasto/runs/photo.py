@@ -79,8 +79,8 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
     """Save the regions as OUT-content-mask.png and OUT-style-mask.png, at the photographs' sizes."""
     whole = pair.regions.at(pair.photograph.image, pair.other.image)
     ours, theirs = mask_files(out)
-    images.write(ours, pair.regions.picture(whole.content))
-    images.write(theirs, pair.regions.picture(whole.style))
+    images.write(ours, whole.picture("content"))
+    images.write(theirs, whole.picture("style"))
     return ours, theirs
 
 
@@ -107,7 +107,7 @@ def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, devic
     """
     receipts.check(receipt)
     recipe = schema.from_json(receipt["recipe"], Photo)
-    receipts.check_encoder(receipt, recipe.encoder)
+    recipe = replace(recipe, encoder=receipts.find_encoder(receipt, recipe.encoder, folders))
     content, style, *masks = (
         receipts.find_input(receipt[name], folders)
         for name in ("content", "style", "content_mask", "style_mask")

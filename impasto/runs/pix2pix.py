@@ -19,7 +19,7 @@ from impasto.errors import DivergedError, InputError, Stopped
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
 from impasto.recipes import Translation
-from impasto.runs import folders, onepass as run_onepass, receipts, terminal
+from impasto.runs import folders, onepass as run_onepass, receipts, terminal, training
 
 EVERY = 200  # steps between two checkpoints, each with measurements and a preview
 
@@ -62,11 +62,11 @@ def train(
     card = receipts.card(facts)
     model = Model(network, recipe.pairs, card)
     checkpoint = receipts.resume_file(out) if resume else receipts.claim(out)
-    with run_onepass.processes(machine.pick_device(device)) as target:
-        quiet = quiet or not run_onepass.is_first_process()
+    with training.processes(machine.pick_device(device)) as target:
+        quiet = quiet or not training.is_first_process()
         if recipe.generator == "features":
-            terminal.fetch_encoder(recipe.encoder, quiet=quiet)
-        state = run_onepass.load_checkpoint(checkpoint, card) if resume else None
+            training.fetch_encoder(recipe.encoder, quiet=quiet)
+        state = training.resumed_state(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
         total = pix2pix_training.length(recipe, len(known))
         with (
@@ -79,17 +79,17 @@ def train(
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
                 stopped = interrupted()
-                if run_onepass.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
+                if training.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.
                     with suppress(DivergedError):
-                        measured = pix2pix_training.measure(model, held) if len(held) else {}
+                        measured = pix2pix_training.measure(model, held)
                         history.record(step.index, measured)
                         save(out, model, step.index, history)
                         receipts.save_state(checkpoint, {**step.state(), "card": card, "history": history.rows})
-                        show(out, model, held if len(held) else known, history)
+                        show(out, model, held if measured else known, history)
                 if stopped:
                     raise Stopped(f"stopped at step {step.index} of {step.total}")
-        if run_onepass.is_first_process():
+        if training.is_first_process():
             for reason in [*known.broken.values(), *held.broken.values()]:
                 terminal.note(f"left out: {reason}")
             checkpoint.unlink(missing_ok=True)

@@ -37,6 +37,10 @@ FIELDS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
+FILES = ("encoder", "init", "start")  # fields of recipes that may be paths
+STARTS = ("content", "noise", "style", "one-pass")  # values of `init` that are no paths
+
+
 def build(command: str, **facts: Any) -> dict[str, Any]:
     """Everything that determines a result, as JSON values.
 
@@ -58,7 +62,10 @@ def _plain(fact: Any) -> Any:
         return {"name": fact.name, "sha256": weights.sha256(fact)}
     if isinstance(fact, list | tuple):
         return [_plain(each) for each in fact]
-    return schema.to_json(fact) if isinstance(fact, Transfer | Training | Photo | Translation) else fact
+    if isinstance(fact, Transfer | Training | Photo | Translation):
+        fields = schema.to_json(fact)
+        return {name: Path(value).name if name in FILES else value for name, value in fields.items()}
+    return fact
 
 
 def card(receipt: Mapping[str, Any]) -> dict[str, str]:
@@ -101,7 +108,10 @@ def check(receipt: Any) -> None:
         if kind == "recipe":
             if not isinstance(value, dict):
                 raise InputError("it has no recipe")
-            schema.from_json(value, Photo) if command == "photo" else schema.from_json(value, Transfer)
+            recipe = schema.from_json(value, Photo) if command == "photo" else schema.from_json(value, Transfer)
+            _check_name("encoder", recipe.encoder)
+            if isinstance(recipe, Transfer) and recipe.init not in STARTS and "begun" not in receipt:
+                raise InputError("it does not hold the picture of its init")
         elif kind == "sha256":
             _check_sha256(name, value)
         else:
@@ -114,13 +124,16 @@ def _check_sha256(name: str, value: object) -> None:
         raise InputError(f"its {name} has no sha256")
 
 
+def _check_name(name: str, file: object) -> None:
+    if not isinstance(file, str) or file in ("", ".", "..") or re.search(r"[/\\\0]", file):
+        raise InputError(f"its {name} is not the name of a file")
+
+
 def _check_entry(name: str, entry: object) -> None:
     """An entry names a file, never a path: replaying must not read files outside the folders that it was given."""
     if not isinstance(entry, dict):
         raise InputError(f"it has no {name.replace('_', ' ')}")
-    file = entry.get("name")
-    if not isinstance(file, str) or file in ("", ".", "..") or re.search(r"[/\\\0]", file):
-        raise InputError(f"its {name.replace('_', ' ')} is not the name of a file")
+    _check_name(name.replace("_", " "), entry.get("name"))
     _check_sha256(name.replace("_", " "), entry.get("sha256"))
 
 
@@ -274,7 +287,14 @@ def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
     raise InputError(f"{entry['name']} (sha256 {entry['sha256'][:12]}...) was not found: name its folder with `inputs`")
 
 
-def check_encoder(receipt: Mapping[str, Any], name: str) -> None:
-    """InputError if the encoder is not the one of the receipt."""
+def find_encoder(receipt: Mapping[str, Any], name: str, folders: Sequence[Path]) -> str:
+    """The encoder of a receipt's recipe: its name, or the path of its file in the folders.
+
+    Raises:
+        InputError: it is not the one that made the picture, or its file was not found.
+    """
+    if name not in weights.WEIGHTS:
+        return str(find_input({"name": name, "sha256": receipt["encoder"]}, folders))
     if receipt["encoder"] != weights.sha256(encoder.file(name)):
         raise InputError(f"encoder {name} is not the file that made this picture")
+    return name

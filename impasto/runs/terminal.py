@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from impasto import weights
+from impasto import masks, weights
 from impasto.errors import IncompleteError, Stopped, spell
+from impasto.images import Picture
 
 STDERR = Console(stderr=True)
 LOG_EVERY = 30  # seconds
@@ -92,6 +93,14 @@ def interruption() -> Iterator[Callable[[], bool]]:
 def note(text: str) -> None:
     """Print a note for the user."""
     print(f"impasto: note: {text}", file=sys.stderr)
+
+
+def note_empty(pictures: Sequence[Picture]) -> None:
+    """Name the masks that limit nothing."""
+    for mask in pictures:
+        values = masks.read(mask)
+        if float(values.max() - values.min()) < masks.EMPTY:
+            note(f"{mask.name}: has one value everywhere, so it limits nothing")
 
 
 def complain(text: str) -> None:

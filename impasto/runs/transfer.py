@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
+from impasto import bundled, encoder, images, recording, schema, sheets, study, transfer, weights
 from impasto.errors import InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
@@ -76,19 +76,14 @@ def read_inputs(
 
     groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
     inputs = Inputs(read(content), *groups)
-    for mask in (*inputs.content_masks, *inputs.style_masks):
-        values = masks.read(mask)
-        if float(values.max() - values.min()) < masks.EMPTY:
-            terminal.note(f"{mask.name}: has one value everywhere, so it limits nothing")
+    terminal.note_empty([*inputs.content_masks, *inputs.style_masks])
     return inputs
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
     """Everything that determines a picture: version, ``command``, ``recipe``, and the sha256 of encoder and inputs."""
-    initial = {}
-    if (start := Path(recipe.init)).is_file():
-        initial["begun"] = start
-        recipe = replace(recipe, init=start.name)
+    start = Path(recipe.init)
+    initial = {"begun": start} if start.is_file() else {}
     sha256 = weights.sha256(encoder.file(recipe.encoder))
     return receipts.build(command, recipe=recipe, encoder=sha256, **vars(inputs), **initial)
 
@@ -211,7 +206,7 @@ def drawing(
 
 def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
     """A sheet with a ``title``: the ``inputs``, content at ``size``, and the last step of each panel, ``drawn``."""
-    panels = [("content", images.to_size(inputs.content.image, size))]
+    panels = [("content", images.to_size(inputs.content.image, size) if size else inputs.content.image)]
     panels += [("style", style.image) for style in inputs.styles]
     panels += [(label, step.image.cpu()) for label, step in drawn.items()]
     return sheets.sheet(panels, columns=4 if len(panels) > 7 else 0, title=title)
@@ -255,7 +250,7 @@ def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[T
     """
     receipts.check(receipt)
     recipe = schema.from_json(receipt["recipe"], Transfer)
-    receipts.check_encoder(receipt, recipe.encoder)
+    recipe = replace(recipe, encoder=receipts.find_encoder(receipt, recipe.encoder, folders))
     if "begun" in receipt:
         recipe = replace(recipe, init=str(receipts.find_input(receipt["begun"], folders)))
     groups = ([receipt["content"]], receipt["styles"], receipt["content_masks"], receipt["style_masks"])

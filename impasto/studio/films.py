@@ -44,7 +44,7 @@ def check(path: Path) -> str | None:
         "codec_whitelist": ",".join(sorted(set().union(*CODECS.values()))),
     }  # fmt: skip
     try:
-        container = av.open(str(path), options=allowed)
+        container = av.open(str(path), options=allowed, metadata_errors="replace")
     except (av.FFmpegError, OverflowError, ValueError):
         return None
     with container:

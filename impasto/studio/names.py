@@ -79,7 +79,7 @@ def from_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], lis
     if not isinstance(given, dict) or not isinstance(styles, list):
         raise RefusedError("the picture's receipt is not one of impasto's")
     shares = receipt.get("style_weights", []) if len(styles) > 1 else []
-    fields = {key: receipt[key] for key in ("strength", "keep_colors", "size") if key in receipt} | given
+    fields = {key: receipt[key] for key in ("strength", "keep_colors", "size") if receipt.get(key) is not None} | given
     known = {key: fields[key] for key in typing.get_type_hints(Transfer) if key in fields and key not in UNRESTORED}
     checked = recipe(Transfer(), known | {"style_weights": shares})
     return (

@@ -1,0 +1,60 @@
+"""What runs of training share: the processes that torchrun starts, and checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from impasto.errors import InputError
+from impasto.runs import receipts, terminal
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes started by torchrun, if any; yields the device of this process."""
+    if "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+        with suppress(RuntimeError):  # another process has failed, and says why
+            distributed.barrier()  # a process that ends while Gloo's threads still work is aborted
+    finally:
+        distributed.destroy_process_group()
+
+
+def fetch_encoder(name: str, *, quiet: bool) -> None:
+    """Download an encoder if it is missing, in one process of each machine."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        terminal.fetch_encoder(name, quiet=quiet)
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or torchrun's first: only that one writes files and messages."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def resumed_state(path: Path, card: dict[str, str]) -> dict[str, Any]:
+    """Load the checkpoint of the training that ``card`` describes; InputError for any other file."""
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint; train without `resume`")
+    try:
+        state = receipts.load_checkpoint(path)
+        theirs = state.pop("card")
+    except (InputError, KeyError):
+        raise InputError(f"{path}: not a checkpoint of this training; remove it to start again") from None
+    if theirs != card:
+        raise InputError(f"{path}: from a training with other settings or other pictures")
+    return state
