@@ -109,6 +109,17 @@ def test_masks() -> None:
         onepass.apply(photograph, models, masks=[left])
 
 
+def test_a_style_without_a_share_is_not_painted() -> None:
+    models = [onepass.from_painting(picture(40, 40, seed=seed)) for seed in (15, 16)]
+    frame, films = picture(32, 40, seed=2), [Statistics(1.0), Statistics(1.0)]
+    both = onepass.apply(frame, models, style_weights=[1, 0], precision="float32", film=films[0])
+    assert torch.equal(both, onepass.apply(frame, models[0], precision="float32", film=films[1]))
+    films[0].rate = films[1].rate = 0.5
+    changed = picture(32, 40, seed=3)
+    both = onepass.apply(changed, models, style_weights=[1, 0], precision="float32", film=films[0])
+    assert torch.equal(both, onepass.apply(changed, models[0], precision="float32", film=films[1]))
+
+
 def test_the_statistics_of_masks_are_shared_in_a_film() -> None:
     """What changes in one part of a style's region does not change the rest of it; each region has its own."""
     models = [onepass.from_painting(picture(40, 40, seed=seed)) for seed in (15, 16)]

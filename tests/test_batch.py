@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import socket
 import types
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -206,11 +208,15 @@ def nodes() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
         quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}  # to notice a dead node
-        head = {**small, "include_dashboard": False, "_system_config": quick}
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        head = {**small, "include_dashboard": False, "_system_config": quick, "ray_client_server_port": port}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             cluster.add_node(**small)
         patch.setenv("RAY_ADDRESS", cluster.address)
+        cluster.from_outside = f"ray://127.0.0.1:{port}"
         yield cluster
         cluster.shutdown()
 
@@ -230,6 +236,7 @@ def test_a_table_on_a_cluster(nodes: Any, table: Path, tiny: str, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_on_a_cluster(nodes: Any, photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    """First from outside the cluster, with URLs; then from a machine of it."""
     photos, model = tmp_path / "photos", tmp_path / "model.safetensors"
     torch.manual_seed(0)
     onepass.save(model, networks.Network(SMALL), {})
@@ -242,8 +249,9 @@ def test_a_folder_on_a_cluster(nodes: Any, photo: Path, tmp_path: Path, capsys: 
         return cli.main(["apply", str(photos), "--style", str(model), "-o", str(tmp_path / out), "--quiet", *more])
 
     assert apply("here") == 1
-    assert apply("there", "--cluster", "auto") == 1
-    assert "d.png" in capsys.readouterr().err
+    urls = [f"file://{photos}", "--style", str(model), "-o", f"file://{tmp_path / 'there'}", "--quiet"]
+    assert cli.main(["apply", *urls, "--cluster", nodes.from_outside]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("1 of 4 could not be repainted: d.png")
     here, there = (sorted(path for path in (tmp_path / out).rglob("*") if path.is_file()) for out in ("here", "there"))
     assert [path.relative_to(tmp_path / "there") for path in there] == [
         path.relative_to(tmp_path / "here") for path in here

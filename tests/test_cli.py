@@ -239,6 +239,17 @@ def test_reconstruct(of: str, photo: Path, tiny: str, tmp_path: Path) -> None:
     assert recipe[f"{of}_layers"] == ["relu1_1", "relu2_1"]
 
 
+def test_each_result_of_a_sweep_has_its_video(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("--sweep", "1", "2", "--video", tmp_path / "film.mp4") == 0
+    assert sorted(path.name for path in tmp_path.glob("film*")) == ["film_1.mp4", "film_2.mp4"]
+
+
+def test_a_study_at_the_pictures_own_size(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
+    command = ["study", str(photo), str(painting), "--over", "strengths", "-o", str(tmp_path / "s.png"), "--size", "0"]
+    assert cli.main([*command, "--steps", "1", "--encoder", tiny, "--quiet"]) == 0
+    assert opened(tmp_path / "s.png").width > 2 * opened(photo).width
+
+
 @pytest.mark.parametrize("over", ["content", "style", "descent", "strengths"])
 def test_study(over: str, photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "sheet.png"
