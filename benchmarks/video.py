@@ -204,7 +204,7 @@ def main() -> None:
     judge = Judge(args.assets / "teachers") if (args.assets / "teachers").is_dir() else None
     print(
         "| film | style | error, film | frame by frame | steady | 10 frames | style left | sharp 2 | sharp 100 "
-        "| luma alone | luma steady | cost |"
+        "| luma, frame by frame | luma, steady | cost |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, film in films(args.assets, args.films, args.frames, args.size):
@@ -212,9 +212,9 @@ def main() -> None:
         moved = {gap: motion(film, gap) for gap in (1, 10)}
         own = warping_error(frames, moved[1], 1)
         for style in args.styles:
-            (alone, slow), (together, slower) = (repainted(frames, style, steadily=each) for each in (False, True))
+            (plain, slow), (steadied, slower) = (repainted(frames, style, steadily=each) for each in (False, True))
             errors = {
-                gap: [warping_error(each, moved[gap], gap) for each in (alone, together)] for gap in (1, 10)
+                gap: [warping_error(each, moved[gap], gap) for each in (plain, steadied)] for gap in (1, 10)
             }  # fmt: skip
             left = "-"
             if judge is not None:
@@ -222,28 +222,28 @@ def main() -> None:
                     images.read(bundled.locate(style)).image,
                     range(1, len(frames), len(frames) // 4 or 1),
                 )
-                lefts = [sum(judge(each[i], frames[i], painting)[0] for i in places) for each in (alone, together)]
+                lefts = [sum(judge(each[i], frames[i], painting)[0] for i in places) for each in (plain, steadied)]
                 left = f"{lefts[1] / lefts[0]:.3f}"
-            sharp = [sharpness(together[i]) / sharpness(alone[i]) for i in (1, min(99, len(frames) - 1))]
+            sharp = [sharpness(steadied[i]) / sharpness(plain[i]) for i in (1, min(99, len(frames) - 1))]
             print(
                 f"| {name} | {style} | {own:.5f} | {errors[1][0]:.5f} | {errors[1][1] / errors[1][0]:.3f} "
                 f"| {errors[10][1] / max(1e-12, errors[10][0]):.3f} | {left} | {sharp[0]:.2f} | {sharp[1]:.2f} "
-                f"| {lumas(alone)} | {lumas(together)} | {slower / slow:.2f} |",
+                f"| {lumas(plain)} | {lumas(steadied)} | {slower / slow:.2f} |",
                 flush=True,
             )
             if args.save:
-                look(args.save, f"{name}-{style}", frames, alone, together)
+                look(args.save, f"{name}-{style}", frames, plain, steadied)
 
 
-def look(folder: Path, name: str, frames: list[Tensor], alone: list[Tensor], together: list[Tensor]) -> None:
+def look(folder: Path, name: str, frames: list[Tensor], plain: list[Tensor], steadied: list[Tensor]) -> None:
     """Save frames 2 to 4 and 51 to 53 with their differences to those before, and one column over time."""
     places = [index for index in (1, 2, 3, 50, 51, 52) if index < len(frames)]
-    rows = [torch.cat([each[index] for index in places], 3) for each in (frames, alone, together)]
-    for each in (alone, together):
+    rows = [torch.cat([each[index] for index in places], 3) for each in (frames, plain, steadied)]
+    for each in (plain, steadied):
         rows.append(torch.cat([(2 * (each[i] - each[i - 1]) + 0.5).clamp(0, 1) for i in places], 3))
     images.write(folder / f"{name}-frames.png", torch.cat(rows, 2))
     middle = frames[0].shape[-1] // 2
-    slices = [torch.cat([image[..., middle : middle + 1] for image in each], 3) for each in (frames, alone, together)]
+    slices = [torch.cat([image[..., middle : middle + 1] for image in each], 3) for each in (frames, plain, steadied)]
     images.write(folder / f"{name}-slice.png", torch.cat([each.repeat_interleave(4, 3) for each in slices], 3))
 
 

@@ -3,11 +3,14 @@
 import io
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import save_picture
 from rich.console import Console
 
 from impasto import presets, study
@@ -119,3 +122,24 @@ def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, tty: bool, every: in
         report(1, "")
         report(2, "")
     assert len(re.findall(r"^painting .*/2", log.getvalue(), re.MULTILINE)) == lines
+
+
+@pytest.mark.parametrize("command", ["train", "pix2pix train"])
+def test_trainings_when_files_may_not_grow(command: str, painting: Path, tiny: str, tmp_path: Path) -> None:
+    """As on a full disk: one line that names the output, and nothing half-written."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        save_picture(tmp_path / "photos" / f"{seed}.png", 80, 70, seed=seed)
+    out = str(tmp_path / "out.safetensors")
+    run = {
+        "train": ["train", str(painting), "--photos", str(tmp_path / "photos"), "--encoder", tiny, "--crop", "64"],
+        "pix2pix train": ["pix2pix", "train", str(tmp_path / "photos"), "--recipe", "edges", "--generator", "unet16",
+                          "--width", "2", "--load", "18", "--crop", "16", "--gan", "none"],
+    }[command]  # fmt: skip
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    limited += "from impasto import cli; sys.exit(cli.main(sys.argv[1:]))"
+    arguments = [*run, "-o", out, "--steps", "2", "--batch", "1", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.startswith("impasto: ")]
+    assert done.returncode == 1 and len(said) == 1 and "out.safetensors" in said[0], done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("*.safetensors"))

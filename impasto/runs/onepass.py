@@ -133,15 +133,7 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     """Write the network of a step with its ``card`` to ``out``, and ``checkpoint`` to resume from."""
-
-    def write(path: Path) -> None:
-        with files.atomic(path) as part:
-            onepass.save(part, network, {**card, "steps": str(step.index)})
-
-    try:
-        write(out)
-    except OSError as error:
-        raise receipts.kept(write, out, out.suffix, files.unwritable(out, error)) from error
+    training.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 

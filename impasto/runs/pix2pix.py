@@ -118,8 +118,8 @@ class _History:
 def save(out: Path, model: Model, steps: int, history: _History) -> None:
     """Write the model to ``out``; its card has the steps and the last measurements of ``history``."""
     last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
-    with files.atomic(out) as part:
-        pix2pix.save(part, Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last}))
+    described = Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last})
+    training.write(out, lambda part: pix2pix.save(part, described))
 
 
 def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
@@ -177,7 +177,7 @@ class Translator:
             picture = images.read(path)
             painted, receipt = self(picture.image), self.receipt(picture)
             facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
-            images.write(out, painted, receipt=receipt, **facts)
+            receipts.write(out, painted, receipt=receipt, **facts)
             return picture.note
         output = self(pairing.read(path, into))
         images.write(out, output) if channels in (1, 3) else pairing.write(out, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from impasto import files
 from impasto.errors import InputError
 from impasto.runs import receipts, terminal
 
@@ -58,3 +59,20 @@ def resumed_state(path: Path, card: dict[str, str]) -> dict[str, Any]:
     if theirs != card:
         raise InputError(f"{path}: from a training with other settings or other pictures")
     return state
+
+
+def write(out: Path, save: Callable[[Path], None]) -> None:
+    """Write a network to ``out`` with ``save``.
+
+    Raises:
+        OutputError: it could not be written; it is kept where it can be, and the message says where.
+    """
+
+    def whole(path: Path) -> None:
+        with files.atomic(path) as part:
+            save(part)
+
+    try:
+        whole(out)
+    except OSError as error:
+        raise receipts.kept(whole, out, out.suffix, files.unwritable(out, error)) from error
