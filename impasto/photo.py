@@ -18,7 +18,7 @@ from torch import Tensor
 from impasto import color, encoder, images, light, objective, optimize
 from impasto.errors import InputError
 from impasto.matching import Borders, Regions
-from impasto.matting import widest
+from impasto.matting import Guide, widest
 from impasto.recipes import Photo
 
 PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some ten thousand of them
@@ -27,6 +27,8 @@ ALIKE = 0.07  # distance in sRGB of affine map and transport at which colour, an
 PLACED = 0.3  # distance in sRGB that counts as much as a standard deviation of place
 FITTING = 1e5  # weight of the mean squared distance to the transported colours
 FITS = 60  # iterations of L-BFGS of the fit to them
+CALM_RADIUS = 8  # of the windows in which chroma is freed of noise, in pixels at the working size
+CALM_NOISE = 0.015  # standard deviation of that noise, in sRGB
 CLIPPING = 300.0  # weight of the mean square beyond black and white, where relief is lost
 
 
@@ -122,8 +124,23 @@ class PhotoStep:
 
     def lift(self, photograph: Tensor) -> Tensor:
         """The photograph at any size, (1, 3, H, W), in the light found so far."""
-        lit = light.lit(photograph, self.borders.shares(photograph), self.tables, self.added)
+        calm = without_noise(photograph, self.small)
+        lit = light.lit(calm, self.borders.shares(photograph), self.tables, self.added)
+        # What was smoothed away is as dark as the rest becomes, and no more vivid than it was.
+        darker = (color.luma(lit) / color.luma(photograph).clamp_min(0.02)).clamp_(max=1)
+        lit = (lit + darker * (photograph - calm)).clamp_(0, 1)
         return torch.lerp(photograph, lit, self.strength).clamp_(0, 1)
+
+
+def without_noise(photograph: Tensor, small: Tensor) -> Tensor:
+    """The photograph, (1, 3, H, W), with its chroma smoothed where that hardly varies.
+
+    A table that makes vivid colours of greys would show noise and the blocks of JPEG. ``small`` is the photograph at
+    the working size.
+    """
+    guide = Guide(small, radius=min(CALM_RADIUS, widest(small)), epsilon=CALM_NOISE**2)
+    smooth = guide.lift(small, photograph)
+    return color.luma(photograph) + smooth - color.luma(smooth)
 
 
 def steps(

@@ -116,6 +116,20 @@ def test_strength(photograph: Tensor, other: Tensor, recipe: Photo) -> None:
     assert float((full - none).abs().mean()) > 0.05
 
 
+def test_blocks_in_greys_do_not_become_colours() -> None:
+    """A grey sky, with the blocks of JPEG in its chroma, in the light of a vivid one."""
+    torch.manual_seed(0)
+    smooth = images.resize(0.4 + 0.3 * torch.rand(1, 1, 6, 8), 96, 128).expand(-1, 3, -1, -1)
+    blocks = torch.randn(1, 3, 12, 16).mul(0.006).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    blocks -= color.luma(blocks)
+    vivid = images.resize(torch.rand(1, 3, 6, 8), 96, 128)
+    whole = matching.Regions([torch.ones(1, 1, 96, 128)], [torch.ones(1, 1, 96, 128)], torch.ones(1, 3))
+    (step,) = photo.steps(smooth + blocks, vivid, whole, Photo(size=128))
+    across = step.image.diff(dim=3)
+    jumps, within = across[..., 7::8].abs().mean(), across[..., 3::8].abs().mean()
+    assert jumps < 3 * within, (jumps, within)
+
+
 def test_highlights() -> None:
     photograph, result = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)
     photograph[..., 2:] = 1
