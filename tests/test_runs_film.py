@@ -241,6 +241,17 @@ def test_a_stopped_film_is_playable_and_can_be_continued(name: str, tmp_path: Pa
     assert np.abs(np.stack(frames(out))[:, 10:20, 5:25].mean((1, 2)) - [200, 0, 0]).max() < 12
 
 
+def test_a_higher_crf_makes_a_smaller_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def grainy(image: Tensor, *_: object) -> Tensor:
+        return torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+
+    source = film(tmp_path / "film.mp4")
+    sizes = [run(source, tmp_path / f"{crf}.mp4", grainy, crf=crf).stat().st_size for crf in (10, 40)]
+    assert sizes[0] > 3 * sizes[1]
+    assert main(["apply", str(source), "--style", "candy", "-o", str(tmp_path / "o.mp4"), "--crf", "60"]) == 1
+    assert "--crf must lie between 0 and 51" in capsys.readouterr().err
+
+
 def test_a_film_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
     with pytest.raises(Stopped):
