@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
+        [--luma 0.4] [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -12,7 +12,9 @@ edges had halos, and even areas were embossed instead of painted. Two things dif
   colours, it is taken to the photograph in the painting's colours.
 
 With --detailed, the content has relu2_1 too: a few hundred steps with a small weight of the style bring back faces and
-windows. With a --share below 1, what is written lies between the network before and after (Wortsman2022).
+windows. With --luma, the photograph takes the painting's whole palette, hue by hue, instead of its mean and covariance:
+the skies get the painting's colours. With a --share below 1, what is written lies between the network before and after
+(Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -29,8 +31,10 @@ from rich.progress import track
 from styles import PAINTINGS, Painting
 from teachers import Teachers, content_term, style_term
 from torch import Tensor
+from torch.nn import functional as F
 
-from impasto import bundled, datasets, files, fitting, images, losses, machine, onepass, onepass_training
+from impasto import bundled, color, datasets, files, fitting, images, losses, machine, onepass, onepass_training
+from impasto.matting import Guide
 from impasto.moments import affine, moments, transport
 from impasto.onepass import Model
 from impasto.recipes import Training
@@ -42,6 +46,22 @@ CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}
 DETAILED = {"relu2_1": 0.5, "relu3_1": 1.0, "relu4_2": 1.0}
 STYLE = {"relu1_1": 0.3, "relu2_1": 0.9, "relu3_1": 1.3, "relu4_1": 1.3, "relu5_1": 1.2}
 GRAIN = 0.1
+YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])  # of ITU-R BT.601
+
+
+def in_palette(crops: Tensor, painting: Tensor, luma: float) -> Tensor:
+    """Crops in a painting's whole palette, by optimal transport in Y'CbCr with the luma multiplied by ``luma``.
+
+    Below 1, hue counts for more than brightness: a bright blue sky takes a dark blue of the painting.
+    """
+    axes = YCBCR.to(crops) * crops.new_tensor([[luma], [1], [1]])
+    offset = crops.new_tensor([0, 0.5, 0.5]).view(1, 3, 1, 1)
+    small = F.avg_pool2d(crops, 4)
+    ours, theirs = (torch.einsum("ij,bjhw->bihw", axes, x) + offset for x in (small, painting))
+    moved = color.transport_colors(ours, theirs, rounds=24)
+    moved = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(axes), moved - offset)
+    pairs = zip(small.split(1), moved.split(1), crops.split(1), strict=True)
+    return torch.cat([Guide(x, radius=3, epsilon=1e-3).lift(y, crop) for x, y, crop in pairs]).clamp(0, 1)
 
 
 def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teachers, args: argparse.Namespace) -> None:
@@ -56,13 +76,16 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     target = onepass_training.prepare_style(source, recipe).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         goals = {layer: losses.gram(x) for layer, x in teachers(target, tuple(STYLE)).items()}
-    palette = moments(target)
+    palette, sample = moments(target), images.at_most(target, 160)
     averaged = moving_average(network, 0.998)
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(index)
         crops = datasets.random_crops(pool, args.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
-        recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
+        if args.luma:
+            recoloured = in_palette(crops, sample, args.luma)
+        else:
+            recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = network(crops, grain=GRAIN)
             saved = painted.detach().clamp(0, 1)
@@ -97,7 +120,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    facts = {option: getattr(args, option) for option in ("steps", "batch", "rate", "strengths", "detailed", "share")}
+    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "share")
+    facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
     metadata.pop("sha256", None)  # of the file before
@@ -119,6 +143,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--detailed", action="store_true")
+    parser.add_argument(
+        "--luma", type=float, default=0.0, help="how much luma counts where hues are matched, 0.3 to 1; 0: not matched"
+    )
     parser.add_argument(
         "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
         help="weight of the style in the first step, in the middle and in the last step: shapes first",
