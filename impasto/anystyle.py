@@ -277,8 +277,9 @@ class Repainter(nn.Module):
         below, right = -height % 8, -width % 8  # every layer divides evenly
         if height < LEAST or width < LEAST:
             below, right = max(below, LEAST - height), max(right, LEAST - width)
-        image = F.pad(image, [0, right, 0, below], "replicate")
-        mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
+        if below or right:  # it is a copy, of hundreds of megabytes at 8K
+            image = F.pad(image, [0, right, 0, below], "replicate")
+            mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
         canvas = Canvas(self.decoder, style, mask, half=half, film=film)
         if max(image.shape[-2:]) <= WHOLE:
             painted = canvas.paint(self.vgg(image, CONTENT))
