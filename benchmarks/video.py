@@ -172,7 +172,7 @@ def sharpness(image: Tensor) -> float:
 
 
 def lumas(frames: list[Tensor]) -> str:
-    return f"{float(color.luma(frames[24]).mean()):.2f}, {float(color.luma(frames[-1]).mean()):.2f}"
+    return ", ".join(f"{float(color.luma(frame).mean()):.2f}" for frame in (frames[:25][-1], frames[-1]))
 
 
 def repainted(frames: list[Tensor], style: str, *, steadily: bool) -> tuple[list[Tensor], float]:

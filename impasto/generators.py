@@ -18,6 +18,9 @@ from torch.nn import functional as F
 Norm = Literal["batch", "instance"]
 
 
+DEEPEST = 64  # layers or blocks
+
+
 @dataclass(frozen=True)
 class Shape:
     """The shape of a generator.

@@ -127,7 +127,7 @@ class PhotoStep:
         calm = without_noise(photograph, self.small)
         lit = light.lit(calm, self.borders.shares(photograph), self.tables, self.added)
         # What was smoothed away is as dark as the rest becomes, and no more vivid than it was.
-        darker = (color.luma(lit) / color.luma(photograph).clamp_min(0.02)).clamp_(max=1)
+        darker = (color.luma(lit).clamp_min(0.02) / color.luma(photograph).clamp_min(0.02)).clamp_(max=1)
         lit = (lit + darker * (photograph - calm)).clamp_(0, 1)
         return torch.lerp(photograph, lit, self.strength).clamp_(0, 1)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from impasto import bundled, color, colorizer, encoder, files, images, machine, matting, pairs as pairing, weights
 from impasto.colorizer import Colorizer
 from impasto.errors import InputError, WeightsError
-from impasto.generators import GENERATORS, Shape
+from impasto.generators import DEEPEST, GENERATORS, Shape
 from impasto.pairs import Kind
 
 TILE = 1024  # side in pixels of the largest picture that is translated at once
@@ -230,7 +230,7 @@ def _shape(built: Mapping[str, Any], state: Mapping[str, Tensor]) -> Shape:
     """The shape in a model's metadata; ValueError if it needs more numbers than there are in the file."""
     found = Shape(**built)
     sizes = (found.inputs, found.outputs, found.width, found.depth)
-    if not all(type(size) is int and 0 < size <= 1024 for size in sizes) or found.depth > 64:
+    if not all(type(size) is int and 0 < size <= 1024 for size in sizes) or found.depth > DEEPEST:
         raise ValueError
     with torch.device("meta"):  # takes no memory
         needed = sum(x.numel() for x in GENERATORS[found.kind](found).parameters())

@@ -39,6 +39,8 @@ def shape(recipe: Translation) -> Shape:
         raise RecipeError(
             f"`generator` must be features, or a name such as unet256 or resnet9, not {recipe.generator!r}"
         )
+    if not 0 < depth <= generators.DEEPEST:
+        raise RecipeError(f"`generator` {recipe.generator} is too deep: at most {generators.DEEPEST} layers or blocks")
     result = Shape(kind, *recipe.channels, recipe.width, depth, recipe.norm, recipe.dropout, recipe.resize)  # type: ignore[arg-type]
     check_crop(recipe, result.stride)
     return result

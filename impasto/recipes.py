@@ -18,6 +18,7 @@ REGION_COLORS = (
     "#0000ff", "#00ff00", "#ffffff", "#ff0000", "#ffff00", "#808080",
     "#00ffff", "#ff00ff", "#000000", "#ff8000", "#8000ff", "#008040",
 )  # fmt: skip
+STARTS = ("content", "noise", "style", "one-pass")  # values of `init` that are no paths
 SEEDS = 2**32 - 1  # the largest seed: SciPy takes 32 bits
 
 Default = TypeVar("Default", int, float, tuple[float, ...])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,9 @@ def is_written(out: Path) -> bool:
 
 
 def as_pattern(path: Path, out: Path) -> Path:
-    """The result of a film: if ``out`` is a folder, which is made, the pattern of numbered pictures in it."""
-    if not is_film(path) or is_written(out) or (out.suffix and not out.is_dir()):
-        return out
-    with suppress(OSError):  # `check_output` finds the fault
-        out.mkdir(exist_ok=True)
-    return out / "frame_%04d.png"
+    """The result of a film: if ``out`` is or names a folder, the pattern of numbered pictures in it."""
+    folder = is_film(path) and not is_written(out) and (out.is_dir() or not out.suffix)
+    return out / "frame_%04d.png" if folder else out
 
 
 class Encoder:
@@ -149,6 +146,9 @@ def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
         kinds = ", ".join(WRITTEN)
         raise VideoError(f"{path}: films are written as {kinds}, or as pictures named like frame_%04d.png")
     originals = {Path(each).resolve() for each in inputs}
+    if number and not path.parent.exists():  # it will be made
+        files.check_output(path.parent)
+        return
     files.check_output(path, originals)
     written = re.compile(r"\d+".join(map(re.escape, NUMBER.split(path.name, maxsplit=1))))
     for each in path.parent.iterdir() if number else ():

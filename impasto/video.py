@@ -201,6 +201,7 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
 
     Raises:
         VideoError: PyAV is not installed, the film is missing or not a film, or the times are outside it.
+        ImageError: an animation is larger than pictures may be.
     """
     if not 0 <= start < end:
         raise VideoError(f"{path}: nothing lies between {start:g} and {end:g} seconds")

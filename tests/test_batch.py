@@ -137,11 +137,17 @@ def test_options_that_a_table_does_not_take(more: list[str], table: Path, tiny: 
 
 
 def test_files_that_a_table_names_are_found_from_other_folders(table: Path, tiny: str) -> None:
-    table.write_text(f"content,style,init,encoder\nphoto.png,painting.jpg,photo.png,{Path(tiny).name}\n")
+    name = Path(tiny).name
+    table.write_text(f"content,style,init,encoder\nphoto.png,painting.jpg,photo.png,{name}\nphoto.png,candy,,\n")
     shutil.copy(tiny, ".")
-    (job,) = batch.read(table, presets.impasto, "out")
-    recipe = json.loads(job.options)["recipe"]
+    for folder in ("content", "candy", "compact"):  # not what these words mean
+        Path(folder).mkdir()
+    first, second = batch.read(table, presets.pytorch_five, "out")
+    recipe = json.loads(first.options)["recipe"]
     assert recipe["init"] == str(Path("photo.png").absolute()) and Path(recipe["encoder"]).is_absolute()
+    plain = json.loads(second.options)
+    assert plain["styles"] == ["candy"] and plain["recipe"]["init"] == "content"
+    assert plain["recipe"]["encoder"] == "compact"
 
 
 def test_folders_of_urls_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,13 @@ def test_blocks_in_greys_do_not_become_colours() -> None:
     assert jumps < 3 * within, (jumps, within)
 
 
+def test_a_dark_photograph_in_its_own_light() -> None:
+    dark = 0.02 * images.resize(torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)), 48, 64)
+    whole = matching.Regions([torch.ones(1, 1, 48, 64)], [torch.ones(1, 1, 48, 64)], torch.ones(1, 3))
+    (step,) = photo.steps(dark, dark, whole, Photo(size=64))
+    assert float((step.image - dark).abs().max()) < 2e-4
+
+
 def test_highlights() -> None:
     photograph, result = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)
     photograph[..., 2:] = 1

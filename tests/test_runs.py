@@ -13,7 +13,7 @@ import torch
 from conftest import save_picture
 from rich.console import Console
 
-from impasto import presets, study
+from impasto import cli, presets, study
 from impasto.errors import InputError
 from impasto.runs import receipts, terminal, transfer as run_transfer
 
@@ -122,6 +122,18 @@ def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, tty: bool, every: in
         report(1, "")
         report(2, "")
     assert len(re.findall(r"^painting .*/2", log.getvalue(), re.MULTILINE)) == lines
+
+
+def test_a_recipe_whose_encoder_is_elsewhere(
+    photo: Path, painting: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--steps", "1", "--size", "32", "--quiet"]
+    inputs, out = ["transfer", str(photo), str(painting), "-o"], str(tmp_path / "out.png")
+    assert cli.main([*inputs, str(tmp_path / "first.png"), "--encoder", tiny, *small]) == 0
+    again = [*inputs, out, "--recipe", str(tmp_path / "first.png")]
+    assert cli.main(again) == 1
+    assert "tiny.safetensors, is not in this folder: give --encoder" in capsys.readouterr().err
+    assert cli.main([*again, "--encoder", tiny, "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("command", ["train", "pix2pix train"])

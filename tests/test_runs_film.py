@@ -241,6 +241,12 @@ def test_a_stopped_film_is_playable_and_can_be_continued(name: str, tmp_path: Pa
     assert np.abs(np.stack(frames(out))[:, 10:20, 5:25].mean((1, 2)) - [200, 0, 0]).max() < 12
 
 
+def test_a_refused_film_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["transfer", "missing.mp4", "candy"], ["apply", "missing.mp4", "--style", "candy"]):
+        assert main([*command, "-o", str(tmp_path / "out")]) == 1
+        assert "missing.mp4" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_higher_crf_makes_a_smaller_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def grainy(image: Tensor, *_: object) -> Tensor:
         return torch.rand(image.shape, generator=torch.Generator().manual_seed(0))

@@ -52,11 +52,11 @@ class Clip:
     """Which part of a film is repainted, and how the result is encoded."""
 
     begin: Annotated[str, tyro.conf.arg(name="from")] = ""
-    """Where to begin in a film: seconds, or 0:10."""
+    """Of a film: where to begin, in seconds, or as 0:10."""
     to: str = ""
-    """Where to end in a film."""
+    """Of a film: where to end."""
     crf: int = 18
-    """Quality of a film, 0 to 51: lower values give better quality and larger files."""
+    """Of a film: quality, 0 to 51; lower values give better quality and larger files."""
 
     def settings(self, *, steady: bool, fps: float) -> film.Settings:
         """How to repaint a film; InputError or VideoError for values out of range."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from impasto import presets, schema
+from impasto import presets, schema, weights
 from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet, peek
 from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
-from impasto.recipes import Transfer
+from impasto.recipes import STARTS, Transfer
 from impasto.study import STRENGTHS
 
 if TYPE_CHECKING:
@@ -59,7 +59,21 @@ def starting_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 
 
 def chosen_recipe(arguments: Sequence[str], fallback: Transfer) -> Transfer:
-    """The recipe that --recipe or --resume names, else ``fallback``."""
+    """The recipe that --recipe or --resume names, else ``fallback``.
+
+    Raises:
+        RecipeError: it names a file that is not there, since receipts hold no paths.
+    """
+    recipe = _stated(arguments, fallback)
+    for flag, name, known in (
+        ("encoder", recipe.encoder, weights.WEIGHTS), ("init", recipe.init, STARTS),
+    ):  # fmt: skip
+        if name not in known and not Path(name).is_file() and peek(arguments, f"--{flag}") is None:
+            raise RecipeError(f"the recipe's {flag}, {name}, is not in this folder: give `{flag}`")
+    return recipe
+
+
+def _stated(arguments: Sequence[str], fallback: Transfer) -> Transfer:
     if name := peek(arguments, "--recipe"):
         return find_recipe(name)
     path = peek(arguments, "--resume")
@@ -115,8 +129,11 @@ class TransferCommand:
         self.out = recording.as_pattern(Path(self.content), self.out)
         film = video.is_film(Path(self.content)) and recording.is_written(self.out)
         table = not self.styles and self.content.lower().endswith((".csv", ".jsonl"))
-        if (film or table) and (self.content_masks or self.style_masks or self.video or self.settings.sweep):
-            raise InputError(f"a {'film' if film else 'table'} takes no masks, `video` or `sweep`")
+        if film or table:
+            swept = self.settings.sweep and self.settings.sweep != find_recipe(self.recipe).sweep
+            if self.content_masks or self.style_masks or self.video or swept:
+                raise InputError(f"a {'film' if film else 'table'} takes no masks, `video` or `sweep`")
+            self.settings = replace(self.settings, sweep=())
         if table:
             from impasto.runs import batch, cluster
 
@@ -146,14 +163,14 @@ class TransferCommand:
     def repaint(self) -> None:
         """Paint every frame of a film."""
         from impasto import bundled, images, recording
-        from impasto.runs import film, receipts, terminal
+        from impasto.runs import film, receipts, terminal, transfer as run_transfer
 
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
         recording.check_output(self.out, [style.name for style in styles])
         settings = self.clip.settings(steady=False, fps=self.settings.fps)
         paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
-        receipt = receipts.build("transfer", recipe=self.settings, styles=styles)
+        receipt = receipts.build("transfer", **run_transfer.settings(self.settings), styles=styles)
         with terminal.saying(self.out):
             film.repaint(
                 Path(self.content), self.out, paint, settings, receipt=receipt, quiet=self.quiet,

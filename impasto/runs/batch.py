@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -114,7 +115,7 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
             name = name or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
             fields = {key.replace("-", "_"): value for key, value in row.items()}
             chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
-            if chosen.sweep:
+            if "sweep" in fields:
                 raise RecipeError("a table takes no `sweep`")
             chosen = replace(chosen, init=_absolute(chosen.init), encoder=_absolute(chosen.encoder))
         except KeyError as error:
@@ -169,7 +170,7 @@ def _value(key: str, text: str) -> Any:
 
 def _absolute(place: str) -> str:
     """A path as workers in other folders find it; URLs and bundled names are unchanged."""
-    return str(Path(place).absolute()) if not cluster.is_url(place) and Path(place).exists() else place
+    return str(Path(place).absolute()) if not cluster.is_url(place) and Path(place).is_file() else place
 
 
 def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
@@ -177,9 +178,9 @@ def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
     left = cluster.unfinished(jobs, out) if resume else jobs
     styles = [style for job in jobs if job.options for style in json.loads(job.options)["styles"]]
     inputs = {os.path.realpath(place) for place in (*styles, *(job.source for job in jobs))}
-    if len({job.out for job in jobs}) < len(jobs):
-        twice = next(job.out for job in jobs if [other.out for other in jobs].count(job.out) > 1)
-        raise InputError(f"{twice}: would be the result of two inputs; repaint them one after the other")
+    twice = [out for out, count in Counter(job.out for job in jobs).items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: would be the result of two inputs; repaint them one after the other")
     for job in left:
         if os.path.realpath(job.out) in inputs:
             raise InputError(f"{job.out}: is also an input, which would be overwritten; choose another folder")

@@ -235,8 +235,9 @@ def _sink(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: boo
 
 
 def _pictures(out: Path, *, resume: bool) -> Sink:
-    """Numbered pictures, from 1."""
+    """Numbered pictures, from 1, in a folder that is made if it is missing."""
     count = 0
+    out.parent.mkdir(exist_ok=True)
 
     def add(image: Tensor, when: Fraction) -> None:
         nonlocal count

@@ -15,6 +15,7 @@ from torch import Tensor
 from impasto import (
     bundled,
     datasets,
+    encoder,
     files,
     fitting,
     images,
@@ -25,6 +26,7 @@ from impasto import (
     schema,
     steady,
     video,
+    weights,
 )
 from impasto.errors import (
     DivergedError,
@@ -79,7 +81,8 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         quiet = quiet or not training.is_first_process()
         training.fetch_encoder(recipe.encoder, quiet=quiet)
         pool = read_photographs(photos, quiet=quiet)
-        card = receipts.card(receipts.build("train", style=painting, recipe=recipe, photographs=len(pool)))
+        facts = {"style": painting, "recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder))}
+        card = receipts.card(receipts.build("train", **facts, photographs=len(pool)))
         state = training.resumed_state(checkpoint, card) if resume else None
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None

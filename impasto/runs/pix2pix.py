@@ -64,8 +64,6 @@ def train(
     checkpoint = receipts.resume_file(out) if resume else receipts.claim(out)
     with training.processes(machine.pick_device(device)) as target:
         quiet = quiet or not training.is_first_process()
-        if recipe.generator == "features":
-            training.fetch_encoder(recipe.encoder, quiet=quiet)
         state = training.resumed_state(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
         total = pix2pix_training.length(recipe, len(known))

@@ -16,7 +16,7 @@ import impasto
 from impasto import bundled, encoder, files, images, schema, weights
 from impasto.errors import ImageError, ImpastoError, InputError, OutputError, lack_of_memory
 from impasto.images import Picture
-from impasto.recipes import Photo, Training, Transfer, Translation
+from impasto.recipes import STARTS, Photo, Training, Transfer, Translation
 
 Step = TypeVar("Step")
 PAINTED = {
@@ -38,7 +38,6 @@ FIELDS: dict[str, dict[str, str]] = {
 
 
 FILES = ("encoder", "init", "start")  # fields of recipes that may be paths
-STARTS = ("content", "noise", "style", "one-pass")  # values of `init` that are no paths
 
 
 def build(command: str, **facts: Any) -> dict[str, Any]:

@@ -82,10 +82,14 @@ def read_inputs(
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
     """Everything that determines a picture: version, ``command``, ``recipe``, and the sha256 of encoder and inputs."""
+    return receipts.build(command, **settings(recipe), **vars(inputs))
+
+
+def settings(recipe: Transfer) -> dict[str, Any]:
+    """The recipe, the sha256 of its encoder, and the picture that it begins from, if it is a file."""
     start = Path(recipe.init)
-    initial = {"begun": start} if start.is_file() else {}
-    sha256 = weights.sha256(encoder.file(recipe.encoder))
-    return receipts.build(command, recipe=recipe, encoder=sha256, **vars(inputs), **initial)
+    begun = {"begun": start} if start.is_file() else {}
+    return {"recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder)), **begun}
 
 
 def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Four of the kills of kills.py, SIGKILL and SIGTERM of each command; it makes as many as it is told."""
+"""Four of the kills of kills.py, SIGKILL and SIGTERM of a folder and a film; it makes as many as it is told."""
 
 import os
 import subprocess
