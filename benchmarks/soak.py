@@ -88,8 +88,8 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
     seen.ended["done"] += 1
 
 
-def soak(jobs: int, clients: int) -> tuple[Seen, list[int], list[Path]]:
-    """Run the jobs; returns what was seen, the bytes of memory after each sixth, and the files left."""
+def soak(jobs: int, clients: int, rounds: int = 6) -> tuple[Seen, list[int], list[Path]]:
+    """Run the jobs in rounds; returns what was seen, the bytes of memory after each round, and the files left."""
     seen = Seen()
     command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -109,8 +109,8 @@ def soak(jobs: int, clients: int) -> tuple[Seen, list[int], list[Path]]:
             settled(process.pid)
 
         memory = []
-        for sixth in range(6):
-            run(range(sixth * jobs // 6, (sixth + 1) * jobs // 6))
+        for index in range(rounds):
+            run(range(index * jobs // rounds, (index + 1) * jobs // rounds))
             memory.append(psutil.Process(process.pid).memory_info().rss)
         stack.close()
         return seen, memory, sorted(Path(folder).rglob("*"))
