@@ -31,7 +31,6 @@ from impasto.errors import InputError, WeightsError
 from impasto.networks import JOHNSON, MARGIN, Architecture, Network, Statistics
 
 SIZE = 900  # long edge in pixels at which larger photographs are painted, so that strokes stay large enough
-LARGEST = 16_384  # the largest long edge
 BAND = 1 << 20  # pixels that a layer computes at a time, so that padded copies stay small
 
 
@@ -309,14 +308,14 @@ def check_mixture(
 
     Raises:
         InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength or
-            grain is not in [0, 1]; or the size is not in [0, `LARGEST`].
+            grain is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
         raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
-    if size is not None and not 0 <= size <= LARGEST:
-        raise InputError(f"`size` must lie between 0 (the photograph's own) and {LARGEST:,}, not {size}")
+    if size is not None and not 0 <= size <= recipes.LARGEST:
+        raise InputError(f"`size` must lie between 0 (the photograph's own) and {recipes.LARGEST:,}, not {size}")
     if masks and len(masks) != styles:
         raise InputError(f"{len(masks)} masks for {styles} styles: give one for each style, or none")
     parts = list(style_weights) or [1.0] * styles

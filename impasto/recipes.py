@@ -19,6 +19,7 @@ REGION_COLORS = (
     "#00ffff", "#ff00ff", "#000000", "#ff8000", "#8000ff", "#008040",
 )  # fmt: skip
 STARTS = ("content", "noise", "style", "one-pass")  # values of `init` that are no paths
+LARGEST = 16_384  # the largest long edge of a picture in pixels
 SEEDS = 2**32 - 1  # the largest seed: SciPy takes 32 bits
 
 Default = TypeVar("Default", int, float, tuple[float, ...])
@@ -36,7 +37,7 @@ def within(least: float, most: float, default: Default, *, above: bool = False) 
 class Transfer:
     """Optimisation-based transfer and reconstruction: the pixels themselves are optimised."""
 
-    size: int = within(0, 16_384, 512)
+    size: int = within(0, LARGEST, 512)
     """Long edge of the result in pixels; 0 keeps the content's own size."""
     steps: int = within(1, 100_000, 240)
     """Number of iterations, divided evenly among the scales."""
@@ -128,7 +129,7 @@ class Training:
     """Peak learning rate; it rises in the first steps, then falls along a cosine."""
     strength: float = within(0, 10_000, 1.0)
     """How strongly the style is painted: a factor on the style's weight. Bundled styles use 0.6 to 3.4."""
-    style_size: int = within(1, 16_384, 512)
+    style_size: int = within(1, LARGEST, 512)
     """Long edge of the photographs that the network is meant for, in pixels."""
     style_scale: float = within(0, 8, 1.0, above=True)
     """Size of the strokes: the style's long edge as a multiple of that of the photographs."""
