@@ -1,5 +1,4 @@
-"""Keep the content's colours: luma transfer, histogram matching. Take another picture's colours: by mean
-and covariance, or the whole distribution."""
+"""Colours of one picture and another: luma transfer, histogram matching, optimal transport; CIE L*a*b*."""
 
 from __future__ import annotations
 
@@ -9,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from impasto import hdr
 
 
 def luma(image: Tensor) -> Tensor:
@@ -54,29 +55,6 @@ def match_histogram(image: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(matched).to(image)
 
 
-def match_color(
-    image: Tensor,
-    reference: Tensor,
-    image_mask: Tensor | None = None,
-    reference_mask: Tensor | None = None,
-    *,
-    ridge: float = 0.0,
-) -> Tensor:
-    """Match mean and covariance by a linear map, A = S_ref^1/2 S_img^-1/2 with symmetric roots.
-
-    Gatys2017, section 5 (the image analogies root).
-    (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1] -> (B, 3, H, W), clamped to [0, 1].
-
-    Args:
-        image, reference: the pictures.
-        image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels' colours.
-        ridge: added to both variances, so that noise in even areas is not amplified.
-    """
-    (mean, spread), (goal, goal_spread) = _moments(image, image_mask), _moments(reference, reference_mask)
-    even = ridge * torch.eye(3, dtype=spread.dtype)
-    return _map(image, mean, _power(goal_spread + even, 0.5) @ _power(spread + even, -0.5), goal)
-
-
 def affine_transport(
     image: Tensor,
     reference: Tensor,
@@ -88,7 +66,9 @@ def affine_transport(
     """Match mean and covariance by the linear map that moves colours least, with a symmetric matrix (PitieKokaram2007).
 
     Args:
-        image, reference, image_mask, reference_mask, ridge: as in `match_color`.
+        image, reference: (B, 3, H, W) and (B or 1, 3, h, w) in [0, 1].
+        image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels' colours.
+        ridge: added to both variances, so that noise in even areas is not amplified.
 
     Returns:
         matrix (B, 3, 3), mean (B, 3, 1) and goal (B, 3, 1): a colour x goes to matrix (x - mean) + goal.
@@ -158,13 +138,6 @@ def _ranks(weights: NDArray[Any]) -> NDArray[Any]:
     return ranks
 
 
-def _map(image: Tensor, mean: Tensor, matrix: Tensor, goal: Tensor) -> Tensor:
-    """matrix (image - mean) + goal, for the colours of (B, 3, H, W), clamped to [0, 1]."""
-    colors = image.to(mean.dtype).flatten(2)
-    matched = matrix.to(mean) @ (colors - mean) + goal.to(mean)
-    return matched.view(image.shape).to(image.dtype).clamp(0, 1)
-
-
 def _moments(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean (B, 3, 1) and covariance (B, 3, 3) of (B, 3, H, W); the latter float64 on the CPU: MPS has no eigh."""
     values = image.to(torch.promote_types(image.dtype, torch.float32)).flatten(2)
@@ -197,8 +170,8 @@ _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.01933
 
 def to_lab(image: Tensor) -> Tensor:
     """sRGB to CIE L*a*b*, D65: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), L in [0, 100], a and b about -110 to 110."""
-    linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
-    xyz = torch.einsum("ij,bjhw->bihw", image.new_tensor(_XYZ) / image.new_tensor(_WHITE)[:, None], linear)
+    matrix = image.new_tensor(_XYZ) / image.new_tensor(_WHITE)[:, None]
+    xyz = torch.einsum("ij,bjhw->bihw", matrix, hdr.srgb_to_linear(image))
     f = torch.where(xyz > 216 / 24389, xyz.clamp_min(1e-4) ** (1 / 3), (24389 / 27 * xyz + 16) / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
@@ -213,9 +186,7 @@ def from_lab(lab: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     f = torch.stack([y + a / 500, y, y - b / 200], 1)
     xyz = torch.where(f > 6 / 29, f**3, (116 * f - 16) * 27 / 24389)
-    linear = torch.einsum("ij,bjhw->bihw", lab.new_tensor(_RGB), xyz)
-    gamma = 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
-    return torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1)
+    return hdr.linear_to_srgb(torch.einsum("ij,bjhw->bihw", lab.new_tensor(_RGB), xyz)).clamp(0, 1)
 
 
 def bins(step: int = 10) -> Tensor:

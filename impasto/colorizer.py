@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto import hdr
+
 STEP, REACH = 10, 110  # as of `color.bins`
 LAYERS = ("relu3_4", "relu4_4", "relu5_1")  # at a quarter, an eighth and a sixteenth of the picture's size
 CHANNELS = (48, 128, 112)  # of these layers in the compact encoder
@@ -24,9 +26,8 @@ TEMPERATURE = 0.38  # of the annealed mean: 1 is the mean, which is pale; 0 the 
 def grey(lightness: Tensor) -> Tensor:
     """The grey photograph of a lightness: (B, 1, H, W) in [-1, 1] -> (B, 3, H, W) sRGB in [0, 1]."""
     y = (50 * lightness + 66) / 116
-    linear = torch.where(y > 6 / 29, y**3, (116 * y - 16) * 27 / 24389)
-    gamma = 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
-    return torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1).expand(-1, 3, -1, -1)
+    light = torch.where(y > 6 / 29, y**3, (116 * y - 16) * 27 / 24389)
+    return hdr.linear_to_srgb(light).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def nearest(ab: Tensor, centres: Tensor) -> Tensor:

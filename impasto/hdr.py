@@ -65,8 +65,10 @@ def compress(light: Tensor) -> Tensor:
 
 
 def srgb_to_linear(image: Tensor) -> Tensor:
-    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055).pow(2.4))
+    """sRGB to linear light (IEC 61966-2-1), of any shape."""
+    return torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(light: Tensor) -> Tensor:
-    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp_min(1e-8).pow(1 / 2.4) - 0.055)
+    """Linear light to sRGB, the inverse of `srgb_to_linear`."""
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp_min(0.003) ** (1 / 2.4) - 0.055)
