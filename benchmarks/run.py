@@ -225,8 +225,8 @@ def together(arguments: list[str], rounds: int) -> dict[int, float]:
     times = [
         [at_once(arguments, count) for count in (1, 2, 3)] for _ in track(range(rounds), "at once", console=STDERR)
     ]
-    alone, two, three = (median(column) for column in zip(*times, strict=True))
-    return {2: two / (2 * alone), 3: three / (3 * alone)}
+    one, two, three = (median(column) for column in zip(*times, strict=True))
+    return {2: two / (2 * one), 3: three / (3 * one)}
 
 
 def memory(*arguments: object) -> dict[str, float]:

@@ -167,7 +167,7 @@ def ended_by_signals() -> Iterator[None]:
 def parse(name: str, arguments: list[str]) -> Any:
     """Parse the arguments of a command; --recipe and --resume set the defaults of its recipe."""
     default = DEFAULTS[name](arguments)
-    set_help_texts(type(default))
+    set_help_texts(default)
 
     def refuse(event: Any) -> NoReturn:
         raise UsageError(f"{reason(event, type(default))}; see impasto {name} --help")
@@ -183,15 +183,24 @@ def parse(name: str, arguments: list[str]) -> Any:
         )
 
 
-def set_help_texts(kind: type) -> None:
-    """Set each field's help to its docstring in one paragraph; tyro would keep the line breaks of the source."""
-    texts, kinds = schema.described(kind), typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.name in texts:
-            field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
-        inner = kinds[field.name]
-        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            set_help_texts(inner)
+def set_help_texts(command: Any) -> None:
+    """Set each field's help to its docstring in one paragraph; tyro would keep the line breaks of the source.
+
+    A switch that is on by default becomes --no-NAME, whose help is what follows "Off: ".
+    """
+    texts = schema.described(type(command))
+    for field in dataclasses.fields(command):
+        value, text = getattr(command, field.name), texts.get(field.name)
+        if text:
+            shown = text
+            if value is True:
+                shown = text.partition(" Off: ")[2]
+                type(command).__annotations__[field.name] = typing.Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+            field.metadata = MappingProxyType(
+                {**field.metadata, "help": spell(shown[:1].upper() + shown[1:], "--", "-")}
+            )
+        if dataclasses.is_dataclass(value):
+            set_help_texts(value)
 
 
 def flags(kind: type) -> Iterator[tuple[str, str]]:

@@ -92,9 +92,12 @@ def inward_(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def handed_on(gradient: Tensor, x: Tensor) -> Tensor:
-    """A term of value 0 by which autograd continues from ``x`` with this gradient."""
-    surrogate = (gradient * x).sum()
-    return surrogate - surrogate.detach()
+    """A surrogate loss: its value is 0, and its gradient with respect to ``x`` is ``gradient``.
+
+    Backpropagation through it continues below ``x`` from a gradient that was computed without autograd.
+    """
+    loss = (gradient * x).sum()
+    return loss - loss.detach()
 
 
 class LBFGS:

@@ -63,8 +63,8 @@ class Transfer:
     smoothness: float = within(0, 1e6, 3.0)
     """Weight of the total variation; higher values give a smoother picture."""
     feature_scale: float = within(0, 1e6, 0.0)
-    """Root mean square to which each layer's activations are scaled, measured on the content or else the style;
-    imitates the network that an article's weights were chosen for. 0: not scaled."""
+    """Scale each layer's activations to this root mean square, so that an article's weights fit this encoder. 0: not
+    scaled."""
 
     style_scale: float = within(0, 8, 1.0, above=True)
     """Size of the strokes: the style's long edge as a multiple of the result's."""
@@ -75,7 +75,7 @@ class Transfer:
 
     palette: bool = False
     """First recolour the content with the style's palette (its whole distribution of colours); optimisation starts from
-    that and keeps its structure. Off: from the content's own colours."""
+    that and keeps its structure. Off: start from the content's own colours."""
 
     init: str = "content"
     """What the optimisation starts from: content, noise, style, one-pass (as `impasto apply` paints), or the path of a
@@ -93,7 +93,7 @@ class Transfer:
     flat: float = within(0, 1, 0.0)
     """Move to the next scale when the loss fell by less than this fraction over ten steps; 0 disables this."""
     clip: bool = True
-    """Keep values in [0, 1] at every step. Off: clip them only on saving."""
+    """Keep values in [0, 1] at every step. Off: clip values only when saving."""
 
     sweep: tuple[float, ...] = within(0, 1e9, ())
     """Style weights to paint one after the other, shown side by side."""
@@ -102,7 +102,7 @@ class Transfer:
     figure: bool = False
     """At each checkpoint, also save content, picture and style side by side. Off: only the picture."""
     frame_every: int = within(0, 100_000, 0)
-    """Steps between two frames of the video of the optimisation, which is then saved also without `video`, as OUT.mp4.
+    """Steps between two frames of the video of the optimisation; if set, OUT.mp4 is saved even without `video`.
     0: chosen for a video of ten seconds."""
     fps: int = within(1, 240, 25)
     """Frames per second of that video, and of a film that is read from numbered pictures."""
@@ -176,12 +176,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Photo:
-    """Photorealistic transfer: a photograph in another one's light (Luan et al. 2017)."""
+    """Photorealistic transfer: a photograph in another one's light (Luan2017)."""
 
     size: int = within(1, 8192, 512)
     """Long edge in pixels at which the light is computed. The result has the photograph's own size."""
     steps: int = within(0, 100_000, 0)
-    """Iterations of L-BFGS with the style loss of Luan et al., which follow the fit; about 12 give more contrast."""
+    """Iterations of L-BFGS on the style loss (Luan2017) after the fit; 12 give more contrast. 0: none."""
     strength: float = within(0, 2, 1.0)
     """How much of the other photograph's light is applied. 0: none; 1: all of it; more exaggerates it."""
     evenness: float = within(0, 1e6, 3.0)
@@ -231,7 +231,7 @@ class Translation:
     critic_layers: int = within(0, 6, 3)
     """Layers of the discriminator with a stride: 3 judges patches of 70 pixels, 0 single pixels, 1 of 16, 5 of 286."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalisation: batch uses the statistics of the batch itself, also when applied."""
+    """batch: normalise by the current batch, in training and when applied; instance: by each picture."""
     dropout: float = within(0, 0.99, 0.5)
     """Probability at which channels are dropped: the noise, also when applied."""
     resize: bool = False
@@ -247,7 +247,7 @@ class Translation:
     """given: the pairs in the folder. The others make pairs from photographs: lightness and colours, or edges and
     photograph."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """From the left picture to the right one, or the first folder to the second, or back."""
+    """AtoB: from the left picture, or the first folder, to the right one, or the second; BtoA: the reverse."""
     inputs: int = within(1, 1024, 3)
     """Channels of the inputs: 1 grey, 3 colour, 4 with transparency; TIFF and .npy may have any number."""
     outputs: int = within(1, 1024, 3)
@@ -257,11 +257,11 @@ class Translation:
     crop: int = within(8, 8192, 256)
     """Side in pixels of the random crops of these."""
     mirror: bool = True
-    """Mirror half of the pairs. Off: none."""
+    """Mirror half of the pairs. Off: do not mirror pairs."""
     validation: float = within(0, 0.9, 0.05)
     """Share of the pairs that is held out to measure L1, PSNR and SSIM."""
     encoder: str = "compact"
-    """Perceptual encoder of the generator `features`."""
+    """Perceptual encoder that the generator with features reads."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the networks; auto: bfloat16 if the processor supports it, otherwise float32."""
     seed: int = within(0, SEEDS, 0)

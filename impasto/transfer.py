@@ -338,7 +338,7 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
 def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
     """Enlarge a picture painted at one scale to the next, and add the detail that the content has only there.
 
-    This is a step of Burt and Adelson's (1983) Laplacian pyramid. Without that detail, the next scale would spend a
+    This is a step of the Laplacian pyramid (BurtAdelson1983). Without that detail, the next scale would spend a
     third of its iterations on sharpening what the enlargement blurred.
 
     Args:

@@ -14,7 +14,6 @@ from impasto.errors import InputError
 
 
 def test_device() -> None:
-    assert machine.pick_device().type in ("cuda", "mps", "cpu")
     with pytest.raises(InputError, match="abacus"):
         machine.pick_device("abacus")
     assert (machine.pick_device().type == "cuda") == torch.cuda.is_available()

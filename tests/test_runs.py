@@ -104,6 +104,16 @@ def test_a_study_is_drawn(inputs: run_transfer.Inputs, tiny: str) -> None:
     assert sheet.shape[-1] > 3 * 32
 
 
+def test_an_error_before_the_first_step_leaves_no_progress(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="wrong"), terminal.progress(3, quiet=False):
+        raise ValueError("wrong")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ValueError, match="wrong"), terminal.progress(3, quiet=False) as report:
+        report(1)
+        raise ValueError("wrong")
+    assert "1/3" in capfd.readouterr().err
+
+
 def test_progress_keeps_its_numbers_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(terminal, "STDERR", Console(file=screen, width=80))

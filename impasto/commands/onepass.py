@@ -34,9 +34,9 @@ class TrainCommand:
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import onepass as run_onepass, terminal, training
+        from impasto.runs import onepass as run_onepass, terminal, torchrun
 
-        with terminal.saying(self.out) if training.is_first_process() else nullcontext():
+        with terminal.saying(self.out) if torchrun.is_first_process() else nullcontext():
             run_onepass.train(
                 self.style, self.photos, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,
@@ -59,7 +59,7 @@ class ApplyCommand:
     """The picture or film to write; for a folder or several inputs, a folder. A film is .mp4, .mkv, .webm, .gif,
     another format of docs/films.md, pictures named frame_%04d.png, or a folder of these."""
     style_weights: tuple[float, ...] = ()
-    """The weight of each style in the mixture; default: equal weights."""
+    """The weight of each style in the mixture, 0 or more; default: equal weights."""
     masks: tuple[str, ...] = ()
     """For each style a mask of INPUT: the style is painted where the mask is white."""
     strength: float = 1.0
@@ -78,7 +78,7 @@ class ApplyCommand:
     """Paint each frame of a film by itself; it flickers."""
     clip: Film = field(default_factory=Clip)
     fps: float = 0.0
-    """Frames per second of an image sequence; 0 means 25."""
+    """Frames per second of an image sequence, up to 1000; 0 means 25."""
     resume: bool = False
     """Skip pictures of a folder that are already done; continue a half-done film."""
     cluster: Cluster = ""

@@ -31,16 +31,16 @@ class TranslatorTrainCommand:
     recipe: str = "pix2pix"
     """A preset (`impasto list translations`); other flags override single values of it."""
     targets: Path | None = None
-    """A second folder, with the other pictures of the pairs under the same names; FOLDER then has the first ones."""
+    """The folder of the target pictures; FOLDER then holds the inputs, under the same names."""
     resume: bool = False
     """Continue an interrupted training from its checkpoint next to OUT; the result is bit-identical."""
     device: Device = "auto"
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto.runs import pix2pix as run_pix2pix, terminal, training
+        from impasto.runs import pix2pix as run_pix2pix, terminal, torchrun
 
-        with terminal.saying(self.out) if training.is_first_process() else nullcontext():
+        with terminal.saying(self.out) if torchrun.is_first_process() else nullcontext():
             run_pix2pix.train(
                 self.folder, self.targets, self.out, self.settings,
                 device=self.device, quiet=self.quiet, resume=self.resume,

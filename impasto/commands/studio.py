@@ -16,17 +16,17 @@ class StudioCommand:
     """
 
     host: str = "127.0.0.1"
-    """The address to listen on; any except 127.0.0.1, localhost and ::1 requires --auth."""
+    """The address to listen on; any except 127.0.0.1, localhost and ::1 requires `auth`."""
     port: int = 7860
-    """The port to listen on; 0: any free port."""
+    """The port to listen on, up to 65535; 0: any free port."""
     auth: str = ""
     """The user name for logging in; the password is read from IMPASTO_PASSWORD, or asked for. Empty: no login."""
     max_upload: float = 100.0
-    """The largest upload that is accepted, in MB."""
+    """The largest upload that is accepted, in MB. 0.001 to 10,000."""
     max_jobs: int = 1
-    """How many optimisations and films run at once, 1 or more; the others wait."""
+    """How many optimisations and films run at once; the others wait. 1 to 1,000."""
     max_minutes: float = 60.0
-    """The time limit of an optimisation or a film, in minutes; what is done so far is kept."""
+    """The time limit of an optimisation or a film, in minutes; what is done so far is kept. 0.001 to 100,000."""
     models: tuple[Path, ...] = ()
     """Networks of `impasto pix2pix train` for the tab Translate, with a canvas to draw on unless they colour."""
     open: bool = False
@@ -34,15 +34,15 @@ class StudioCommand:
 
     def run(self) -> None:
         if self.host not in ("127.0.0.1", "localhost", "::1") and not self.auth:
-            raise InputError(f"--host {self.host} exposes the studio to the network: set --auth NAME")
-        for flag, value, least, most in (
+            raise InputError(f"`host` {self.host} exposes the studio to the network: set `auth` NAME")
+        for name, value, least, most in (
             ("port", self.port, 0, 65535),
-            ("max-jobs", self.max_jobs, 1, 1000),
-            ("max-upload", self.max_upload, 0.001, 10_000),
-            ("max-minutes", self.max_minutes, 0.001, 100_000),
+            ("max_jobs", self.max_jobs, 1, 1000),
+            ("max_upload", self.max_upload, 0.001, 10_000),
+            ("max_minutes", self.max_minutes, 0.001, 100_000),
         ):
             if not least <= value <= most:
-                raise InputError(f"--{flag} must lie between {least:g} and {most:,}, not {value:g}")
+                raise InputError(f"`{name}` must lie between {least:g} and {most:,}, not {value:g}")
         models = self._translators()
         try:
             from impasto import studio

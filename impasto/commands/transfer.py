@@ -232,15 +232,15 @@ class StudyCommand:
     out: Out
     """The sheet to write."""
     size: int = 256
-    """Long edge of each panel in pixels."""
+    """Long edge of each panel in pixels, up to 16384."""
     steps: int = 0
-    """Iterations for each panel; 0: as in the recipe."""
+    """Iterations for each panel, up to 100,000; 0: as in the recipe."""
     encoder: str = "compact"
     """Perceptual encoder: compact, vgg19, or the path of a weights file."""
     strengths: tuple[float, ...] = STRENGTHS
-    """The strengths of `--over strengths`."""
+    """The strengths of `--over strengths`, 0 to 10,000 each."""
     seed: int = 0
-    """Seed of the initial noise."""
+    """Seed of the initial noise. 0 to 4,294,967,295."""
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False

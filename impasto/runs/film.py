@@ -310,8 +310,8 @@ def _film(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: boo
             begin()
             yield sink
     finally:
-        begun = next(parts.packets(), None) is not None
-        if begun:
+        started = next(parts.packets(), None) is not None
+        if started:
             sink.lost = tuple(muxing.assemble(parts, out, complete=sink.complete))
-        if sink.complete or not begun:
+        if sink.complete or not started:
             parts.remove()

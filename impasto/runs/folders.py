@@ -63,16 +63,16 @@ def repaint(
         to.parent.mkdir(parents=True, exist_ok=True)
         return painter.file(path, to, room)
 
-    alone = []
+    single = []
     pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(max(1, cores // lanes),))
     try:
         for path, to, outcome in [(path, to, pool.submit(work, path, to)) for path, to in pictures]:
             error = outcome.exception()
             if error is not None and lack_of_memory(error):
-                alone.append((path, to))
+                single.append((path, to))
             else:
                 yield path, to, outcome
-        for path, to in alone:
+        for path, to in single:
             outcome = pool.submit(work, path, to)
             wait([outcome])
             yield path, to, outcome

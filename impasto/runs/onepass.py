@@ -40,7 +40,7 @@ from impasto.errors import (
 from impasto.networks import Network, Statistics
 from impasto.onepass import Model
 from impasto.recipes import Training
-from impasto.runs import film as run_film, folders, receipts, terminal, training
+from impasto.runs import film as run_film, folders, receipts, terminal, torchrun
 
 EVERY = 200  # steps between previews, and between checkpoints
 PHOTOGRAPHS = 2000  # the most that a training uses: they are kept in memory, 1.2 MB each
@@ -71,19 +71,19 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         raise InputError(f"{out}: the output must be a .safetensors file")
     preview, checkpoint = out.with_suffix(".png"), out.with_suffix(".resume")
     given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
-    for path in (out, preview, checkpoint) if training.is_first_process() else ():
+    for path in (out, preview, checkpoint) if torchrun.is_first_process() else ():
         files.check_output(path, given)
     if not resume:
         receipts.claim(out)
     painting = images.read(given[0])
     network = onepass_training.begin(recipe)
-    with training.processes(machine.pick_device(device)) as target:
-        quiet = quiet or not training.is_first_process()
-        training.fetch_encoder(recipe.encoder, quiet=quiet)
+    with torchrun.processes(machine.pick_device(device)) as target:
+        quiet = quiet or not torchrun.is_first_process()
+        torchrun.fetch_encoder(recipe.encoder, quiet=quiet)
         pool = read_photographs(photos, quiet=quiet)
         facts = {"style": painting, "recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder))}
         card = receipts.card(receipts.build("train", **facts, photographs=len(pool)))
-        state = training.resumed_state(checkpoint, card) if resume else None
+        state = torchrun.resumed_state(checkpoint, card) if resume else None
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
         stopped = last = None
         with (
@@ -100,13 +100,13 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                 # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                if training.is_first_process() and (stopped or step.index % EVERY == 0):
+                if torchrun.is_first_process() and (stopped or step.index % EVERY == 0):
                     with suppress(DivergedError):
                         save(out, checkpoint, network, card, step)
                         images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
                 if stopped:
                     raise Stopped(stopped)
-        if training.is_first_process():
+        if torchrun.is_first_process():
             if pool.replaced["flat"]:
                 terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced")
             if last is not None:
@@ -125,18 +125,18 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
         what = "no picture with contrast" if pool.flat else "no picture"
         fault = f"{what} to train on" if folder.is_dir() else "not a folder; check the path"
         raise InputError(f"{folder}: {fault}")
-    if stride > 1 and training.is_first_process():
+    if stride > 1 and torchrun.is_first_process():
         terminal.note(f"{len(found)} pictures found; one in {stride} is used, which is enough")
-    if pool.skipped and training.is_first_process():
+    if pool.skipped and torchrun.is_first_process():
         terminal.note(f"{len(pool.skipped)} of {len(chosen)} pictures could not be read")
-    if pool.flat and training.is_first_process():
+    if pool.flat and torchrun.is_first_process():
         terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are skipped")
     return pool
 
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
     """Write the network of a step with its ``card`` to ``out``, and ``checkpoint`` to resume from."""
-    training.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
+    torchrun.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 

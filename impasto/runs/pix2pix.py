@@ -19,7 +19,7 @@ from impasto.errors import DivergedError, InputError, Stopped
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
 from impasto.recipes import Translation
-from impasto.runs import folders, onepass as run_onepass, receipts, terminal, training
+from impasto.runs import folders, onepass as run_onepass, receipts, terminal, torchrun
 
 EVERY = 200  # steps between two checkpoints, each with measurements and a preview
 
@@ -62,9 +62,9 @@ def train(
     card = receipts.card(facts)
     model = Model(network, recipe.pairs, card)
     checkpoint = receipts.resume_file(out) if resume else receipts.claim(out)
-    with training.processes(machine.pick_device(device)) as target:
-        quiet = quiet or not training.is_first_process()
-        state = training.resumed_state(checkpoint, card) if resume else None
+    with torchrun.processes(machine.pick_device(device)) as target:
+        quiet = quiet or not torchrun.is_first_process()
+        state = torchrun.resumed_state(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
         total = pix2pix_training.length(recipe, len(known))
         with (
@@ -77,7 +77,7 @@ def train(
                 if step.index % 10 == 0:
                     report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
                 stopped = interrupted()
-                if training.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
+                if torchrun.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.
                     with suppress(DivergedError):
                         measured = pix2pix_training.measure(model, held)
@@ -87,7 +87,7 @@ def train(
                         show(out, model, held if measured else known, history)
                 if stopped:
                     raise Stopped(f"stopped at step {step.index} of {step.total}")
-        if training.is_first_process():
+        if torchrun.is_first_process():
             for reason in [*known.broken.values(), *held.broken.values()]:
                 terminal.note(f"left out: {reason}")
             checkpoint.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def save(out: Path, model: Model, steps: int, history: _History) -> None:
     """Write the model to ``out``; its card has the steps and the last measurements of ``history``."""
     last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
     described = Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last})
-    training.write(out, lambda part: pix2pix.save(part, described))
+    torchrun.write(out, lambda part: pix2pix.save(part, described))
 
 
 def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
@@ -154,11 +154,11 @@ class Translator:
     trace: bool
     device: torch.device
     sources: Sequence[str] = ()
-    alone: Lock = field(default_factory=Lock, repr=False)  # the noise comes from the process's random state
+    lock: Lock = field(default_factory=Lock, repr=False)  # the noise comes from the process's random state
 
     def __call__(self, image: Tensor, film: object = None, settle: steady.Settle | None = None) -> Tensor:
         drawing = pairing.edges(image).expand(-1, 3, -1, -1) if self.trace else image
-        with self.alone:
+        with self.lock:
             made = pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
         return settle(image, made) if settle else made
 

@@ -53,18 +53,24 @@ def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iter
         TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(compact=True), TextColumn("{task.fields[detail]}", table_column=rest),
     )  # fmt: skip
-    with Progress(*columns, console=STDERR, disable=quiet, expand=True) as bar:
+    log = not (quiet or STDERR.is_terminal)
+    with Progress(*columns, console=STDERR, disable=quiet or log, expand=True) as bar:
         task = bar.add_task(label, total=total, detail="")
         logged = time.monotonic()
 
         def report(done: int, detail: str = "", total: int | None = total) -> None:
             nonlocal logged
             bar.update(task, completed=done, detail=detail, total=total)
-            if not (quiet or STDERR.is_terminal) and time.monotonic() >= logged + LOG_EVERY:
+            if log and time.monotonic() >= logged + LOG_EVERY:
                 logged = time.monotonic()
                 STDERR.print(bar)
 
-        yield report
+        try:
+            yield report
+        finally:  # an error before the first step leaves only its own line
+            bar.live.transient = not bar.tasks[0].completed
+            if log and bar.tasks[0].completed:
+                STDERR.print(bar)
 
 
 @contextmanager

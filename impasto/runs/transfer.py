@@ -88,8 +88,8 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
 def settings(recipe: Transfer) -> dict[str, Any]:
     """The recipe, the sha256 of its encoder, and the picture that it begins from, if it is a file."""
     start = Path(recipe.init)
-    begun = {"begun": start} if start.is_file() else {}
-    return {"recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder)), **begun}
+    init = {"begun": start} if start.is_file() else {}
+    return {"recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder)), **init}
 
 
 def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:

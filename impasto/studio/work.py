@@ -145,12 +145,12 @@ def optimise(
         yield Frame(0, recipe.steps, "reading the pictures")
         inputs = run_transfer.Inputs(read(photo), [read(painting) for painting in paintings])
         _check_size(inputs.content.image, recipe)
-        begun = recipe if begin is None else replace(recipe, init=str(begin))
+        started = recipe if begin is None else replace(recipe, init=str(begin))
         mask = mask_of(brushed)
-        kept.update(inputs=inputs, receipt=run_transfer.receipt("transfer", begun, inputs))
+        kept.update(inputs=inputs, receipt=run_transfer.receipt("transfer", started, inputs))
         yield Frame(0, recipe.steps, "analysing the painting")
         where = [] if mask is None else [mask] * len(paintings)
-        for step in transfer.steps(inputs.content, list(inputs.styles), begun, content_masks=where):
+        for step in transfer.steps(inputs.content, list(inputs.styles), started, content_masks=where):
             yield Frame(step.index, step.total, f"{step.size[1]} x {step.size[0]} pixels", step.loss, step)
 
     def finish(step: transfer.Step, folder: Path) -> Result:

@@ -131,11 +131,11 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     def choose(event: gr.SelectData) -> list[str]:
         return [list(bundled.STYLES)[event.index]]
 
-    def alone() -> tuple[list[str], None]:
+    def only_style() -> tuple[list[str], None]:
         """No mixture and no painting: the style that was chosen last is the one that is painted."""
         return [], None
 
-    styles.select(choose, outputs=style, **quiet).then(alone, outputs=[mixture, painting], **quiet).then(
+    styles.select(choose, outputs=style, **quiet).then(only_style, outputs=[mixture, painting], **quiet).then(
         in_one_pass, quick_inputs, **quick
     )
     for changed in (strength.release, size.input, keep.input, shares.submit):
