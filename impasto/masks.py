@@ -15,6 +15,7 @@ from impasto.errors import InputError
 LEAST_SHARE = 1e-3  # of a mask, that a colour must cover to be a class
 SAME_COLOUR = 40  # of 255: the largest difference in a channel between two shades of one class
 MOST_CLASSES, MOST_UNSURE = 24, 0.2
+MISFIT = 0.02  # the largest difference of two aspect ratios that is rounding
 EMPTY = 0.02  # a mask's largest value up to which it masks everything
 # The colours of labels: black, white, and others as far apart as possible.
 LABELS = torch.tensor(sorted(product((0.0, 1.0, 0.5), repeat=3), key=lambda c: (0.5 in c, len({*c}), c)))
@@ -50,6 +51,14 @@ def read(source: images.Source) -> Tensor:
     if float(mask.max()) < EMPTY:
         raise InputError(f"{picture.name}: is black everywhere; a mask is white where its style counts")
     return mask
+
+
+def stretched(mask: images.Picture, picture: images.Picture) -> str | None:
+    """A note if a mask has another shape than its picture, to which it is stretched; None otherwise."""
+    (height, width), (tall, wide) = mask.image.shape[-2:], picture.image.shape[-2:]
+    if abs(height * wide / (width * tall) - 1) <= MISFIT:
+        return None
+    return f"{mask.name}: {width} x {height} pixels, stretched to the shape of {picture.name}, {wide} x {tall}"
 
 
 def read_classes(source: images.Source) -> Tensor:

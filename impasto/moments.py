@@ -11,6 +11,7 @@ from torch import Tensor
 from impasto.losses import positions
 
 SHRINKAGE = 0.01  # added to a covariance, relative to the mean variance: what does not vary is not amplified much
+FLOOR = 0.01  # the least mean variance, relative to the mean square: less is lost in the rounding of float32
 ROUNDS = 18  # of the Newton-Schulz iteration
 
 
@@ -28,7 +29,8 @@ class Moments:
     def covariance(self) -> Tensor:
         """(B, C, C), with `SHRINKAGE`."""
         raw = self.second - self.mean[:, :, None] * self.mean[:, None, :]
-        variance = raw.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+        variance = raw.diagonal(dim1=1, dim2=2).mean(1)
+        variance = torch.maximum(variance, FLOOR * self.mean.square().mean(1)).clamp_min(1e-6)
         unit = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
         return raw + SHRINKAGE * variance[:, None, None] * unit
 
@@ -41,13 +43,21 @@ class Moments:
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
-    """The `Moments` of (B, C, H, W), in float32; positions are weighted by ``mask``, (1, 1, H, W)."""
+    """The `Moments` of (B, C, H, W), in float32; positions are weighted by ``mask``, (1, 1, H, W).
+
+    The mean is subtracted before squaring: of an even picture, the sums' rounding would exceed the covariance.
+    """
     rows = positions(x)
     if mask is None:
-        weighted = rows / rows.shape[1]
+        mean = rows.mean(1)
+        centred = rows - mean[:, None]
+        covariance = centred.transpose(1, 2) @ centred / rows.shape[1]
     else:
-        weighted = rows * (mask / mask.sum().clamp_min(1e-6)).flatten(2).transpose(1, 2)
-    return Moments(weighted.sum(1), rows.transpose(1, 2) @ weighted)
+        share = (mask / mask.sum().clamp_min(1e-6)).flatten(2).transpose(1, 2)
+        mean = (rows * share).sum(1)
+        centred = rows - mean[:, None]
+        covariance = centred.transpose(1, 2) @ (centred * share)
+    return Moments(mean, covariance + mean[:, :, None] * mean[:, None, :])
 
 
 def blend(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:

@@ -92,7 +92,10 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
     if not path.exists() and not path.suffix:
         names = ", ".join(bundled.STYLES)
         raise WeightsError(f"{source}: neither a bundled style ({names}) nor a file")
-    state, metadata = weights.load(path)
+    try:
+        state, metadata = weights.load(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; a style can also be a picture or a bundled name") from None
     try:
         if "architecture" in metadata:
             network = Network(_architecture(metadata["architecture"], state))

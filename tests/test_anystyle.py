@@ -203,3 +203,13 @@ def test_the_frames_of_a_film_share_their_statistics() -> None:
             held, alone = (network(changed, style, strength=strength, film=each) for each in (film, None))
         far = (held - first)[..., :64].abs().max()
         assert far < 1e-4 and (alone - first)[..., :64].abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("level", [0, 100, 120, 255])
+def test_even_pictures(level: int) -> None:
+    """Their covariance is less than the rounding of sums."""
+    even = torch.full((1, 3, 96, 128), level / 255)
+    varied = picture(96, 128, seed=0)
+    assert onepass.apply(even, onepass.from_painting(varied)).isfinite().all()
+    painted = onepass.apply(varied, onepass.from_painting(even))
+    torch.testing.assert_close(painted, even, rtol=0, atol=0.05)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from impasto import masks
+from impasto import images, masks
 from impasto.errors import ImageError, InputError
 
 
@@ -113,3 +113,10 @@ def test_transparency_is_a_class_of_its_own(shape: int) -> None:
     pixels = np.concatenate([np.full((10, 16, 3), shape, np.uint8), SHAPE[..., 3:]], 2)
     found, palette = masks.classes(masks.read_classes(pixels))
     assert len(palette) == 2 and int(found[5, 2]) != int(found[5, 12])
+
+
+def test_a_mask_of_another_shape_is_named() -> None:
+    picture, turned = (images.read(np.full((*size, 3), 255, np.uint8)) for size in ((40, 61), (60, 40)))
+    near = images.read(np.full((80, 120, 3), 255, np.uint8))
+    assert masks.stretched(near, picture) is None  # 3:2 but for rounding
+    assert "40 x 60 pixels, stretched to the shape of <array>, 61 x 40" in str(masks.stretched(turned, picture))

@@ -20,6 +20,7 @@ from impasto import (
     fitting,
     images,
     machine,
+    masks as masking,
     onepass,
     onepass_training,
     recording,
@@ -185,7 +186,8 @@ class Painter:
         alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
         receipt = self.receipt(picture)
         receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt, bits=picture.bits)
-        return picture.note
+        notes = [picture.note, *(masking.stretched(mask, picture) for mask in self.masks)]
+        return "; ".join(filter(None, notes)) or None
 
     def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:
         """Everything that determines the repainted picture; without it, the frames of a film."""

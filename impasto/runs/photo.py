@@ -50,12 +50,15 @@ def read(
     if masks is None:
         regions = matching.find(photograph.image.to(device), other.image.to(device), recipe)
     else:
-        ours, theirs = (masking.read_classes(mask) for mask in masks)
+        pictures = [images.read(mask) for mask in masks]
+        ours, theirs = (masking.read_classes(mask) for mask in pictures)
         try:
             regions = matching.from_masks(ours, theirs)
         except ValueError as error:
-            names = ", ".join(mask.name if isinstance(mask, Picture) else str(mask) for mask in masks)
+            names = ", ".join(mask.name for mask in pictures)
             raise InputError(f"{names}: {error}") from None
+        pairs = zip(pictures, (photograph, other), strict=True)
+        regions = replace(regions, notes=[*regions.notes, *filter(None, (masking.stretched(*pair) for pair in pairs))])
     if other.alpha is not None:  # only what is visible has light to take
         seen = images.resize(other.alpha, *regions.style[0].shape[-2:])
         regions = replace(regions, style=[seen.to(mask) * mask for mask in regions.style])

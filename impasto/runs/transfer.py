@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import bundled, encoder, images, recording, schema, sheets, study, transfer, weights
+from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
 from impasto.errors import InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
@@ -77,6 +77,12 @@ def read_inputs(
     groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
     inputs = Inputs(read(content), *groups)
     terminal.note_empty([*inputs.content_masks, *inputs.style_masks])
+    pairs = [
+        *((mask, inputs.content) for mask in inputs.content_masks),
+        *zip(inputs.style_masks, inputs.styles, strict=False),
+    ]
+    for note in filter(None, (masks.stretched(*pair) for pair in pairs)):
+        terminal.note(note)
     return inputs
 
 
