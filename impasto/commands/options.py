@@ -33,7 +33,7 @@ Device = Annotated[
 Memory = Annotated[
     float,
     tyro.conf.arg(
-        help="Memory limit in GB, 0 or more; larger pictures are painted in tiles, without seams. 0: most of what is free."
+        help="Memory limit in GB, 0 or more; larger pictures are painted in seamless tiles. 0: most of what is free."
     ),
 ]
 Quiet = Annotated[bool, tyro.conf.arg(help="Print only the result's path.")]
