@@ -1,4 +1,4 @@
-"""Write docs/gallery.md: each bundled style on the bundled photographs.
+"""Write docs/gallery.md: each bundled style, and any painting, on the bundled photographs.
 
 python training/gallery.py
 """
@@ -13,6 +13,7 @@ from impasto import bundled, color, images, machine, onepass, pix2pix
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
+PAINTINGS = ("starry-night", "composition-vii", "the-great-wave", "udnie")  # for the network of any painting
 
 
 def row(paintings: list[torch.Tensor]) -> torch.Tensor:
@@ -55,6 +56,23 @@ def main() -> None:
             f"![{name}](images/{name}.jpg)",
             "",
         ]
+    rows = []
+    for name in PAINTINGS:
+        painting = images.to_tensor(bundled.locate(name))
+        model = onepass.from_painting(painting)
+        side = min(painting.shape[-2:])
+        top, left = ((length - side) // 2 for length in painting.shape[-2:])
+        square = painting[..., top : top + side, left : left + side]
+        rows.append(row([square, *(onepass.apply(photograph, model) for photograph in photographs)]))
+    images.write(DOCS / "images" / "any-style.jpg", torch.cat(rows, 2))
+    lines += [
+        "## Any painting",
+        "",
+        "`impasto apply PHOTO --style PAINTING.jpg`: one network for all paintings, which are on the left.",
+        "",
+        "![Any painting](images/any-style.jpg)",
+        "",
+    ]
     grey = [color.luma(photograph).expand(-1, 3, -1, -1) for photograph in photographs]
     colours = [pix2pix.apply(photograph, "colorize") for photograph in grey]
     images.write(DOCS / "images" / "colorize.jpg", torch.cat([row(each) for each in (grey, colours, photographs)], 2))
