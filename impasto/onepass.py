@@ -95,7 +95,8 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
     try:
         state, metadata = weights.load(path)
     except WeightsError as error:
-        raise WeightsError(f"{error}; a style can also be a picture or a bundled name") from None
+        remedy = "; a style can also be a picture or a bundled name" if path.exists() else ""
+        raise WeightsError(f"{error}{remedy}") from None
     try:
         if "architecture" in metadata:
             network = Network(_architecture(metadata["architecture"], state))
