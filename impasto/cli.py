@@ -141,7 +141,7 @@ def guarded(run: Any) -> int:
         if isinstance(error, OSError):
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}")
         if lack_of_memory(error):
-            return fail("not enough memory: try a smaller --memory, or a smaller --size")
+            return fail("not enough memory: use a smaller picture, or a smaller --size")
         raise
     except KeyboardInterrupt:
         return fail("stopped", 130)

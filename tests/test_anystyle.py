@@ -177,6 +177,8 @@ def test_apply_with_a_painting(tmp_path: Path, capsys: pytest.CaptureFixture[str
     one_line(capsys, "2.png", "also an input", only=True)
     assert cli.main([*command, str(out), "--style-scale", "0"]) == 1
     one_line(capsys, "--style-scale", only=True)
+    assert cli.main(["apply", str(photo), "--style", "candy", "--style-scale", "2", "-o", str(out)]) == 0
+    one_line(capsys, "note: --style-scale changes nothing")
 
 
 def test_save_and_moments_of_several(tmp_path: Path, network: Repainter) -> None:

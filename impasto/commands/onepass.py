@@ -95,6 +95,8 @@ class ApplyCommand:
             len(self.style), self.style_weights, self.strength, self.grain, self.size, self.masks
         )
         models = [onepass.load(style, self.style_scale) for style in self.style]
+        if self.style_scale != 1 and all(model.style is None for model in models):
+            terminal.note("--style-scale changes nothing: bundled styles and trained networks have their own strokes")
         masks = [images.read(mask) for mask in self.masks]
         terminal.note_empty(masks)
         # The workers of a cluster may not have this machine's GPU.
