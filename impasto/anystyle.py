@@ -323,7 +323,12 @@ class Immediate(nn.Module):
 
 
 def save(path: Path, decoder: Decoder, metadata: Mapping[str, str]) -> None:
-    """Write the decoder's weights and ``metadata`` to ``path`` as float16 safetensors, without the encoder's.
+    """Write a decoder as float16 safetensors, without the encoder.
+
+    Args:
+        path: of the file.
+        decoder: whose weights are written.
+        metadata: stored in the file's header.
 
     Raises:
         DivergedError: the weights are not finite.

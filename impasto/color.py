@@ -92,12 +92,15 @@ def transport_colors(
     Each round turns the axes of the colour space at random and matches the quantiles along each axis. Pixels of one
     colour, such as a white sky, are spread over the quantiles that they occupy, from the top down.
 
-    (B, C, H, W) and (B or 1, C, h, w) -> (B, C, H, W). Tens of thousands of pixels are enough.
-
     Args:
-        image, reference: the pictures, in [0, 1]; channels after the third, such as place, may have any range.
-        image_mask, reference_mask: (1, 1, H, W) in [0, 1], which weight the pixels.
+        image, reference: (B, C, H, W) and (B or 1, C, h, w) in [0, 1]; channels after the third, such as place, may
+            have any range. Tens of thousands of pixels are enough.
+        image_mask, reference_mask: (1, 1, H, W) and (1, 1, h, w) in [0, 1], which weight the pixels; None: all count
+            alike.
         rounds: how often the axes turn.
+
+    Returns:
+        (B, C, H, W), the first three channels in [0, 1].
     """
     generator = np.random.default_rng(2)  # early axes decide which way an even sky spreads; these gave rich skies
     axes = image.shape[1]

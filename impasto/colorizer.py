@@ -49,7 +49,10 @@ def balance(counts: Tensor, centres: Tensor, mix: float = 0.5) -> Tensor:
     Args:
         counts: (Q,) how often each bin occurs; smoothed over the neighbours.
         centres: (Q, 2) the centres of the bins.
-        mix: share of the even distribution that is added to that of the pictures.
+        mix: share of the even distribution that is added to that of the pictures, in [0, 1].
+
+    Returns:
+        (Q,); rare colours weigh more.
     """
     nearby = torch.cdist(centres, centres).square().div(-2 * SPREAD**2).exp()
     smooth = (counts[:, None] * nearby / nearby.sum(1, keepdim=True)).sum(0)

@@ -98,8 +98,11 @@ def load(
         paths: picture files.
         side: of the canvas, in pixels; larger pictures are cropped to their centre.
         short: the largest short side of a picture, in pixels; larger pictures are reduced.
-        contrast: pictures with less are left out and listed; measured as in `random_crops`.
+        contrast: pictures with less are left out and listed; measured as in `random_crops`. 0: all are kept.
         report: called with the number of files read so far.
+
+    Returns:
+        The pictures in the order of ``paths``, on the CPU.
     """
 
     def read(path: Path) -> np.ndarray | None:

@@ -188,7 +188,15 @@ def deep_tiff(file: io.BufferedReader, name: str, pixels: int) -> tuple[NDArray[
 
 
 def convert(picture: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Image | None:
-    """A ``picture`` of the ``source`` profile in the ``target`` profile, 8-bit RGB; None if a profile does not fit."""
+    """Convert a picture from one colour profile to another.
+
+    Args:
+        picture: in the colours of ``source``.
+        source, target: each an open file of an ICC profile, or a profile of ImageCms; the target is one of RGB.
+
+    Returns:
+        An RGB picture of 8 bits a channel; None if a profile does not fit.
+    """
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
         return ImageCms.profileToProfile(picture, source, target, intent, "RGB", flags=flags)

@@ -53,14 +53,17 @@ def convert(colors: Array, source: bytes, target: bytes) -> Array | None:
 
 
 def encode(kind: str, values: Array, *, profile: bytes | None, exif: bytes | None, description: str | None) -> bytes:
-    """The bytes of a picture file.
+    """Encode a picture of 16 bits a channel.
 
     Args:
         kind: PNG or TIFF.
         values: (H, W, 3) or, with alpha, (H, W, 4), uint16.
-        profile: an ICC profile to embed.
-        exif: stored in a PNG.
-        description: the ImageDescription of a TIFF.
+        profile: an ICC profile to embed; None: none is embedded.
+        exif: stored in a PNG; None: nothing.
+        description: the ImageDescription of a TIFF; None: nothing.
+
+    Returns:
+        The content of the file.
     """
     if kind == "TIFF":
         import tifffile

@@ -131,8 +131,14 @@ def pools(layer: str) -> int:
 
 
 def layer_size(layer: str, height: int, width: int) -> tuple[int, int]:
-    """The size of a layer of an image of ``height`` x ``width`` pixels: halved, rounded down, by each pool before it,
-    but never under 1.
+    """The size of a layer: each pool before it halves the image's size, rounded down but never under 1.
+
+    Args:
+        layer: a name such as ``relu4_2``.
+        height, width: of the image, in pixels.
+
+    Returns:
+        Height and width of the layer.
     """
     return max(1, height >> pools(layer)), max(1, width >> pools(layer))
 
@@ -308,6 +314,9 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
         state: the weights, named as by torchvision or Caffe.
         metadata: may hold mean and std, or the preprocessing.
         file: used in messages, and its name to detect "caffe".
+
+    Returns:
+        The network, on the CPU, frozen and in evaluation mode.
 
     Raises:
         WeightsError: these are not the weights of a VGG.

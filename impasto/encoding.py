@@ -37,16 +37,19 @@ def encode(
     bits: int,
     dither: bool,
 ) -> bytes:
-    """The bytes of a picture file.
+    """Encode a picture.
 
     Args:
         path: of the file; its suffix, one of `FORMATS`, decides the format.
         planes: (1 or 3, H, W) sRGB in [0, 1].
-        alpha: (1, H, W) in [0, 1].
-        profile: an RGB profile to convert to and to embed; any other is ignored.
-        description: stored in the EXIF ImageDescription.
+        alpha: (1, H, W) in [0, 1]; None: opaque.
+        profile: an RGB profile to convert to and to embed; any other is ignored. None: sRGB, and none is embedded.
+        description: stored in the EXIF ImageDescription; None: nothing.
         bits: 8 or 16 a channel; 16 only in PNG and TIFF.
         dither: hide the steps of smooth gradients in 8 bits under noise of less than a step, always the same.
+
+    Returns:
+        The content of the file.
 
     Raises:
         ImageError: the format cannot hold the picture.

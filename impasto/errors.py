@@ -66,7 +66,16 @@ class Stopped(ImpastoError):
 
 
 def spell(message: str, prefix: str = "", joint: str = " ") -> str:
-    """``message`` with parameters respelt: ``prefix`` "--" and ``joint`` "-" turn `style_scale` into --style-scale."""
+    """Respell the parameters in a message.
+
+    Args:
+        message: names parameters in backticks.
+        prefix: put before each name.
+        joint: replaces underscores in names.
+
+    Returns:
+        The message without backticks. With the prefix "--" and the joint "-", `style_scale` becomes --style-scale.
+    """
     return re.sub(r"`(\w+)`", lambda name: prefix + name[1].replace("_", joint), message)
 
 

@@ -41,14 +41,32 @@ class TrainingStep:
 
 
 def cosine(step: int, total: int, *, warmup: int) -> float:
-    """The rate's factor at a ``step`` of ``total``: linear for ``warmup`` steps, then cosine decay (Loshchilov2017)."""
+    """The rate's factor at a step: a linear rise, then cosine decay to 0 (Loshchilov2017).
+
+    Args:
+        step: from 0.
+        total: steps in all.
+        warmup: steps of the rise.
+
+    Returns:
+        In [0, 1]; 1 after the rise.
+    """
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def linear(step: int, total: int, *, constant: float) -> float:
-    """The rate's factor at a ``step`` of ``total``: 1 for a ``constant`` share of the steps, then linear to 0."""
+    """The rate's factor at a step: 1 at first, then a linear fall to 0.
+
+    Args:
+        step: from 0.
+        total: steps in all.
+        constant: share of the steps in which the factor is 1, in [0, 1].
+
+    Returns:
+        In [0, 1].
+    """
     return min(1.0, (total - step) / max(1.0, total * (1 - constant)))
 
 
@@ -67,7 +85,7 @@ def fit(
     check_every: int = 50,
     retries: int = 0,
 ) -> Iterator[TrainingStep]:
-    """Minimise the sum of the objective's terms with AdamW (Loshchilov2019), yielding every step.
+    """Minimise the sum of the objective's terms with AdamW (Loshchilov2019).
 
     Args:
         model: its parameters that require a gradient are trained.
@@ -79,12 +97,15 @@ def fit(
         schedule: (step, steps in all) -> the factor of the rate; default: `cosine` with the warm-up.
         betas: of AdamW.
         rival: a network that is trained against the model, and its objective: a discriminator (Goodfellow2014). In
-            each step it moves first.
+            each step it moves first. None: no rival.
         weight_decay: of AdamW.
-        state: from an earlier ``TrainingStep.state()``; the model is restored from it.
+        state: from an earlier ``TrainingStep.state()``; the model is restored from it. None: a new training.
         check_every: steps between two checks that the loss is finite.
         retries: how many losses that are not finite to survive: each time, the last good weights come back and the
             rate is halved.
+
+    Yields:
+        Every step; after a loss that is not finite, those since the last good weights again.
 
     Raises:
         DivergedError: the loss or the final weights are not finite; the message names the step. The model keeps its

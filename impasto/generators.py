@@ -201,9 +201,15 @@ def initialise(network: nn.Module) -> None:
 
 
 def judged(logits: Tensor, real: bool, loss: Literal["bce", "lsgan"]) -> Tensor:
-    """The mean loss of a discriminator's logits that should say real, or fake.
+    """The mean loss of a discriminator's logits that should all say real, or all say fake.
 
-    bce is binary cross-entropy, lsgan the squared distance from 1 or 0 (Mao2017).
+    Args:
+        logits: (B, 1, H, W), from `PatchGAN`.
+        real: what they should say; False: fake.
+        loss: bce is binary cross-entropy, lsgan the squared distance from 1 or 0 (Mao2017).
+
+    Returns:
+        A scalar.
     """
     goal = torch.full_like(logits, float(real))
     return F.mse_loss(logits, goal) if loss == "lsgan" else F.binary_cross_entropy_with_logits(logits, goal)

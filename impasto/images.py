@@ -105,7 +105,18 @@ def to_tensor(source: Source) -> Tensor:
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return the (height, width) whose long edge is ``size``, with the aspect ratio kept to the nearest pixel."""
+    """The size of a picture with another long edge, its aspect ratio kept to the nearest pixel.
+
+    Args:
+        height, width: of the picture, in pixels.
+        size: the long edge of the result, in pixels.
+
+    Returns:
+        Height and width, at least 1 pixel each.
+
+    Raises:
+        ValueError: one of the three is less than 1.
+    """
     if min(height, width, size) < 1:
         raise ValueError(f"sizes must be at least 1 pixel, not {height} x {width} to {size}")
     long = max(height, width)
@@ -113,9 +124,14 @@ def fit(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize an image, (B, C, H, W), to ``height`` x ``width`` by antialiased bicubic interpolation, clamped to [0, 1].
+    """Resize an image by antialiased bicubic interpolation.
 
-    An image of that size is returned unchanged.
+    Args:
+        image: (B, C, H, W).
+        height, width: of the result, in pixels.
+
+    Returns:
+        (B, C, height, width), clamped to [0, 1]; an image of that size is returned unchanged.
     """
     if image.shape[-2:] == (height, width):
         return image

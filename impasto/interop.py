@@ -102,8 +102,13 @@ def to_onnx(
 
 
 def with_weights(file: Path, network: nn.Module, path: Path) -> None:
-    """Write an ONNX ``file`` of `to_onnx` without ``fold`` with the weights of another ``network``, of its
-    architecture, to ``path``."""
+    """Copy an ONNX file, with the weights of another network of the same architecture.
+
+    Args:
+        file: written by `to_onnx` without ``fold``.
+        network: whose weights are written.
+        path: of the new file.
+    """
     import onnx
     from onnx import numpy_helper
 

@@ -28,7 +28,7 @@ STRIP = 500_000  # pixels that are lit at once
 
 
 def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-    """Make the tables of all regions, (K, 3, N, N, N) over red, green and blue: how far each colour moves.
+    """Make the tables of all regions: how far each colour moves.
 
     A colour moves by its region's affine map and by the mean residual of colours up to about NOISE away (Nadaraya1964),
     so that slopes grow only with what stands out of the noise. Colours that a region lacks move as the other regions'.
@@ -39,6 +39,9 @@ def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], 
         weights: (P,) for each region, of each colour.
         affine: (3, 4) for each region, the matrix and the offset.
         residuals: (P, 3) for each region, what is added to the affine map.
+
+    Returns:
+        (K, 3, N, N, N) over red, green and blue.
     """
     masses = torch.cat([_sums(colors, *each) for each in zip(residuals, weights, strict=True)])
     near, far = (_blurred(masses, factor * NOISE) for factor in (1, 3))
@@ -187,6 +190,9 @@ def lit(photograph: Tensor, shares: Sequence[Tensor], tables: Tensor, added: Ten
         shares: of each region, (1, 1, H, W); they sum to 1.
         tables: from `tables`, (K, 3, N, N, N).
         added: curves and fields, of the shape of `neutral`.
+
+    Returns:
+        (1, 3, H, W) sRGB, clamped to [0, 1].
     """
     height, width = photograph.shape[-2:]
     rows = max(1, STRIP // width)

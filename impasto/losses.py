@@ -88,7 +88,15 @@ def energy(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def squared_error(features: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`energy` of the difference of ``features`` and ``target``, (B, C, H, W) each, where ``mask`` is 1."""
+    """`energy` of the difference of two layers' features.
+
+    Args:
+        features, target: (B, C, H, W).
+        mask: (1, 1, H, W), 1 where a position counts, 0 elsewhere; None: all count.
+
+    Returns:
+        (B,), float32 if the features are bfloat16.
+    """
     return energy(features - target, mask)
 
 
@@ -120,13 +128,16 @@ def normalized_sums(features: Tensor, target: Tensor, mask: Tensor | None = None
 def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
     """Half the mean squared difference of normalised activations; mean over the batch.
 
-    0 means the content's structure, 1 an unrelated one. The mean and contrast of a channel do not count: they belong
-    to the style. Several feed-forward methods use this content loss (Park2019).
+    The mean and contrast of a channel do not count: they belong to the style. Several feed-forward methods use this
+    content loss (Park2019).
 
     Args:
         sums: (3, B, C), from `normalized_sums`.
         whole: (B,) the `energy` of the normalised target.
         count: the layer's number of positions.
+
+    Returns:
+        A scalar; 0 means the content's structure, 1 an unrelated one.
     """
     mean, square, product = sums / count
     variance = (square - mean.square()).clamp_min(0)
@@ -136,13 +147,15 @@ def normalized_error(sums: Tensor, whole: Tensor, count: int) -> Tensor:
 
 
 def normalize_error(error: Tensor, whole: Tensor, channels: int, count: int, term: ContentTerm) -> Tensor:
-    """Squared error of activations (Gatys2016, eq. 1), normalised according to ``term``; mean over the batch.
-
-    ``relative`` divides by the target's own sum of squares: 0 is equal, 1 is the error of all-zero features.
+    """Squared error of activations (Gatys2016, eq. 1), normalised according to the term; mean over the batch.
 
     Args:
         error, whole: (B,) `squared_error` against the target, and the target's `energy`.
         channels, count: the layer's numbers of channels and positions.
+        term: a key of `CONTENT_TERMS`, or ``relative``, which divides by the target's own sum of squares.
+
+    Returns:
+        A scalar; if relative, 0 is equal and 1 the error of all-zero features.
     """
     if term == "relative":
         return (error / whole.clamp_min(1e-12)).mean()
@@ -150,7 +163,15 @@ def normalize_error(error: Tensor, whole: Tensor, channels: int, count: int, ter
 
 
 def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
-    """`normalize_error` or `normalized_error`, by the ``term``, of ``features`` and ``target``, (B, C, H, W) each."""
+    """The content loss of a layer; mean over the batch.
+
+    Args:
+        features, target: (B, C, H, W) of the picture and of the content.
+        term: ``normalized``, for `normalized_error`; or as in `normalize_error`.
+
+    Returns:
+        A scalar.
+    """
     channels, height, width = features.shape[1:]
     if term == "normalized":
         target = normalize(target)
@@ -159,15 +180,17 @@ def content_loss(features: Tensor, target: Tensor, term: ContentTerm) -> Tensor:
 
 
 def style_loss(grams: Tensor, target: Tensor, positions: int, term: StyleTerm) -> Tensor:
-    """Squared difference of Gram matrices (Gatys2016, eq. 4), normalised according to ``term``; mean over the batch.
-
-    ``relative`` divides by the target's own sum of squares. ``bounded`` divides by the sum of both matrices' sums of
-    squares (Cheng2021). It lies in [0, 1], so that no layer and no photograph outweighs the others.
+    """Squared difference of Gram matrices (Gatys2016, eq. 4), normalised according to the term; mean over the batch.
 
     Args:
         grams: (B, C, C) of the picture, from `gram`.
         target: (1, C, C) of the style.
         positions: H * W of the picture at this layer.
+        term: a key of `STYLE_TERMS`; ``relative``, which divides by the target's own sum of squares; or ``bounded``,
+            which divides by the sum of both matrices' sums of squares (Cheng2021).
+
+    Returns:
+        A scalar; if bounded, in [0, 1], so that no layer and no photograph outweighs the others.
     """
     if term == "bounded":
         energies = grams.square().sum((1, 2)) + target.square().sum((1, 2))
@@ -199,6 +222,9 @@ def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Te
     Args:
         image: (B, C, H, W), the whole picture.
         top, left, bottom, right: of the tile, in pixels.
+
+    Returns:
+        A scalar; summed over the tiles, the variation of the picture.
     """
     down, across = _differences(image, top, left, bottom, right)
     return down.square().sum() + across.square().sum()
@@ -207,9 +233,13 @@ def variation(image: Tensor, top: int, left: int, bottom: int, right: int) -> Te
 def add_variation_gradient(
     gradient: Tensor, image: Tensor, slope: float, top: int, left: int, bottom: int, right: int
 ) -> None:
-    """Add ``slope`` times the gradient of `variation` with respect to the ``image`` to ``gradient``, in place.
+    """Add a multiple of the gradient of `variation` with respect to the picture, in place.
 
-    ``top``, ``left``, ``bottom`` and ``right`` are those of the tile.
+    Args:
+        gradient: (B, C, H, W), of the whole picture, to add to.
+        image: (B, C, H, W), the whole picture.
+        slope: the factor.
+        top, left, bottom, right: of the tile, in pixels.
     """
     down, across = _differences(image, top, left, bottom, right)
     height, width = down.shape[-2], across.shape[-1]

@@ -98,6 +98,7 @@ def at_layer(mask: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         mask: (1, 1, H, W) in [0, 1].
+        height, width: of the layer.
 
     Returns:
         (1, 1, height, width) in [0, 1].
@@ -113,13 +114,17 @@ def share(mask: Tensor) -> float:
 def compose(
     base: Tensor, paint: Callable[[int, Tensor], Tensor], regions: Sequence[Tensor], parts: Sequence[float]
 ) -> Tensor:
-    """Pictures in their regions, mixed by ``parts`` where regions overlap; elsewhere the ``base``.
+    """Pictures in their regions, mixed where regions overlap; elsewhere the ``base``.
 
     Args:
         base: (B, 3, H, W).
-        paint: number and mask of a region -> its picture, (B, 3, H, W), which is changed; not called for empty masks.
+        paint: number and mask of a region -> its picture, (B, 3, H, W), which is changed; not called for empty masks
+            or shares of 0.
         regions: (1, 1, h, w) in [0, 1] for each region.
-        parts: the share of each picture.
+        parts: the share of each picture where regions overlap.
+
+    Returns:
+        (B, 3, H, W).
     """
     regions = [images.resize(mask.to(base), *base.shape[-2:]) for mask in regions]
     total = torch.stack([part * mask for part, mask in zip(parts, regions, strict=True)]).sum(0).clamp_min(1e-6)

@@ -97,6 +97,9 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1].
         recipe: for the number of regions, the encoder and the seed.
+
+    Returns:
+        The regions, at least one, with masks of 384 pixels along the long edge.
     """
     from scipy.cluster.vq import kmeans2  # imported late: it is slow to load
 

@@ -98,7 +98,15 @@ def transport(source: Moments, target: Moments) -> Affine:
 
 
 def affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """matrix x + bias at every position of (B, C, H, W)."""
+    """An affine map at every position: matrix x + bias.
+
+    Args:
+        x: (B, C, H, W).
+        matrix, bias: (B, C, C) and (B, C), from `transport`.
+
+    Returns:
+        (B, C, H, W).
+    """
     batch, channels, height, width = x.shape
     rows = torch.baddbmm(bias[:, None, :], positions(x), matrix.transpose(1, 2))
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -183,7 +183,10 @@ def normalise_(x: Tensor, weight: Tensor, bias: Tensor, band: int,
         x: (B, C, H, W), changed in place.
         weight, bias: (C,), applied after it.
         band: rows computed at a time.
-        smooth: changes the mean and variance of each picture before they are used.
+        smooth: changes the mean and variance of each picture before they are used; None: they are used as they are.
+
+    Returns:
+        ``x`` itself.
     """
     for each in x.unsqueeze(1):
         if x.device.type == "mps":  # it lacks the kernel below

@@ -212,12 +212,16 @@ def build(
 
     Args:
         network: the encoder; one that is not a `VGG` is left to autograd.
+        recipe: the layers, the weights and normalisations of the terms, and the precision.
         content: (B, 3, H, W) sRGB in [0, 1].
         styles: (1, 3, H, W) each, of any size.
         content_masks: empty, or (1, 1, H, W) for each style.
         style_masks: empty, or one for each style, of any size.
         by_hand: False leaves everything to autograd, as a reference.
         budget: bytes that targets and a pass may take; 0: no limit.
+
+    Returns:
+        The objective of pictures of the content's size.
 
     Raises:
         InputError: the budget is too small for any tile.
@@ -349,7 +353,16 @@ def _guidance(region: Region, x: Tensor, layer: str, tile: Window) -> Tensor | N
 
 
 def following(goal: optimize.ValueAndGradient, wanted: Tensor, trusted: Tensor) -> optimize.ValueAndGradient:
-    """``goal`` with the temporal term: the squared difference from ``wanted`` where it is ``trusted`` (Ruder2016)."""
+    """An objective with the temporal term: the squared difference from a picture to follow (Ruder2016).
+
+    Args:
+        goal: the objective without it.
+        wanted: (1, 3, H, W), the picture to follow.
+        trusted: (1, 1, H, W) in [0, 1], how far each pixel is to be followed.
+
+    Returns:
+        ``goal`` with one more term, "motion".
+    """
 
     def followed(image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         terms, gradient = goal(image)

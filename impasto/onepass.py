@@ -69,7 +69,12 @@ def require_network(model: Model, source: str) -> Network:
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
-    """Write ``model`` to ``path`` as float16 safetensors, with ``metadata``.
+    """Write a network as float16 safetensors.
+
+    Args:
+        path: of the file.
+        model: the network.
+        metadata: stored in the file's header, with the network's architecture.
 
     Raises:
         DivergedError: the weights are not finite.
@@ -308,7 +313,14 @@ def check_mixture(
     size: int | None = None,
     masks: Sequence[Any] = (),
 ) -> list[float]:
-    """The shares of ``styles`` styles by ``style_weights``, which sum to 1; also checks the other arguments.
+    """Check settings of `apply` before long work.
+
+    Args:
+        styles: number of styles.
+        style_weights, strength, grain, size, masks: those of `apply`; only the number of masks counts.
+
+    Returns:
+        The share of each style; they sum to 1.
 
     Raises:
         InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength or

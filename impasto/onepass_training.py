@@ -32,7 +32,7 @@ def train(
     network: Network | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[fitting.TrainingStep]:
-    """Train a network to repaint photographs in one style, yielding every step.
+    """Train a network to repaint photographs in one style.
 
     The objective is that of optimisation-based transfer (`objective.build`), for the network's output clamped to
     [0, 1], with each crop as its own content. All randomness depends only on the seed and the step's number. If
@@ -44,7 +44,10 @@ def train(
         recipe: what to train and how.
         mask: (1, 1, H, W), the part of the style that is used; default: all of it.
         network: trained in place; default: that of `begin`.
-        state: from an earlier step, to resume from.
+        state: from an earlier step, to resume from; None: a new training.
+
+    Yields:
+        Every step, as `fitting.fit` does.
 
     Raises:
         RecipeError: the batch cannot be divided among the processes.
@@ -79,10 +82,15 @@ def task(
     *,
     mask: Tensor | None = None,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of a step by its index, for ``network`` on crops of ``pool``, by ``style`` and ``recipe``; see `train`.
+    """The loss of a training, for `fitting.fit`.
 
-    ``strength`` gives the strength of each step; default: the recipe's, which rises in the first steps.
-    ``mask`` is as in `train`.
+    Args:
+        network: to train; its memory format is changed.
+        style, pool, recipe, mask: those of `train`.
+        strength: step index, from 0 -> the strength of the step; default: the recipe's, which rises in the first steps.
+
+    Returns:
+        Step index, from 0 -> the terms of the loss.
     """
     device = style.device
     rank, world = fitting.processes(recipe.batch)

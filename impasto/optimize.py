@@ -275,7 +275,7 @@ def minimize(
     flat: float = 0.0,
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[Iteration]:
-    """Minimise the objective of a picture, yielding every iteration.
+    """Minimise the objective of a picture.
 
     Args:
         image: (1, 3, H, W), not changed.
@@ -285,7 +285,10 @@ def minimize(
         rate: learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step.
         clip: keep the picture in [0, 1] after each iteration.
         flat: stop when the loss fell by less than this fraction over the last ten iterations; 0: never.
-        state: from an earlier ``Iteration.state()``; the run resumes bit for bit.
+        state: from an earlier ``Iteration.state()``; the run resumes bit for bit. None: a new run from ``image``.
+
+    Yields:
+        Every iteration after those of ``state``.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the picture stays as the last step yielded it.

@@ -37,9 +37,12 @@ def to_network(image: Tensor, kind: Kind) -> Tensor:
 
 
 def to_picture(output: Tensor, image: Tensor, kind: Kind) -> Tensor:
-    """The picture of a network's output for the picture ``image``: (1, C, H, W) in [-1, 1] -> in [0, 1].
+    """The picture of a network's output: (1, C, H, W) in [-1, 1] -> (1, C', H, W) in [0, 1].
 
-    Of the ``kind`` colorize the output is the colours; the lightness is the picture's.
+    Args:
+        output: of the network; of the kind ``colorize``, only the colours.
+        image: the picture that it read, in [0, 1]; of the kind ``colorize``, the result has its lightness.
+        kind: how the network's pairs were made.
     """
     if kind == "colorize":
         return color.from_lab(torch.cat([color.to_lab(image)[:, :1], CHROMA * output], 1))
@@ -253,8 +256,11 @@ def find(folder: Path, targets: Path | None = None, *, kind: Kind = "given") -> 
     Args:
         folder: of pictures with input and target side by side, of photographs to make pairs from, or with the inputs.
             Two folders A and B in it are the inputs and the targets.
-        targets: the folder of the targets, which have the inputs' names; suffixes may differ.
+        targets: the folder of the targets, which have the inputs' names; suffixes may differ. None: see ``folder``.
         kind: how pairs are made.
+
+    Returns:
+        Input and target of each pair; the target is None if one file holds both, or both are made from it.
 
     Raises:
         InputError: there are none.

@@ -146,13 +146,16 @@ def without_noise(photograph: Tensor, small: Tensor) -> Tensor:
 def steps(
     content: Tensor, style: Tensor, regions: Regions, recipe: Photo, *, state: Mapping[str, Any] | None = None
 ) -> Iterator[PhotoStep]:
-    """Give a photograph another one's light, yielding the fit, then every iteration with the style loss.
+    """Give a photograph another one's light.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1], on the device to compute on.
         regions: from `from_masks` or `find`.
         recipe: what to optimise and how.
-        state: from an earlier ``PhotoStep.state()``, to resume from.
+        state: from an earlier ``PhotoStep.state()``, to resume from; None: a new run.
+
+    Yields:
+        The fit, then every iteration with the style loss; a run that resumes yields only the iterations that are left.
 
     Raises:
         InputError: the photograph is too narrow.
@@ -214,7 +217,7 @@ def fitted(scene: light.Scene, moved: Tensor, known: Tensor, evenness: float) ->
 def objective_of(
     scene: light.Scene, base: Tensor, content: Tensor, style: Tensor, regions: Regions, recipe: Photo
 ) -> optimize.ValueAndGradient:
-    """The weighted terms as a function of what is added to curves and fields, with their gradient.
+    """The objective of the iterations with the style loss.
 
     Args:
         scene: of the content.
@@ -222,6 +225,9 @@ def objective_of(
         content, style: the photographs, at the working size.
         regions: of their sizes.
         recipe: for the weights.
+
+    Returns:
+        What is added to curves and fields -> the weighted terms, and the gradient of their sum.
     """
     vgg = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
@@ -245,7 +251,12 @@ def objective_of(
 def keep_highlights(photograph: Tensor, result: Tensor, amount: float) -> Tensor:
     """Keep near-white areas of the photograph (lamps, snow, the sun) as bright as they were.
 
-    (1, 3, H, W) both; an ``amount`` of 0 leaves the result as it is, 1 fully restores what is white.
+    Args:
+        photograph, result: (1, 3, H, W) sRGB in [0, 1].
+        amount: in [0, 1]; 0 leaves the result as it is, 1 fully restores what is white.
+
+    Returns:
+        (1, 3, H, W) sRGB in [0, 1].
     """
     bright = ((color.luma(photograph) - 0.85) / 0.15).clamp(0, 1)
     bright = amount * bright.square() * (3 - 2 * bright)  # smoothstep

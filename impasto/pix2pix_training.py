@@ -89,7 +89,7 @@ def train(
     device: torch.device | str = "cpu",
     state: Mapping[str, Any] | None = None,
 ) -> Iterator[fitting.TrainingStep]:
-    """Train a generator on pairs, yielding every step.
+    """Train a generator on pairs.
 
     All randomness depends only on the seed and the step's number. If torch.distributed is initialised, each process
     takes its part of every batch; batch normalisation then uses the statistics of that part.
@@ -99,7 +99,10 @@ def train(
         recipe: what to train and how.
         network: from `begin`; trained in place.
         device: where to compute.
-        state: from an earlier step, to resume from.
+        state: from an earlier step, to resume from; None: a new training.
+
+    Yields:
+        Every step, as `fitting.fit` does.
 
     Raises:
         RecipeError: the batch cannot be divided among the processes.
@@ -285,8 +288,11 @@ def preview(model: Model, pairs: Pairs, *, rows: int = 3, seed: int = 0) -> list
     Args:
         model: the network.
         pairs: pictures.
-        rows: number of pairs.
+        rows: the largest number of pairs.
         seed: of the dropout.
+
+    Returns:
+        The label and the picture, (1, 3, H, W) in [0, 1], of each panel, three for each pair.
     """
     panels: list[tuple[str, Tensor]] = []
     for index in range(0, len(pairs), max(1, -(-len(pairs) // rows))):

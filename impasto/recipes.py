@@ -26,9 +26,17 @@ Default = TypeVar("Default", int, float, tuple[float, ...])
 
 
 def within(least: float, most: float, default: Default, *, above: bool = False) -> Default:
-    """A field of a recipe, by its ``default``, whose values lie in [least, most]; ``above``: in (least, most].
+    """A field of a recipe whose values lie in a range.
 
     `impasto.schema` checks this range, and the help texts and the studio's inputs show it.
+
+    Args:
+        least, most: the bounds; of a tuple, those of each value.
+        default: the field's value if none is given.
+        above: whether values must be more than ``least``; False: at least.
+
+    Returns:
+        A field for `dataclasses`, typed as its default.
     """
     return dataclasses.field(default=default, metadata={"range": (least, most, above)})
 

@@ -102,11 +102,17 @@ class Encoder:
 
 @contextmanager
 def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callable[[Tensor], None]]:
-    """Write an H.264 film of ``fps`` frames a second to ``path``; yields the function that adds a frame.
+    """Write an H.264 film.
 
-    Frames are (1, 3, H, W) sRGB in [0, 1], of any size. Each is resized to ``height`` x ``width``, rounded down to
-    even numbers, which the format requires. The film appears under its name when it is complete; leaving early keeps
-    the frames written so far.
+    The film, with all frames so far, appears under its name when the context ends without an error.
+
+    Args:
+        path: of the film, .mp4.
+        height, width: in pixels, rounded down to even numbers, which the format requires.
+        fps: frames per second.
+
+    Yields:
+        The function that adds a frame, (1, 3, H, W) sRGB in [0, 1] of any size.
 
     Raises:
         VideoError: PyAV is not installed, or the suffix is not .mp4.

@@ -30,13 +30,16 @@ def panels(
     strengths: Sequence[float] = STRENGTHS,
     **settings: Any,
 ) -> list[Panel]:
-    """The panels of a study, each with ``settings`` (fields of `Transfer`) in its recipe.
+    """The panels of a study.
 
     Args:
         over: content: OwlBook's figure 3, one layer each; style: its figure 5, the first layer, the first two, ... all
             five; descent: KerasDescent's films, one layer each; strengths: transfers.
         strengths: those to compare.
         settings: fields of `Transfer` that all panels share.
+
+    Returns:
+        The panels, in the order of layers or strengths.
 
     Raises:
         InputError: ``strengths`` is studied, and none are given.

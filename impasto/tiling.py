@@ -69,6 +69,9 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
         frozen: the encoder, for its halo, stride and memory.
         budget: bytes for a pass; 0: no limit.
 
+    Returns:
+        The tiles, row by row; one if the whole picture stays within the budget.
+
     Raises:
         InputError: the budget is too small even for the smallest tile.
     """

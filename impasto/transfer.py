@@ -47,8 +47,7 @@ class Scale:
     Attributes:
         fraction: of the full size.
         size: height and width in pixels.
-        before: iterations of the coarser scales.
-        steps: iterations of this one.
+        before, steps: iterations of the coarser scales, and of this one.
     """
 
     fraction: float
@@ -71,11 +70,9 @@ class Step:
     """One iteration of a transfer. Use `image` and `state` before the next one, which paints on the same tensors.
 
     Attributes:
-        index: iterations done, from 1.
-        total: iterations in all.
+        index, total: iterations done, from 1, and in all.
         scale: the current fraction of the full size.
-        loss: the weighted sum of the terms.
-        terms: content, style and smoothness, weighted.
+        loss, terms: the weighted sum, and its terms: content, style and smoothness.
         size: height and width of the picture at this scale.
         iteration: of `optimize.minimize` at this scale.
         colors: (1, 3, H, W) the photograph whose colours the picture takes; None: it keeps its own.
@@ -189,6 +186,9 @@ def prepare(
         content, styles, recipe, content_masks, style_masks: those of `steps`.
         device: of the run.
 
+    Returns:
+        The pictures, at their own sizes.
+
     Raises:
         ImageError, InputError: one of them cannot be read, or is not a mask.
     """
@@ -251,11 +251,13 @@ def paint(
     Args:
         image: the picture of the scale before; None: `start` makes one.
         pictures, scale: from `prepare` and `plan`, for the recipe.
-        recipe: what to optimise and how.
-        network: the encoder.
+        recipe, network: what to optimise and how, and the encoder.
         spare: bytes for the optimiser and the objective.
-        state: of an iteration at this scale, to resume from.
+        state: of an iteration at this scale, to resume from; None: from the first.
         follow: as in `steps`.
+
+    Yields:
+        Every iteration that is left at this scale.
     """
     content = images.resize(pictures.content, *scale.size)
     longest = max(1, round(recipe.style_scale * max(scale.size)))
@@ -292,11 +294,17 @@ def paint(
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """The picture that ``recipe`` starts from, of the size of ``content``; ``styles`` are the paintings.
+    """The picture that a run starts from.
+
+    Args:
+        recipe: for `init`, and for the noise and its seed.
+        content, styles: (1, 3, H, W), the content at the size to paint; (1, 3, h, w) each.
+
+    Returns:
+        (1, 3, H, W); noise may exceed [0, 1].
 
     Raises:
-        InputError: ``init`` is style, and there is none.
-        ImageError: ``init`` is neither a known start nor a readable picture.
+        InputError, ImageError: ``init`` is style, and there is none; or it is not a known start or a readable picture.
     """
     if recipe.init == "content":
         return content
@@ -343,9 +351,11 @@ def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Tr
 
     Args:
         image: (1, 3, h, w) the picture.
-        photograph: the content at its own size.
-        content: (1, 3, H, W) the content at the next scale.
+        photograph, content: the content at its own size, and at the next scale, (1, 3, H, W).
         recipe: without a content term, no detail is added.
+
+    Returns:
+        (1, 3, H, W), which may exceed [0, 1].
     """
     shape = content.shape[-2], content.shape[-1]
     large = images.resize(image, *shape)

@@ -130,9 +130,15 @@ class Film:
 
 
 def packets(av: Any, container: Any, streams: Any) -> Iterator[Any]:
-    """The packets of the ``streams`` of a ``container`` of ``av``, PyAV; None for one that cannot be read.
+    """Read the packets of a film, up to `ATTEMPTS` in a row that cannot be read.
 
-    `ATTEMPTS` of those in a row end the film.
+    Args:
+        av: PyAV.
+        container: of the film, opened by PyAV.
+        streams: of the container, one or a list.
+
+    Yields:
+        Each packet; None for one that cannot be read.
     """
     failures, found = 0, container.demux(streams)
     while failures < ATTEMPTS:
@@ -198,6 +204,9 @@ def find(path: Path, *, start: float = 0.0, end: float = math.inf, rate: float =
         path: as in `Film`.
         start, end: the seconds to read.
         rate: frames per second of a folder or pattern of pictures; 0: 25.
+
+    Returns:
+        The film, of which `Film.frames` reads the frames.
 
     Raises:
         VideoError: PyAV is not installed, the film is missing or not a film, or the times are outside it.

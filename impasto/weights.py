@@ -230,7 +230,12 @@ def save(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
 
 def save_network(file: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write a network's weights and ``metadata`` as float16 safetensors; `load` reads them as float32.
+    """Write a network's weights as float16 safetensors; `load` reads them as float32.
+
+    Args:
+        file: to write.
+        network: whose weights are written.
+        metadata: stored in the header, sorted.
 
     Raises:
         DivergedError: the weights are not finite.

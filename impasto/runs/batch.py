@@ -97,10 +97,18 @@ def _paint(device: str, memory: float, source: Path, out: Path, options: str) ->
 
 
 def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
-    """The transfers of a table: CSV with a head, or JSON lines.
+    """Read a table of transfers.
 
     The columns are content and style (several: a JSON list), each a path, a URL or a bundled name; out, the result's
     name, if not CONTENT-STYLE.png; and fields of the recipe.
+
+    Args:
+        table: CSV with a head, or JSON lines.
+        recipe: the values of fields that a row does not give.
+        out: the folder of the results, a path or URL.
+
+    Returns:
+        A job for each row.
 
     Raises:
         InputError: the file or a row cannot be used; the message names the line.

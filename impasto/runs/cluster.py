@@ -232,7 +232,19 @@ def delivered(place: str) -> Iterator[Path]:
 
 
 def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> list[Job]:
-    """A job for every picture below ``source``, a URL: the same relative path below ``out``, with another ``name``."""
+    """A job for every picture below a URL, hidden ones excepted.
+
+    Args:
+        source: the URL.
+        out: the folder of the results, a path or URL.
+        name: a picture's path, relative to ``source`` -> its result's, relative to ``out``.
+
+    Returns:
+        The jobs, sorted by the pictures' paths.
+
+    Raises:
+        InputError: no pictures are there, or there is no such file system.
+    """
     fs, root = filesystem(source)
     found = []
     for path in sorted(fs.find(root)):

@@ -81,6 +81,9 @@ def painting(
     Args:
         path, out, paint, settings, receipt, resume: as of `repaint`.
 
+    Yields:
+        The film; iterating over it paints it.
+
     Raises:
         VideoError, OutputError, InputError: the film cannot be read or written.
     """
@@ -162,6 +165,9 @@ def by_optimisation(
 
     Args:
         styles, recipe, device, memory: as `transfer.steps` takes them.
+
+    Returns:
+        A function for the frames of one film, in order: it remembers those before.
     """
     follower = steady.Follower()
     later = replace(recipe, scales=(1.0,), steps=max(1, -(-recipe.steps // 3)))

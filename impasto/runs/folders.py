@@ -82,9 +82,16 @@ def repaint(
 
 
 def jobs(paths: Sequence[Path], out: Path, sources: Sequence[str] = ()) -> list[tuple[Path, Path]]:
-    """Each picture of the inputs, ``paths``, and the path of its result: the same relative path below ``out``.
+    """Which pictures to repaint, and where their results go. What is left out of folders is named in notes.
 
-    Neither they nor the ``sources``, such as styles, may be overwritten. What is left out of folders is named in notes.
+    Args:
+        paths: the inputs: pictures and folders. No result may overwrite one.
+        out: the folder of the results.
+        sources: other files that no result may overwrite, such as styles.
+
+    Returns:
+        Each picture and the path of its result: the same relative path below ``out``. With several inputs,
+        the folder's name goes first.
 
     Raises:
         InputError: there is nothing to repaint, or results would overwrite inputs or each other.

@@ -136,7 +136,14 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
 
 
 def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
-    """Write the network of a step with its ``card`` to ``out``, and ``checkpoint`` to resume from."""
+    """Write the network of a step, and a checkpoint to resume from.
+
+    Args:
+        out, checkpoint: the paths of the two files.
+        network: as it is after the step.
+        card: metadata of the network's file; the number of steps is added.
+        step: the last one; the checkpoint resumes after it.
+    """
     torchrun.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
     receipts.save_state(checkpoint, {**step.state(), "card": card})
 

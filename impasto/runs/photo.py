@@ -39,6 +39,9 @@ def read(
         masks: one of flat colours for each photograph, or None.
         device: to find regions on.
 
+    Returns:
+        The photographs, with regions that leave out what is transparent in the style.
+
     Raises:
         ImageError: a file cannot be read.
         InputError: the photograph is too small, or the masks do not match.
@@ -88,7 +91,14 @@ def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
 
 
 def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
-    """Write the result of a step, made by ``recipe`` from ``pair``, to ``out`` at the photograph's size."""
+    """Write the result of a step with its receipt, at the photograph's size.
+
+    Args:
+        pair: from `read`.
+        recipe: for `keep_highlights`.
+        step: whose light the photograph gets.
+        out: the path of the result.
+    """
     ours = pair.photograph.image.to(step.added.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
     source = pair.photograph

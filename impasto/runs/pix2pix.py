@@ -114,16 +114,27 @@ class _History:
 
 
 def save(out: Path, model: Model, steps: int, history: _History) -> None:
-    """Write the model to ``out``; its card has the steps and the last measurements of ``history``."""
+    """Write a model; its card has the number of steps and the last measurements.
+
+    Args:
+        out: the path of the file.
+        model: to write.
+        steps: done so far.
+        history: of the measurements.
+    """
     last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
     described = Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last})
     torchrun.write(out, lambda part: pix2pix.save(part, described))
 
 
 def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
-    """Write a sheet of a model's translations of pairs above the curves of ``history``, and the latter as a table.
+    """Write a sheet of translations above the curves of losses and measurements, and the latter two as a table.
 
-    Both go next to ``out``, with the suffixes .png and .csv.
+    Args:
+        out: the model's path; sheet and table go next to it, with the suffixes .png and .csv.
+        model: translates some of the pairs.
+        pairs: to choose from.
+        history: of the losses and measurements.
     """
     sheet = sheets.sheet(pix2pix_training.preview(model, pairs), columns=3)
     names = list(history.rows[-1])

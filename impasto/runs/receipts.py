@@ -287,7 +287,15 @@ def find_input(entry: Mapping[str, str], folders: Sequence[Path]) -> Path:
 
 
 def find_encoder(receipt: Mapping[str, Any], name: str, folders: Sequence[Path]) -> str:
-    """The encoder of a receipt's recipe: its name, or the path of its file in the folders.
+    """The encoder of a receipt's recipe.
+
+    Args:
+        receipt: holds the encoder's sha256.
+        name: the encoder in the recipe: a name in `weights.WEIGHTS`, or that of a file.
+        folders: where to look for the file.
+
+    Returns:
+        The name, or the path of the file.
 
     Raises:
         InputError: it is not the one that made the picture, or its file was not found.

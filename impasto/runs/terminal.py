@@ -39,14 +39,17 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 
 @contextmanager
 def progress(total: int | None, *, quiet: bool, label: str = "painting") -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields a function that takes the steps done, a detail to show, and a new total.
+    """A progress bar on stderr.
 
     If stderr is not a terminal, a line is printed every `LOG_EVERY` seconds instead.
 
     Args:
-        total: steps in all, if known.
+        total: steps in all; None: unknown.
         quiet: show nothing.
         label: in front of the bar.
+
+    Yields:
+        A function that takes the steps done, a detail to show, and a new total.
     """
     rest = Column(ratio=1, no_wrap=True)  # the rest of the line: only the detail is cut where space is short
     columns = (

@@ -66,6 +66,9 @@ def read_inputs(
 
     Args:
         content, styles, content_masks, style_masks: paths, or names of bundled pictures.
+
+    Returns:
+        The pictures, upright and at their own sizes.
     """
 
     def read(name: str) -> Picture:
@@ -87,7 +90,16 @@ def read_inputs(
 
 
 def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
-    """Everything that determines a picture: version, ``command``, ``recipe``, and the sha256 of encoder and inputs."""
+    """Everything that determines a picture.
+
+    Args:
+        command: the name of the impasto command.
+        recipe: what is painted and how.
+        inputs: from `read_inputs`.
+
+    Returns:
+        Version, command and recipe, and the sha256 of the encoder and of every picture that is read.
+    """
     return receipts.build(command, **settings(recipe), **vars(inputs))
 
 
@@ -172,9 +184,13 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
 
 
 def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
-    """Write ``image`` with the receipt of ``watch`` and the transparency, colour profile and depth of ``inputs``.
+    """Write a picture, with its receipt and the content's transparency, colour profile and depth.
 
-    Its ``path`` is ``watch.out`` by default.
+    Args:
+        watch: for its receipt and its path.
+        inputs: from `read_inputs`.
+        image: (1, 3, H, W) sRGB in [0, 1].
+        path: of the file; None: ``watch.out``.
     """
     source, alpha = inputs.content, inputs.content.alpha
     if alpha is not None:
@@ -190,9 +206,13 @@ def numbered(out: Path, label: str) -> Path:
 
 
 def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transfer.Step) -> None:
-    """Write a ``step`` as OUT_0050.png and checkpoint; if ``recipe`` asks for it, a figure of ``inputs`` and result.
+    """Write a step as OUT_0050.png, and OUT.resume to continue from.
 
-    OUT is that of ``watch``.
+    Args:
+        watch: OUT is its path.
+        recipe: with its `figure`, content, picture and styles side by side are also written.
+        inputs: from `read_inputs`.
+        step: to write.
     """
     image = step.image.cpu()
     label = f"{step.index:04d}"
@@ -208,14 +228,31 @@ def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transf
 def drawing(
     inputs: Inputs, panels: Sequence[study.Panel], *, device: str, memory: float
 ) -> Iterator[tuple[study.Panel, transfer.Step]]:
-    """Every step of every panel of a study; the arguments are those of `draw`: inputs, panels, device, memory."""
+    """Paint the panels of a study, one after the other.
+
+    Args:
+        inputs, panels, device, memory: those of `draw`.
+
+    Yields:
+        Every step of every panel, with the panel.
+    """
     for panel in panels:
         for step in transfer.steps(inputs.content, list(inputs.styles), panel.recipe, device=device, memory=memory):
             yield panel, step
 
 
 def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int, title: str) -> Tensor:
-    """A sheet with a ``title``: the ``inputs``, content at ``size``, and the last step of each panel, ``drawn``."""
+    """A sheet of the content, the styles and the panels of a study.
+
+    Args:
+        inputs: from `read_inputs`.
+        drawn: a panel's label -> its last step.
+        size: long edge of the content on the sheet, in pixels; 0: its own.
+        title: of the sheet.
+
+    Returns:
+        (1, 3, H, W) sRGB in [0, 1].
+    """
     panels = [("content", images.to_size(inputs.content.image, size) if size else inputs.content.image)]
     panels += [("style", style.image) for style in inputs.styles]
     panels += [(label, step.image.cpu()) for label, step in drawn.items()]
