@@ -119,7 +119,7 @@ def compose(
     Args:
         base: (B, 3, H, W).
         paint: number and mask of a region -> its picture, (B, 3, H, W), which is changed; not called for empty masks
-            or shares of 0.
+            or shares of 0, where the base stays.
         regions: (1, 1, h, w) in [0, 1] for each region.
         parts: the share of each picture where regions overlap.
 
@@ -128,7 +128,8 @@ def compose(
     """
     regions = [images.resize(mask.to(base), *base.shape[-2:]) for mask in regions]
     total = torch.stack([part * mask for part, mask in zip(parts, regions, strict=True)]).sum(0).clamp_min(1e-6)
-    covered = torch.stack(regions).sum(0).clamp(max=1)
+    painted = [mask for part, mask in zip(parts, regions, strict=True) if part]
+    covered = torch.stack(painted).sum(0).clamp(max=1)
     result = base * (1 - covered)
     for index, (part, mask) in enumerate(zip(parts, regions, strict=True)):
         if part and mask.any():

@@ -6,8 +6,8 @@ S = (m F)(m F)^T for a style, where m is the guidance mask, if there is one. So
     dL/dF = 2 dL/de (F - P) + m^2 (dL/dS + dL/dS^T) F,
 
 which needs autograd only for L(e, S), on a few small matrices. The content term ``normalized`` has sums of its own
-(`losses.normalized_sums`). Sums add up over tiles, so a large picture can be
-computed in tiles: first the sums over all tiles, then the gradient of each tile, at the price of a second forward pass.
+(`losses.normalized_sums`). Sums add up over tiles, so a large picture can be computed in tiles: first the sums over all
+tiles, then the gradient of each tile, at the price of a second forward pass.
 """
 
 from __future__ import annotations

@@ -120,3 +120,10 @@ def test_a_mask_of_another_shape_is_named() -> None:
     near = images.read(np.full((80, 120, 3), 255, np.uint8))
     assert masks.stretched(near, picture) is None  # 3:2 but for rounding
     assert "40 x 60 pixels, stretched to the shape of <array>, 61 x 40" in str(masks.stretched(turned, picture))
+
+
+def test_a_region_without_a_share_keeps_the_base() -> None:
+    base, left = torch.full((1, 3, 4, 6), 0.5), torch.zeros(1, 1, 4, 6)
+    left[..., :3] = 1
+    result = masks.compose(base, lambda index, mask: torch.ones(1, 3, 4, 6), [left, 1 - left], [1.0, 0.0])
+    assert torch.equal(result[..., :3], torch.ones(1, 3, 4, 3)) and torch.equal(result[..., 3:], base[..., 3:])
