@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4] [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
+        [--luma 0.4 | --own-hues] [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -13,7 +13,9 @@ edges had halos, and even areas were embossed instead of painted. Two things dif
 
 With --detailed, the content has relu2_1 too: a few hundred steps with a small weight of the style bring back faces and
 windows. With --luma, the photograph takes the painting's whole palette, hue by hue, instead of its mean and covariance:
-the skies get the painting's colours. With a --share below 1, what is written lies between the network before and after
+the skies get the painting's colours. With --own-hues, it keeps its hues, and takes only the painting's lights and darks
+and the strength of its colours; colours count in the content then, and little in the style. This is for a painting that
+is mostly grey. With a --share below 1, what is written lies between the network before and after
 (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
@@ -44,7 +46,9 @@ CROP = 256  # pixels
 ZOOM = (0.58, 0.9)  # a crop shows most of a photograph, as a picture does when the network is applied
 CONTENT = {"relu3_1": 0.4, "relu4_2": 1.0}
 DETAILED = {"relu2_1": 0.5, "relu3_1": 1.0, "relu4_2": 1.0}
+COLOURED = {"relu1_1": 0.4, "relu2_1": 0.3, "relu3_1": 0.7, "relu4_2": 1.0}
 STYLE = {"relu1_1": 0.3, "relu2_1": 0.9, "relu3_1": 1.3, "relu4_1": 1.3, "relu5_1": 1.2}
+COLOURLESS = {**STYLE, "relu1_1": 0.05, "relu2_1": 0.7}
 GRAIN = 0.1
 YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])  # of ITU-R BT.601
 
@@ -64,9 +68,24 @@ def in_palette(crops: Tensor, painting: Tensor, luma: float) -> Tensor:
     return torch.cat([Guide(x, radius=3, epsilon=1e-3).lift(y, crop) for x, y, crop in pairs]).clamp(0, 1)
 
 
+def in_own_hues(crops: Tensor, painting: Tensor) -> Tensor:
+    """Crops with 0.7 of the painting's distribution of luma, and with the strength of its colours."""
+    axes = YCBCR.to(crops)
+    ours, theirs = (torch.einsum("ij,bjhw->bihw", axes, x) for x in (crops, painting))
+    luma, goal = ours[:, 0].flatten(1), theirs[:, 0].flatten().sort().values
+    levels = luma.sort(1).values
+    ranks = (torch.searchsorted(levels, luma) + torch.searchsorted(levels, luma, right=True)) / (2 * luma.shape[1])
+    matched = luma.lerp(goal[(ranks * (len(goal) - 1)).long()], 0.7).view_as(ours[:, :1])
+    strength = theirs[:, 1:].square().mean().sqrt() / ours[:, 1:].square().mean((1, 2, 3), keepdim=True).sqrt()
+    changed = torch.cat([matched, ours[:, 1:] * strength.clamp(0.3, 1.2)], 1)
+    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(axes), changed).clamp(0, 1)
+
+
 def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teachers, args: argparse.Namespace) -> None:
     """Train one style's network and write it."""
-    device, content = pool.canvas.device, DETAILED if args.detailed else CONTENT
+    device = pool.canvas.device
+    content = COLOURED if args.own_hues else DETAILED if args.detailed else CONTENT
+    style = COLOURLESS if args.own_hues else STYLE
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True).to(device)
     half = machine.precision("auto", device) == torch.bfloat16
@@ -75,14 +94,16 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     source = images.read(args.assets / "styles" / painting.file).image
     target = onepass_training.prepare_style(source, recipe).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        goals = {layer: losses.gram(x) for layer, x in teachers(target, tuple(STYLE)).items()}
+        goals = {layer: losses.gram(x) for layer, x in teachers(target, tuple(style)).items()}
     palette, sample = moments(target), images.at_most(target, 160)
     averaged = moving_average(network, 0.998)
 
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(index)
         crops = datasets.random_crops(pool, args.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
-        if args.luma:
+        if args.own_hues:
+            recoloured = in_own_hues(crops, sample)
+        elif args.luma:
             recoloured = in_palette(crops, sample, args.luma)
         else:
             recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
@@ -97,7 +118,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         return {
             "content": content_term(found, wanted, content),
-            "style": strength * style_term(found, goals, STYLE),
+            "style": strength * style_term(found, goals, style),
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),
             "lattice": recipe.lattice * losses.lattice(painted),
@@ -120,7 +141,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "share")
+    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
@@ -146,6 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--luma", type=float, default=0.0, help="how much luma counts where hues are matched, 0.3 to 1; 0: not matched"
     )
+    parser.add_argument("--own-hues", action="store_true", help="the content keeps the photograph's hues")
     parser.add_argument(
         "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
         help="weight of the style in the first step, in the middle and in the last step: shapes first",
