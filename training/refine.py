@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4 | --own-hues] [--strengths 25 8 3.2] [--share 1] [--out impasto/models/styles]
+        [--luma 0.4 | --own-hues] [--focus -0.4] [--strengths 25 8 3.2] [--share 1] [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -15,7 +15,8 @@ With --detailed, the content has relu2_1 too: a few hundred steps with a small w
 windows. With --luma, the photograph takes the painting's whole palette, hue by hue, instead of its mean and covariance:
 the skies get the painting's colours. With --own-hues, it keeps its hues, and takes only the painting's lights and darks
 and the strength of its colours; colours count in the content then, and little in the style. This is for a painting that
-is mostly grey. With a --share below 1, what is written lies between the network before and after
+is mostly grey. With a negative --focus, the content counts more where the photograph has weak features: clear skies
+stay clear. With a --share below 1, what is written lies between the network before and after
 (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
@@ -25,13 +26,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from averaging import averaged as moving_average
 from rich.progress import track
 from styles import PAINTINGS, Painting
-from teachers import Teachers, content_term, style_term
+from teachers import Teachers, style_term
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -81,6 +83,19 @@ def in_own_hues(crops: Tensor, painting: Tensor) -> Tensor:
     return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(axes), changed).clamp(0, 1)
 
 
+def focused_term(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: Mapping[str, float], power: float
+) -> Tensor:
+    """`teachers.content_term` with positions weighted by a power of the wanted features' strength around them."""
+    errors = []
+    for layer, weight in weights.items():
+        energy = F.avg_pool2d(wanted[layer].square().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+        focus = (energy / energy.mean((2, 3), keepdim=True)).pow(power).clamp(0.1, 4)
+        error = (focus * (found[layer] - wanted[layer]).square()).sum((1, 2, 3))
+        errors.append(weight * (error / (focus * wanted[layer].square()).sum((1, 2, 3))).mean())
+    return torch.stack(errors).sum() / sum(weights.values())
+
+
 def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teachers, args: argparse.Namespace) -> None:
     """Train one style's network and write it."""
     device = pool.canvas.device
@@ -117,7 +132,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         return {
-            "content": content_term(found, wanted, content),
+            "content": focused_term(found, wanted, content, args.focus),
             "style": strength * style_term(found, goals, style),
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),
@@ -141,7 +156,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "share")
+    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
@@ -167,6 +182,7 @@ def main() -> None:
     parser.add_argument(
         "--luma", type=float, default=0.0, help="how much luma counts where hues are matched, 0.3 to 1; 0: not matched"
     )
+    parser.add_argument("--focus", type=float, default=0.0, help="0: the content counts equally everywhere; -1 to 1")
     parser.add_argument("--own-hues", action="store_true", help="the content keeps the photograph's hues")
     parser.add_argument(
         "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
