@@ -28,7 +28,7 @@ from impasto import cli, files
 from impasto.runs import onepass as run_onepass, transfer as run_transfer
 
 STYLE = "the-great-wave"
-NEAR = 8  # levels of 255, on average over a frame, that a continued film may be away
+NEAR = 11  # levels of 255, on average over a frame, that a continued film may be away; one frame later is 12 away
 IMPORTED = (run_onepass, run_transfer)  # before any process is forked
 
 
