@@ -292,6 +292,18 @@ def test_stop_during_preparation(session: Session) -> None:
     assert ended(job).state == "stopped" and job.result is None
 
 
+def test_stop_is_not_lost_while_the_limits_are_checked(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(session, "repaint", slow_preparation(threading.Event()))
+    job.ends = time.monotonic() + 60
+
+    def pressed(session: Session) -> bool:
+        job.stop()
+        return False
+
+    monkeypatch.setattr(Session, "unwatched", property(pressed))
+    assert job._ending() and not job.reason
+
+
 def test_the_time_limit(session: Session) -> None:
     pool = Pool(1, 0.1)
     prepared = ended(pool.submit(Job(session, "repaint", slow_preparation(threading.Event()))))

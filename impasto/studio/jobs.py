@@ -199,7 +199,8 @@ class Job:
                 self.reason = "the time limit was reached"
             elif self.session.unwatched:
                 self.reason = "nobody followed this job"
-            self.stopping = bool(self.reason)
+            if self.reason:  # never set to False: the user may stop the job meanwhile
+                self.stopping = True
         return self.stopping
 
     @contextmanager
