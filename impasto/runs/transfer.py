@@ -80,12 +80,6 @@ def read_inputs(
     groups = ([read(name) for name in names] for names in (styles, content_masks, style_masks))
     inputs = Inputs(read(content), *groups)
     terminal.note_empty([*inputs.content_masks, *inputs.style_masks])
-    pairs = [
-        *((mask, inputs.content) for mask in inputs.content_masks),
-        *zip(inputs.style_masks, inputs.styles, strict=False),
-    ]
-    for note in filter(None, (masks.stretched(*pair) for pair in pairs)):
-        terminal.note(note)
     return inputs
 
 
@@ -137,6 +131,11 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     if watch.state is not None:
         receipts.check_resumable(json.loads(watch.state["receipt"]), watch.receipt)
     content = inputs.content
+    pairs = [(mask, content) for mask in inputs.content_masks]
+    if len(inputs.style_masks) == len(inputs.styles):
+        pairs += zip(inputs.style_masks, inputs.styles, strict=True)
+    for note in filter(None, (masks.stretched(*pair) for pair in pairs)):
+        terminal.note(note)
     shape = (content.image.shape[-2], content.image.shape[-1])
     height, width = images.fit(*shape, recipe.size) if recipe.size else shape
     every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
