@@ -42,13 +42,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Scale:
-    """One scale of a run.
-
-    Attributes:
-        fraction: of the full size.
-        size: height and width in pixels.
-        before, steps: iterations of the coarser scales, and of this one.
-    """
+    """One scale of a run: its fraction of the full size, its height and width, the iterations before it and its own."""
 
     fraction: float
     size: tuple[int, int]
