@@ -227,6 +227,7 @@ def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: 
         gradients = {name: p.grad for name, p in network.named_parameters()}
         torch.save({"gradients": gradients, "loss": step.loss}, f"{folder}/{world}.pt")
     if world > 1:
+        torch.distributed.barrier()  # a process that ends while Gloo's threads still work is aborted
         torch.distributed.destroy_process_group()
 
 

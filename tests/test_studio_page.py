@@ -280,16 +280,17 @@ def test_film(page: Page, tmp_path: Path) -> None:
     page.get_by_text(re.compile("^HTTP 400: not a picture or a film; upload")).first.wait_for()
     page.reload()
     page.get_by_role("tab", name="Film", exact=True).click()
-    clip = film(tmp_path / "clip.mp4", count=60, rate=10, width=96)
+    clip = film(tmp_path / "clip.mp4", count=400, rate=10, width=96)  # long: the page may be slower than the film
     page.set_input_files("#film-clip input[type=file]", str(clip))
     page.wait_for_selector("#film-clip video")
+    page.wait_for_timeout(300)  # the layout below moves
     page.click("#film-styles button >> nth=1")
     page.wait_for_selector("#film-live img")
     page.wait_for_selector("#film-film video")
     page.click("#film-stop")
     page.wait_for_selector('#film-status [data-state="stopped"]')
     painted = saved(page, tmp_path, "film")
-    assert painted.suffix == ".mp4" and 20 <= len(frames(painted)) <= 60
+    assert painted.suffix == ".mp4" and 20 <= len(frames(painted)) < 400
 
 
 def test_translate(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
