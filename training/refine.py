@@ -26,14 +26,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from averaging import averaged as moving_average
 from rich.progress import track
 from styles import PAINTINGS, Painting
-from teachers import Teachers, style_term
+from teachers import Teachers, content_term, style_term
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,19 +82,6 @@ def in_own_hues(crops: Tensor, painting: Tensor) -> Tensor:
     return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(axes), changed).clamp(0, 1)
 
 
-def focused_term(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: Mapping[str, float], power: float
-) -> Tensor:
-    """`teachers.content_term` with positions weighted by a power of the wanted features' strength around them."""
-    errors = []
-    for layer, weight in weights.items():
-        energy = F.avg_pool2d(wanted[layer].square().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
-        focus = (energy / energy.mean((2, 3), keepdim=True)).pow(power).clamp(0.1, 4)
-        error = (focus * (found[layer] - wanted[layer]).square()).sum((1, 2, 3))
-        errors.append(weight * (error / (focus * wanted[layer].square()).sum((1, 2, 3))).mean())
-    return torch.stack(errors).sum() / sum(weights.values())
-
-
 def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teachers, args: argparse.Namespace) -> None:
     """Train one style's network and write it."""
     device = pool.canvas.device
@@ -132,7 +118,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         done = 2 * index / args.steps
         strength = middle * (first / middle) ** max(0.0, 1 - done) * (last / middle) ** max(0.0, done - 1)
         return {
-            "content": focused_term(found, wanted, content, args.focus),
+            "content": content_term(found, wanted, content, args.focus),
             "style": strength * style_term(found, goals, style),
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),

@@ -66,9 +66,21 @@ class Teachers(nn.Module):
         return {layer: features[layer] for layer in layers}
 
 
-def content_term(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The weighted mean over layers of the relative squared error of features."""
-    errors = [w * losses.content_loss(found[layer], wanted[layer], "relative") for layer, w in weights.items()]
+def content_term(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], weights: Mapping[str, float], focus: float = 0.0
+) -> Tensor:
+    """The weighted mean over layers of the relative squared error of features.
+
+    With a ``focus``, an error weighs by that power of the wanted features' strength around it.
+    """
+    errors = []
+    for layer, weight in weights.items():
+        ours, target = found[layer], wanted[layer]
+        if focus:
+            energy = F.avg_pool2d(target.square().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+            weighing = (energy / energy.mean((2, 3), keepdim=True)).pow(focus).clamp(0.1, 4).sqrt()
+            ours, target = weighing * ours, weighing * target
+        errors.append(weight * losses.content_loss(ours, target, "relative"))
     return torch.stack(errors).sum() / sum(weights.values())
 
 
