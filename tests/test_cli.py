@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, opened, save_picture, wait_for
+from conftest import frames, one_line, opened, save_picture, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -349,7 +349,7 @@ def test_interrupt_keeps_the_picture_so_far(photo: Path, painting: Path, tiny: s
     assert opened(out).size == (96, 64)
 
 
-def test_divergence_keeps_the_last_good_picture(
+def test_divergence_keeps_the_last_good_picture_and_the_film(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest, calls = objective.Objective.weigh, []
@@ -360,9 +360,12 @@ def test_divergence_keeps_the_last_good_picture(
         return terms if len(calls) < 4 else {name: term * float("nan") for name, term in terms.items()}
 
     monkeypatch.setattr(objective.Objective, "weigh", poisoned)
-    assert run("--optimizer", "adam", "--rate", "0.01", "--steps", "20", "--quiet") == 1
+    film = tmp_path / "film.mp4"
+    settings = ["--optimizer", "adam", "--rate", "0.01", "--steps", "20", "--video", film, "--frame-every", "1"]
+    assert run(*settings, "--quiet") == 1
     assert "step 4 of 20" in capsys.readouterr().err
     assert opened(tmp_path / "out.png").size == (32, 21)
+    assert len(frames(film)) == 3
 
 
 # Bad input

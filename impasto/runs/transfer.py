@@ -117,7 +117,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
 
     Raises:
         Stopped: after Ctrl-C; the picture so far has been written.
-        whatever `transfer.steps` raises: the picture so far, if there is one, has been written.
+        whatever `transfer.steps` raises: the picture and the film so far, if there is one, have been written.
     """
     schema.check(recipe)
     inputs.protect(watch.out, checkpoints=bool(recipe.checkpoint_every))
@@ -141,6 +141,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     every = recipe.frame_every or max(1, recipe.steps // (10 * recipe.fps))
     last: transfer.Step | None = None
     stopped = ""
+    failure: BaseException | None = None
     with ExitStack() as stack:
         film = stack.enter_context(recording.writer(watch.film, height, width, fps=recipe.fps)) if watch.film else None
         report = stack.enter_context(terminal.progress(recipe.steps, quiet=watch.quiet))
@@ -166,10 +167,13 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                     break
-        except BaseException:
-            if last is not None:
-                save(watch, inputs, images.resize(last.image.cpu(), height, width))
-            raise
+        except BaseException as error:
+            if last is None:
+                raise
+            save(watch, inputs, images.resize(last.image.cpu(), height, width))
+            failure = error  # raised below, since the film so far is written at the end of this block
+    if failure is not None:
+        raise failure
     if last is None:
         raise InputError("no steps are left to do")
     image = images.resize(last.image.cpu(), height, width)
