@@ -34,7 +34,7 @@ ABOUT = {
     "pix2pix train": "train a network on pairs of pictures, to turn one into the other",
     "pix2pix apply": "translate a picture, a video or a folder with a network of pix2pix train",
     "studio": "open a web page on this machine that repaints, relights and colours pictures",
-    "export": "convert a network of train or pix2pix train to ONNX",
+    "export": "write a network as ONNX, or a page that repaints in the browser",
     "study": "draw a labelled sheet that compares layers or strengths",
     "replay": "repeat a result from the receipt stored in it",
     "list": "list the recipes, styles, contents, translations or weights",

@@ -197,11 +197,11 @@ ABOUT: dict[str, str] = {
     "impasto": "Our own: unit-free losses, coarse to fine, L-BFGS from the content.",
     "portrait": "Our own, for faces: eyes and mouths stay whole, and strokes are smaller.",
     "gatys-2016": "Gatys2016, the paper's equations as PyTorchBlog restates them: L-BFGS from noise.",
-    "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, 1 : 100, 3,000 steps of Adam from the content.",
+    "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, weights 1 : 100, 3,000 steps of Adam from the content.",
     "keras-descent": "KerasDescent: style only, descent along the normalised gradient, with a video.",
-    "tensorflow-course": "TensorFlowCourse: Adam 0.03 from noise, clipped to [0, 1] at every step, 20 : 40.",
+    "tensorflow-course": "TensorFlowCourse: Adam 0.03 from noise, clipped to [0, 1] at every step, weights 20 : 40.",
     "pytorch-five": "PyTorchFive: the same five layers for content and style, three betas side by side.",
-    "owl": "OwlBook: 250 steps of Adam, Gram matrices over C H W, 1 : 20, a checkpoint every 50.",
+    "owl": "OwlBook: 250 steps of Adam, Gram matrices over C H W, weights 1 : 20, a checkpoint every 50.",
     "reconstruct-content": "What a layer represents of a picture: only its activations are matched, from noise.",
     "reconstruct-style": "What a layer represents of a style: only its Gram matrix is matched, from noise.",
 }
@@ -212,9 +212,9 @@ def table() -> str:
     lines = [
         "# Recipes",
         "",
-        "Generated from `impasto/presets.py` by `python -m impasto.presets`. Each table lists the fields that differ "
-        "from those of the default recipe, `impasto`. Names such as Gatys2016 are keys in "
-        "[references.md](references.md).",
+        "Generated from `impasto/presets.py` by `python -m impasto.presets`. The first table lists all fields of "
+        "the default recipe, `impasto`; the others list the fields that differ from it. Weights are content : style. "
+        "Names such as Gatys2016 are keys in [references.md](references.md).",
     ]
     for name, recipe in TRANSFERS.items():
         lines += ["", f"## {name}", "", ABOUT[name], "", "| field | value |", "|---|---|"]

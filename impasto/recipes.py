@@ -230,8 +230,8 @@ class Translation:
     constant: float = within(0, 1, 0.5)
     """Share of the steps with this rate; after it, the rate falls linearly to 0."""
     generator: str = "unet256"
-    """unet256, unet128: a U-Net that halves 256 or 128 pixels down to one; resnet9, resnet6: 9 or 6 residual blocks;
-    features: colours from the encoder's features, only with --pairs colorize."""
+    """The network. unet256, unet128: a U-Net that halves 256 or 128 pixels down to one; resnet9, resnet6: 9 or 6
+    residual blocks; features: colours from the encoder's features, only with --pairs colorize."""
     width: int = within(1, 1024, 64)
     """Channels of the generator's first layer; less for small machines."""
     critic_width: int = within(1, 1024, 64)
@@ -239,7 +239,7 @@ class Translation:
     critic_layers: int = within(0, 6, 3)
     """Layers of the discriminator with a stride: 3 judges patches of 70 pixels, 0 single pixels, 1 of 16, 5 of 286."""
     norm: Literal["batch", "instance"] = "batch"
-    """batch: normalise by the current batch, in training and when applied; instance: by each picture."""
+    """How to normalise. batch: by the current batch, in training and when applied; instance: by each picture."""
     dropout: float = within(0, 0.99, 0.5)
     """Probability at which channels are dropped: the noise, also when applied."""
     resize: bool = False
@@ -252,10 +252,11 @@ class Translation:
     l1: float = within(0, 1e6, 100.0)
     """Weight of the L1 distance to the target (lambda)."""
     pairs: Literal["given", "colorize", "edges"] = "given"
-    """given: the pairs in the folder. The others make pairs from photographs: lightness and colours, or edges and
-    photograph."""
+    """Where the pairs come from. given: the folder. The others make pairs from photographs: lightness and colours, or
+    edges and photograph."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """AtoB: from the left picture, or the first folder, to the right one, or the second; BtoA: the reverse."""
+    """The direction. AtoB: from the left picture, or the first folder, to the right one, or the second; BtoA: the
+    reverse."""
     inputs: int = within(1, 1024, 3)
     """Channels of the inputs: 1 grey, 3 colour, 4 with transparency; TIFF and .npy may have any number."""
     outputs: int = within(1, 1024, 3)

@@ -68,7 +68,7 @@ def main() -> None:
     lines += [
         "## Any painting",
         "",
-        "`impasto apply PHOTO --style PAINTING.jpg`: one network for all paintings, which are on the left.",
+        "`impasto apply PHOTO --style PAINTING.jpg`: one network for all paintings. The paintings are on the left.",
         "",
         "![Any painting](images/any-style.jpg)",
         "",
@@ -79,7 +79,7 @@ def main() -> None:
     lines += [
         "## colorize",
         "",
-        "`impasto pix2pix apply colorize` on the photographs in grey, above the true colours.",
+        "`impasto pix2pix apply colorize` on the photographs in grey. The last row has the true colours.",
         "",
         "![colorize](images/colorize.jpg)",
         "",

@@ -52,7 +52,7 @@ class TranslatorApplyCommand:
     """Translate INPUT by a network that `impasto pix2pix train` made: a picture, a video, or a folder of pictures."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """colorize, the bundled network, or a file made by `impasto pix2pix train`."""
+    """The bundled network, colorize, or a file made by `impasto pix2pix train`."""
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """A picture, a video, a folder, or a name from `impasto list contents`."""
     out: Out

@@ -271,7 +271,7 @@ class ReplayCommand:
     """Repeat a result from the receipt in it: the same inputs, recipe, seed and encoder."""
 
     picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
-    """A picture made by `impasto transfer`, `reconstruct` or `photo`."""
+    """A picture made by `impasto transfer`, `impasto reconstruct` or `impasto photo`."""
     out: Out
     """The picture to write."""
     inputs: tuple[Path, ...] = ()
