@@ -263,7 +263,9 @@ def measure(model: Model, pairs: Pairs, *, seed: int = 0, most: int = 50) -> dic
     found: list[tuple[float, float, float]] = []
     ssim: Any = metrics.structural_similarity
     psnr: Any = metrics.peak_signal_noise_ratio
-    for source, target in pairs.some(most):
+    device = next(model.network.parameters()).device  # it is in training: it must stay there
+    for pair in pairs.some(most):
+        source, target = (each.to(device) for each in pair)
         output = pix2pix.translate(source, model, seed=seed)
         picture, truth = (_shown(source, x, model.kind)[0].double().cpu().numpy() for x in (output, target))
         closeness = psnr(truth, picture, data_range=1) if (picture != truth).any() else float("inf")
@@ -294,15 +296,19 @@ def preview(model: Model, pairs: Pairs, *, rows: int = 3, seed: int = 0) -> list
     Returns:
         The label and the picture, (1, 3, H, W) in [0, 1], of each panel, three for each pair.
     """
+    device = next(model.network.parameters()).device  # it is in training: it must stay there
     panels: list[tuple[str, Tensor]] = []
     for index in range(0, len(pairs), max(1, -(-len(pairs) // rows))):
-        source, target = pairs.usable(index)
+        source, target = (each.to(device) for each in pairs.usable(index))
         shown = [
             (source + 1) / 2,
             *(_shown(source, x, model.kind) for x in (pix2pix.translate(source, model, seed=seed), target)),
         ]
         panels += [
-            (label, (x if x.shape[1] in (1, 3) else x[:, :3] if x.shape[1] > 3 else x[:, :1]).expand(-1, 3, -1, -1))
+            (
+                label,
+                (x if x.shape[1] in (1, 3) else x[:, :3] if x.shape[1] > 3 else x[:, :1]).expand(-1, 3, -1, -1).cpu(),
+            )
             for label, x in zip(("input", "output", "truth"), shown, strict=True)
         ]
     return panels

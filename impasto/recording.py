@@ -101,6 +101,15 @@ class Encoder:
 
 
 @contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn errors of the disk and of the encoder into an OutputError that names ``out``."""
+    try:
+        yield
+    except (OSError, library(out).FFmpegError) as error:
+        raise files.unwritable(out, error) from error
+
+
+@contextmanager
 def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callable[[Tensor], None]]:
     """Write an H.264 film.
 
@@ -123,21 +132,24 @@ def writer(path: Path, height: int, width: int, *, fps: int) -> Iterator[Callabl
         raise VideoError(f"{path}: films of an optimisation are written as .mp4; choose such a name")
     files.check_output(path)
     with files.atomic(path) as part:
-        container = av.open(str(part), "w")
-        film = Film(path, rate=Fraction(fps), time_base=Fraction(1, fps))
-        encoder = Encoder(container, "libx264", height, width, film)
+        with writing(path):
+            container = av.open(str(part), "w")
+            film = Film(path, rate=Fraction(fps), time_base=Fraction(1, fps))
+            encoder = Encoder(container, "libx264", height, width, film)
         done = 0
 
         def add(image: Tensor) -> None:
             nonlocal done
-            encoder.add(image, Fraction(done, fps))
+            with writing(path):
+                encoder.add(image, Fraction(done, fps))
             done += 1
 
         try:
             yield add
         finally:
-            encoder.finish()
-            container.close()
+            with writing(path):
+                encoder.finish()
+                container.close()
 
 
 def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:

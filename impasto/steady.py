@@ -45,9 +45,9 @@ class Carrier:
         """The painting of ``frame``, given what it is by itself; both (1, 3, H, W) in [0, 1]."""
         result = painted
         if self.last is not None:
-            # Of a continued film, the last painting has the film's own size.
-            self.last = images.resize(self.last[0], *frame.shape[-2:]), images.resize(self.last[1], *frame.shape[-2:])
-            carried, trusted = carry(frame, *self.last, flow.visible)
+            # Of a continued film, the last painting is on the CPU and has the film's own size.
+            before, painting = (images.resize(each.to(frame), *frame.shape[-2:]) for each in self.last)
+            carried, trusted = carry(frame, before, painting, flow.visible)
             result = crisp(painted.lerp(carried, (1 - FRESH) * trusted), painted).clamp_(0, 1)
         self.last = frame, result
         return result

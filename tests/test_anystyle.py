@@ -149,6 +149,14 @@ def test_transparent_parts_of_a_painting_do_not_count() -> None:
     torch.testing.assert_close(mean, painting[0, :, :, :32].mean((1, 2)), rtol=0, atol=0.03)
 
 
+def test_studying_a_painting_does_not_move_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def to(*_: object) -> None:
+        raise AssertionError("another thread may be painting with it")
+
+    monkeypatch.setattr(anystyle.load()[0], "to", to)
+    assert onepass.from_painting(picture(40, 50, seed=1)).margin > 0
+
+
 def test_style_scale() -> None:
     painting = picture(64, 64, seed=17)
     assert not torch.equal(

@@ -1,6 +1,7 @@
 """The command line: results, and errors. Bad input gives one line and exit code 1 or 2, and loses no data."""
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,7 +18,8 @@ from conftest import frames, one_line, opened, save_picture, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from impasto import cli, files, images, objective, presets, recipes, schema
+from impasto import cli, files, images, objective, presets, recipes, recording, schema
+from impasto.runs import receipts, transfer as run_transfer
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
 Capture = pytest.CaptureFixture[str]
@@ -239,6 +241,26 @@ def test_reconstruct(of: str, photo: Path, tiny: str, tmp_path: Path) -> None:
     assert recipe[f"{of}_layers"] == ["relu1_1", "relu2_1"]
 
 
+def test_reconstruct_resumes_and_saves_its_video(photo: Path, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "re.png"
+    command = ["reconstruct", str(photo), "--of", "content", "--layers", "relu2_1", "-o", str(out), "--encoder", tiny]
+    command += ["--size", "32", "--steps", "4", "--checkpoint-every", "2", "--frame-every", "1", "--quiet"]
+    kept = out.with_suffix(".resume")
+
+    def stop(*_: object) -> None:
+        shutil.copy(receipts.resume_file(out), tmp_path / "at-2")
+
+    with pytest.MonkeyPatch.context() as patch:
+        honest = run_transfer.save_checkpoint
+        patch.setattr(run_transfer, "save_checkpoint", lambda *each: (honest(*each), each[3].index == 2 and stop()))
+        assert cli.main(command) == 0
+    wanted = out.read_bytes()
+    assert len(frames(out.with_suffix(".mp4"))) == 4
+    (tmp_path / "at-2").rename(kept)
+    assert cli.main([*command, "--resume", str(kept)]) == 0
+    assert out.read_bytes() == wanted and len(frames(out.with_suffix(".mp4"))) == 2
+
+
 def test_each_result_of_a_sweep_has_its_video(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--sweep", "1", "2", "--video", tmp_path / "film.mp4") == 0
     assert sorted(path.name for path in tmp_path.glob("film*")) == ["film_1.mp4", "film_2.mp4"]
@@ -347,6 +369,19 @@ def test_interrupt_keeps_the_picture_so_far(photo: Path, painting: Path, tiny: s
     assert "stopped at step" in complaint
     assert "Traceback" not in complaint
     assert opened(out).size == (96, 64)
+
+
+def test_a_film_that_cannot_be_completed_does_not_cost_the_picture(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recording.Encoder, "finish", full)
+    assert run("--video", tmp_path / "film.mp4", "--quiet") == 1
+    one_line(capsys, "film.mp4", "No space left on device", only=True)
+    assert opened(tmp_path / "out.png").size == (32, 21)
+    assert not (tmp_path / "film.mp4").exists()
 
 
 def test_divergence_keeps_the_last_good_picture_and_the_film(

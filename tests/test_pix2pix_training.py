@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def test_measures_by_hand(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None
     assert 0 < found["ssim"] < 1
     perfect = pix2pix_training.measure(Model(Constant(0.2), "given", {}), pairs)
     assert perfect["l1"] == pytest.approx(0, abs=1e-6) and perfect["ssim"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("look", [pix2pix_training.measure, pix2pix_training.preview])
+def test_measuring_leaves_the_network_where_it_is(
+    look: Callable[..., object], pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def translate(source: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        raise Seen(str(source.device))
+
+    monkeypatch.setattr(pix2pix, "translate", translate)
+    with pytest.raises(Seen, match="meta"):
+        look(Model(Constant(0.5).to("meta"), "given", {}), pairs)
 
 
 def test_it_learns_four_pairs(pairs: Pairs) -> None:

@@ -5,16 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import save_picture
 from rich.console import Console
 
-from impasto import cli, presets, study
-from impasto.errors import InputError
+from impasto import cli, presets, study, transfer
+from impasto.errors import DivergedError, InputError
 from impasto.runs import receipts, terminal, transfer as run_transfer
 
 
@@ -99,9 +101,30 @@ def test_interrupting_twice_stops_at_once() -> None:
 def test_a_study_is_drawn(inputs: run_transfer.Inputs, tiny: str) -> None:
     small = replace(presets.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
     panels = [study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
-    sheet, stopped = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
-    assert not stopped
+    sheet, failure = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
+    assert failure is None
     assert sheet.shape[-1] > 3 * 32
+
+
+def test_a_study_keeps_the_panels_before_one_that_diverges(
+    inputs: run_transfer.Inputs, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = transfer.steps, 0
+
+    def steps(*arguments: Any, **keywords: Any) -> Iterator[transfer.Step]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise DivergedError("the loss is not finite")
+        yield from honest(*arguments, **keywords)
+
+    small = replace(presets.impasto, size=32, steps=1, scales=(1.0,), encoder=tiny)
+    panels = [study.Panel(f"seed {seed}", replace(small, seed=seed)) for seed in (1, 2)]
+    whole, _ = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
+    monkeypatch.setattr(transfer, "steps", steps)
+    sheet, failure = run_transfer.draw(inputs, panels, title="seeds", device="cpu", memory=0.0, quiet=True)
+    assert isinstance(failure, DivergedError)
+    assert 3 * 32 < sheet.shape[-1] < whole.shape[-1]
 
 
 def test_an_error_before_the_first_step_leaves_no_progress(capfd: pytest.CaptureFixture[str]) -> None:

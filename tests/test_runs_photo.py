@@ -1,14 +1,16 @@
 """`impasto photo`."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import BLUE, RED, halves, one_line, opened, save_picture
 from PIL import Image
 
-from impasto import cli, images
+from impasto import cli, images, photo as engine
+from impasto.errors import DivergedError
 from impasto.runs import terminal
 
 Capture = pytest.CaptureFixture[str]
@@ -70,6 +72,21 @@ def test_interrupted_and_resumed(
     capsys.readouterr()
     assert photo("--resume", str(tmp_path / "out.resume")) == 1
     assert "out.resume" in capsys.readouterr().err
+
+
+def test_divergence_keeps_the_last_picture(
+    photo: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    honest = engine.steps
+
+    def steps(*arguments: Any, **keywords: Any) -> Iterator[engine.PhotoStep]:
+        yield next(honest(*arguments, **keywords))
+        raise DivergedError("the loss is not finite")
+
+    monkeypatch.setattr(engine, "steps", steps)
+    assert photo() == 1
+    one_line(capsys, "not finite", only=True)
+    assert opened(tmp_path / "out.png").size == (90, 60)
 
 
 @pytest.mark.parametrize("kind", ["text", "folder"])

@@ -15,9 +15,11 @@ import torch
 from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
 
-from impasto import cli, images, pairs as pairing, pix2pix
+from impasto import cli, images, pairs as pairing, pix2pix, steady
+from impasto.errors import DivergedError
 from impasto.generators import Shape, UNet
 from impasto.pix2pix import Model
+from impasto.runs.pix2pix import Translator
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ["--generator", "unet16", "--width", "2", "--critic-width", "2", "--critic-layers", "1"]
@@ -39,6 +41,29 @@ def train(folder: Path, tmp_path: Path) -> Callable[..., int]:
         return cli.main([*command, "--validation", "0.25", *flags])
 
     return run
+
+
+def test_a_training_whose_last_weights_are_not_finite_fails(
+    train: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        raise DivergedError("weights are not finite")
+
+    monkeypatch.setattr(pix2pix, "save", save)
+    assert train() == 1
+    one_line(capsys, "not finite", only=True)
+    assert not (tmp_path / "mine.safetensors").exists()
+
+
+def test_a_film_by_a_grey_network_stays_grey() -> None:
+    torch.manual_seed(0)
+    network = Model(UNet(Shape(width=2, depth=3, outputs=1)), "given", {})
+    translator, carrier = Translator(network, None, False, torch.device("cpu")), steady.Carrier()
+    for seed in range(2):
+        frame = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(seed))
+        painted = translator(frame, settle=carrier)
+        assert painted.shape == frame.shape
+        assert torch.equal(painted[:, 0], painted[:, 1]) and torch.equal(painted[:, 0], painted[:, 2])
 
 
 @pytest.fixture

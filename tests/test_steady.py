@@ -61,6 +61,17 @@ def test_what_was_hidden_is_painted_afresh() -> None:
     assert result[:12].mean() < 0.35 and result[26:38, 42:54].mean() < 0.35
 
 
+def test_the_painting_before_may_be_elsewhere() -> None:
+    """The last painting of a continued film is on the CPU, here: of another type."""
+    frame = texture(48, 64)
+    results = []
+    for kind in (torch.float32, torch.float64):
+        carrier = steady.Carrier()
+        carrier.last = frame.to(kind), 1 - frame.to(kind)
+        results.append(carrier(frame, frame))
+    assert torch.equal(*results)
+
+
 def test_another_shot_is_not_mixed_in() -> None:
     carrier = steady.Carrier()
     carrier(texture(48, 64), torch.zeros(1, 3, 48, 64))

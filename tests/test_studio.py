@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,41 @@ def test_the_error_of_a_job_is_kept(session: Session) -> None:
     job = ended(Pool(1).submit(Job(session, "repaint", work)))
     assert job.state == "failed" and str(job.error) == "a reason"
     assert list(session.folder.iterdir()) == []
+
+
+def test_a_job_that_fails_keeps_its_picture(session: Session) -> None:
+    def frames(folder: Path) -> Generator[Frame[int]]:
+        yield Frame(1, 2, image=7)
+        raise ValueError("a reason")
+
+    def finish(image: int, folder: Path) -> Result:
+        return Result(save_picture(folder / f"{image}.png"))
+
+    job = ended(Pool(1).submit(Job(session, "repaint", Work(frames, finish))))
+    assert job.state == "failed" and str(job.error) == "a reason"
+    assert job.result is not None and job.result.file.name == "7.png" and job.result.file.exists()
+    assert session.results == [job.result]
+
+
+def test_two_pools_stop_the_earlier_job_of_a_kind(session: Session) -> None:
+    """Both are asked for at the same moment: without a lock, both find no earlier job, and one cannot be stopped."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(dict[str, Job]):
+        def get(self, *arguments: Any) -> Any:
+            found = super().get(*arguments)
+            with suppress(threading.BrokenBarrierError):
+                meeting.wait(0.5)
+            return found
+
+    session.jobs = Meeting()
+    gate = threading.Event()
+    with ThreadPoolExecutor(2) as callers:
+        submitted = [callers.submit(Pool(1).submit, Job(session, "repaint", counting(gate))) for _ in range(2)]
+        made = [each.result() for each in submitted]
+    assert [job.stopping for job in made].count(True) == 1
+    assert not session.jobs["repaint"].stopping
+    gate.set()
 
 
 @pytest.mark.parametrize(

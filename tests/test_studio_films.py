@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
 import numpy as np
 import pytest
+import torch
 from conftest import film, frames, save_picture, wait_for
 from studio_server import serving, trigger, upload
 
 from impasto.errors import InputError, RefusedError
+from impasto.runs import onepass as run_onepass
 from impasto.studio import films, jobs, work
 from impasto.studio.jobs import Job, Session, Sessions
 from impasto.studio.pool import Pool
@@ -113,6 +116,30 @@ def test_a_film_is_repainted_and_its_beginning_can_be_watched(session: Session, 
     assert np.abs(painted[0].astype(float) - frames(clip)[0]).mean() > 20
     assert sound(job.result.file) == pytest.approx(1, abs=0.2)
     assert job.folder is not None and {path.name for path in job.folder.iterdir()} == {"clip-udnie.mp4", "still.jpg"}
+
+
+@pytest.mark.parametrize("name", ["live-concert", "first-dance"])
+def test_names_like_those_of_previews(name: str, session: Session, tmp_path: Path) -> None:
+    clip = film(tmp_path / f"{name}.mp4", count=3)
+    job = ended(Pool(1).submit(Job(session, "film", work.film(clip, "udnie"))))
+    assert job.result is not None and len(frames(job.result.file)) == 3
+
+
+def test_a_film_that_fails_is_kept_so_far(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, count = run_onepass.Painter.__call__, 0
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise MemoryError
+        return honest(*arguments)
+
+    monkeypatch.setattr(run_onepass.Painter, "__call__", failing)
+    todo = work.film(film(tmp_path / "clip.mp4", count=30), "udnie")
+    job = ended(Pool(1).submit(Job(session, "film", todo)))
+    assert job.state == "failed" and isinstance(job.error, MemoryError) and job.result in session.results
+    assert job.result is not None and 1 <= len(frames(job.result.file)) <= 5
 
 
 def test_stop_keeps_a_playable_part(session: Session, tmp_path: Path) -> None:

@@ -153,10 +153,9 @@ class TransferCommand:
             self.repaint()
             return
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
-        making = self.video or (self.out.with_suffix(".mp4") if self.settings.frame_every else None)
         state = receipts.load_state(self.resume) if self.resume else None
         watch = run_transfer.Watch(
-            self.out, film=making, device=self.device, memory=self.memory, quiet=self.quiet, state=state
+            self.out, film=film_of(self), device=self.device, memory=self.memory, quiet=self.quiet, state=state
         )
         paint_and_say(inputs, self.settings, watch)
 
@@ -200,16 +199,20 @@ class ReconstructCommand:
     device: Device = "auto"
     memory: Memory = 0.0
     quiet: Quiet = False
+    resume: Path | None = None
+    """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option."""
 
     def run(self) -> None:
-        from impasto.runs import transfer as run_transfer
+        from impasto.runs import receipts, transfer as run_transfer
 
         chosen: Any = {f"{self.of}_layers": self.layers}
         recipe = replace(self.settings, **chosen)
         inputs = run_transfer.read_inputs(self.image, [self.image] if self.of == "style" else [])
+        state = receipts.load_state(self.resume) if self.resume else None
         watch = run_transfer.Watch(
-            self.out, command="reconstruct", film=self.video, device=self.device, memory=self.memory, quiet=self.quiet
-        )
+            self.out, command="reconstruct", film=film_of(self), device=self.device, memory=self.memory,
+            quiet=self.quiet, state=state,
+        )  # fmt: skip
         paint_and_say(inputs, recipe, watch)
 
 
@@ -257,13 +260,13 @@ class StudyCommand:
             {"steps": self.steps} if self.steps else {}
         )
         panels = study.panels(self.over, strengths=self.strengths, **chosen)
-        sheet, stopped = run_transfer.draw(
+        sheet, failure = run_transfer.draw(
             inputs, panels, title=f"study over {self.over}", device=self.device, memory=self.memory, quiet=self.quiet
         )
         receipts.write(self.out, sheet)
         terminal.say(self.out)
-        if stopped:
-            raise Stopped("stopped: the sheet shows the panels so far")
+        if failure is not None:
+            raise failure
 
 
 @dataclass
@@ -297,6 +300,11 @@ class ReplayCommand:
             self.out, command=receipt["command"], device=self.device, memory=self.memory, quiet=self.quiet
         )
         paint_and_say(inputs, recipe, watch)
+
+
+def film_of(command: TransferCommand | ReconstructCommand) -> Path | None:
+    """Where the video of the optimisation goes, if there is one."""
+    return command.video or (command.out.with_suffix(".mp4") if command.settings.frame_every else None)
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:

@@ -273,24 +273,20 @@ def _encoding(
 
     def add(image: Tensor, when: Fraction) -> None:
         nonlocal encoder, container
-        try:
+        with recording.writing(out):
             if encoder is None:
                 options = recording.ENDLESS.get(kind or format_, {})
                 container = av.open(str(path), "w", format=kind or format_, options=options)
                 encoder = recording.Encoder(container, codec, image.shape[-2], image.shape[-1], film, crf)
             encoder.add(image, when)
-        except (OSError, av.FFmpegError) as error:
-            raise files.unwritable(out, error) from error
 
     try:
         yield add
     finally:
         if encoder is not None and container is not None:
-            try:
+            with recording.writing(out):
                 encoder.finish()
                 container.close()
-            except (OSError, av.FFmpegError) as error:
-                raise files.unwritable(out, error) from error
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def train(
                 stopped = interrupted()
                 if torchrun.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                    with suppress(DivergedError):
+                    with suppress(*([] if step.index == total else [DivergedError])):
                         measured = pix2pix_training.measure(model, held)
                         history.record(step.index, measured)
                         save(out, model, step.index, history)
@@ -171,7 +171,7 @@ class Translator:
         drawing = pairing.edges(image).expand(-1, 3, -1, -1) if self.trace else image
         with self.lock:
             made = pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
-        return settle(image, made) if settle else made
+        return settle(image, made.expand(-1, 3, -1, -1)) if settle else made
 
     def file(self, path: Path, out: Path, room: folders.Room | None = None) -> str | None:
         """Translate a picture file and store the receipt in the result; returns the note on the picture, if any.

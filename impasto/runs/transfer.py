@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
-from impasto.errors import InputError, OutputError, Stopped
+from impasto.errors import DivergedError, ImpastoError, InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
@@ -170,15 +170,14 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         except BaseException as error:
             if last is None:
                 raise
-            save(watch, inputs, images.resize(last.image.cpu(), height, width))
-            failure = error  # raised below, since the film so far is written at the end of this block
+            failure = error
+        if last is None:
+            raise InputError("no steps are left to do")
+        image = images.resize(last.image.cpu(), height, width)
+        del last, step  # frees the optimiser's memory
+        save(watch, inputs, image)  # before the film is completed, which may fail
     if failure is not None:
         raise failure
-    if last is None:
-        raise InputError("no steps are left to do")
-    image = images.resize(last.image.cpu(), height, width)
-    del last, step  # frees the optimiser's memory
-    save(watch, inputs, image)
     if stopped:
         raise Stopped(stopped)
     if recipe.checkpoint_every:
@@ -264,7 +263,7 @@ def study_sheet(inputs: Inputs, drawn: Mapping[str, transfer.Step], *, size: int
 
 def draw(
     inputs: Inputs, panels: Sequence[study.Panel], *, title: str, device: str, memory: float, quiet: bool
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, ImpastoError | None]:
     """Run each panel of a study.
 
     Args:
@@ -276,20 +275,25 @@ def draw(
         quiet: show no progress.
 
     Returns:
-        The labelled sheet, and whether Ctrl-C stopped it early.
+        The labelled sheet, and why it does not show all panels, if it does not: Stopped after Ctrl-C, or DivergedError.
     """
     drawn: dict[str, transfer.Step] = {}
-    stopped = False
+    failure: ImpastoError | None = None
     total = sum(panel.recipe.steps for panel in panels)
     with terminal.progress(total, quiet=quiet, label="drawing") as report, terminal.interruption() as interrupted:
         steps = drawing(inputs, panels, device=device, memory=memory)
-        for done, (panel, step) in enumerate(steps, 1):
-            report(done, f"{panel.label}: loss {step.loss:.4g}")
-            drawn[panel.label] = step
-            stopped = interrupted()
-            if stopped:
-                break
-    return study_sheet(inputs, drawn, size=panels[0].recipe.size, title=title), stopped
+        try:
+            for done, (panel, step) in enumerate(steps, 1):
+                report(done, f"{panel.label}: loss {step.loss:.4g}")
+                drawn[panel.label] = step
+                if interrupted():
+                    failure = Stopped("stopped: the sheet shows the panels so far")
+                    break
+        except DivergedError as error:
+            if not drawn:
+                raise
+            failure = error
+    return study_sheet(inputs, drawn, size=panels[0].recipe.size, title=title), failure
 
 
 def from_receipt(receipt: Mapping[str, Any], folders: Sequence[Path]) -> tuple[Transfer, Inputs]:

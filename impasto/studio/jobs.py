@@ -154,12 +154,14 @@ class Job:
             self._become("running")
         try:
             self.folder = self.session.new_folder()
-            self._paint(work, self.folder)
-            if self.frame is not None and self.frame.image is not None:
-                self.result = work.finish(self.frame.image, self.folder)
-                if self.shown:
-                    self.session.results.insert(0, self.result)
-            elif self.reason:
+            try:
+                self._paint(work, self.folder)
+            finally:  # after an error, what is painted is kept too
+                if self.frame is not None and self.frame.image is not None:
+                    self.result = work.finish(self.frame.image, self.folder)
+                    if self.shown:
+                        self.session.results.insert(0, self.result)
+            if self.result is None and self.reason:
                 raise InputError(f"{self.reason}, and there was no picture yet: try a smaller size")
         except Exception as error:
             self.error = error.with_traceback(None)
@@ -243,6 +245,7 @@ class Session:
         jobs: the latest job of each kind.
         seen: the time of its last request.
         watching: how many of its connections are open.
+        lock: held while a job is added, since two pools add them.
     """
 
     token: str
@@ -251,6 +254,7 @@ class Session:
     jobs: dict[str, Job] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
     watching: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def working(self) -> bool:

@@ -35,10 +35,10 @@ class Pool:
         Raises:
             BusyError: too many jobs are waiting, or too many of this session.
         """
-        before = job.session.jobs.get(job.kind)
-        if sum(not each.over for each in list(job.session.jobs.values()) if each is not before) >= JOBS:
-            raise BusyError(f"{JOBS} of your jobs are waiting or running: stop one first")
-        with self.changed:
+        with job.session.lock, self.changed:
+            before = job.session.jobs.get(job.kind)
+            if sum(not each.over for each in list(job.session.jobs.values()) if each is not before) >= JOBS:
+                raise BusyError(f"{JOBS} of your jobs are waiting or running: stop one first")
             self.waiting = [each for each in self.waiting if not each.over]
             if sum(each is not before for each in self.waiting) >= WAITING:
                 raise BusyError("too many jobs are waiting: try again in a minute")

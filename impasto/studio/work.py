@@ -125,7 +125,7 @@ def film(clip: Path, style: str | Path, *, size: int = 0, strength: float = 1.0,
                 yield Frame(made.done, max(made.done, made.film.total), note, None, Filmed(out, image), watched)
 
     def finish(done: Filmed, folder: Path) -> Result:
-        for path in (*folder.glob("first-*.mp4"), *folder.glob("live-*")):
+        for path in {*folder.glob("first-*.mp4"), *folder.glob("live-*.jpg")} - {done.out}:
             path.unlink()
         shutil.rmtree(receipts.resume_file(done.out), ignore_errors=True)  # of a film that was stopped
         _preview(done.image, folder / "still.jpg")
