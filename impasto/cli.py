@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -103,7 +104,7 @@ def execute(name: str, arguments: list[str]) -> None:
 
     # A picture given to `apply` may be huge; video frames are not, and a folder's pictures reuse each other's memory.
     given = command.inputs if name == "apply" else [command.input] if name == "pix2pix apply" else []
-    huge = len(given) == 1 and not os.path.isdir(given[0]) and not given[0].lower().endswith(video.SUFFIXES)
+    huge = len(given) == 1 and not os.path.isdir(given[0]) and not video.is_film(Path(given[0]))
     with machine.reused_memory(sparingly=huge or getattr(command, "memory", 0) > 0):
         command.run()
 

@@ -67,7 +67,5 @@ def panels(
 
 
 def sweep(recipe: Transfer) -> list[tuple[str, Transfer]]:
-    """The recipe at each style weight of its sweep, with labels; only itself if it has none."""
-    if not recipe.sweep:
-        return [("", recipe)]
+    """The recipe at each style weight of its sweep, with labels."""
     return [(f"style weight {weight:g}", replace(recipe, style_weight=weight, sweep=())) for weight in recipe.sweep]

@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
 
 
 def test_names_next_to_the_output() -> None:
-    assert run_transfer.numbered(Path("a/out.v2.png"), "0050") == Path("a/out.v2_0050.png")
+    assert run_transfer.labelled(Path("a/out.v2.png"), "0050") == Path("a/out.v2_0050.png")
     assert receipts.resume_file(Path("a/out.v2.png")) == Path("a/out.v2.resume")
 
 

@@ -68,4 +68,3 @@ def test_sweep() -> None:
     assert [label for label, _ in swept] == ["style weight 0.1", "style weight 100", "style weight 100000"]
     assert [each.style_weight for _, each in swept] == [0.1, 100.0, 100000.0]
     assert all(each.sweep == () for _, each in swept)
-    assert study.sweep(presets.TRANSFERS["owl"]) == [("", presets.TRANSFERS["owl"])]

@@ -321,8 +321,8 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     results = []
     for label, each in study.sweep(recipe):
         number = f"{each.style_weight:g}"
-        out = run_transfer.numbered(watch.out, number)
-        film = run_transfer.numbered(watch.film, number) if watch.film else None
+        out = run_transfer.labelled(watch.out, number)
+        film = run_transfer.labelled(watch.film, number) if watch.film else None
         try:
             results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out, film=film))))
         except Stopped:

@@ -97,7 +97,7 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             for step in receipts.resuming(steps) if state else steps:
                 last = step
                 if step.index % 10 == 0:
-                    report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
+                    report(step.index, terminal.spelled(step.terms))
                 if interrupted():
                     stopped = f"stopped at step {step.index} of {step.total}"
                 # Skip weights that are not finite: the next check of the loss restores earlier ones.
@@ -190,9 +190,8 @@ class Painter:
         picture = images.read(path)
         with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
             painted = self(picture.image)
-        alpha = None if picture.alpha is None else images.resize(picture.alpha, *painted.shape[-2:])
-        receipt = self.receipt(picture)
-        receipts.write(out, painted, alpha=alpha, profile=picture.profile, receipt=receipt, bits=picture.bits)
+        facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
+        receipts.write(out, painted, receipt=self.receipt(picture), **facts)
         notes = [picture.note, *(masking.stretched(mask, picture) for mask in self.masks)]
         return "; ".join(filter(None, notes)) or None
 

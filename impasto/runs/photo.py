@@ -180,7 +180,7 @@ def change_light(
         try:
             for step in receipts.resuming(steps) if state else steps:
                 last = step
-                report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
+                report(step.index, terminal.spelled(step.terms))
                 if interrupted() and step.index < step.total:
                     stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
                     break

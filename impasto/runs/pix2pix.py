@@ -75,7 +75,7 @@ def train(
             for step in receipts.resuming(steps) if state else steps:
                 history.add(step.terms)
                 if step.index % 10 == 0:
-                    report(step.index, ", ".join(f"{name} {float(term):.3g}" for name, term in step.terms.items()))
+                    report(step.index, terminal.spelled(step.terms))
                 stopped = interrupted()
                 if torchrun.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
                     # Skip weights that are not finite: the next check of the loss restores earlier ones.

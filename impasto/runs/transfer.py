@@ -194,15 +194,13 @@ def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) 
         image: (1, 3, H, W) sRGB in [0, 1].
         path: of the file; None: ``watch.out``.
     """
-    source, alpha = inputs.content, inputs.content.alpha
-    if alpha is not None:
-        alpha = images.resize(alpha, image.shape[-2], image.shape[-1])
+    source = inputs.content
     receipts.write(
-        path or watch.out, image, alpha=alpha, profile=source.profile, receipt=watch.receipt, bits=source.bits
+        path or watch.out, image, alpha=source.alpha, profile=source.profile, receipt=watch.receipt, bits=source.bits
     )
 
 
-def numbered(out: Path, label: str) -> Path:
+def labelled(out: Path, label: str) -> Path:
     """OUT.png and 0050 -> OUT_0050.png."""
     return out.with_name(f"{out.stem}_{label}{out.suffix}")
 
@@ -218,12 +216,12 @@ def save_checkpoint(watch: Watch, recipe: Transfer, inputs: Inputs, step: transf
     """
     image = step.image.cpu()
     label = f"{step.index:04d}"
-    save(watch, inputs, image, numbered(watch.out, label))
+    save(watch, inputs, image, labelled(watch.out, label))
     if recipe.figure:
         content = images.resize(inputs.content.image, image.shape[-2], image.shape[-1])
         panels = [("content", content), (f"step {step.index}", image)]
         panels += [("style", style.image) for style in inputs.styles]
-        images.write(numbered(watch.out, f"{label}_figure"), sheets.sheet(panels), receipt=watch.receipt)
+        images.write(labelled(watch.out, f"{label}_figure"), sheets.sheet(panels), receipt=watch.receipt)
     receipts.save_state(receipts.resume_file(watch.out), {**step.state(), "receipt": json.dumps(watch.receipt)})
 
 

@@ -307,7 +307,7 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 def _replayed(body: bytes, receive: Receive | None) -> Receive:
-    """Yields a body that was already read, then what follows it."""
+    """A receive function for a body that was already read, and for what follows it."""
     sent = False
 
     async def again() -> Message:
