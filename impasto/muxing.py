@@ -8,10 +8,11 @@ and chapters.
 from __future__ import annotations
 
 import heapq
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -68,7 +69,6 @@ class Parts:
             folder.mkdir(exist_ok=True)
             with files.atomic(note) as part:
                 part.write_text(json.dumps(receipt))
-        self.earlier = self.paths()
         self.done = {self.tick(packet) for packet in self.packets()}
 
     def paths(self) -> list[Path]:
@@ -182,18 +182,21 @@ def _others(
     av: Any, source: Any, container: Any, kind: str, film: Film, until: Fraction | float, lost: list[str]
 ) -> Iterator[Todo]:
     """Add the source's other streams to the container; returns what to do for each of their packets, by time."""
-    origin = Fraction(source.start_time or 0, 1_000_000) + film.start
+    origin = Fraction(source.start_time or 0, 1_000_000)
     streams: dict[Any, tuple[Any, Any]] = {}  # source's stream -> its stream in the container, and how it gets there
     for each in source.streams.audio:
+        if not each.codec_context or not each.codec_context.sample_rate:
+            lost.append("sound in an unknown format")
+            continue
         codec = each.codec_context.codec.canonical_name
         held = AUDIO.get(kind, set())
-        if held is None or codec in held:
+        if (held is None or codec in held) and _fits(av, each, kind):
             streams[each] = container.add_stream_from_template(each), None
         else:
             streams[each] = _sound(av, each, container, "libopus" if kind == "webm" else "aac"), "sound"
     for each in source.streams.subtitles:
         codec = each.codec_context.codec.canonical_name if each.codec_context else ""
-        if codec in SUBTITLES.get(kind, set()):
+        if codec in SUBTITLES.get(kind, set()) and _fits(av, each, kind):
             streams[each] = container.add_stream_from_template(each), None
         elif codec in TEXT and kind in TEXT_AS:
             each.codec_context.open(strict=False)
@@ -221,46 +224,77 @@ def _others(
         container.set_chapters(chapters)
     if film.start:
         with suppress(av.FFmpegError):
-            source.seek(int(origin * 1_000_000))
+            source.seek(int((origin + film.start) * 1_000_000))
 
     def todo() -> Iterator[Todo]:
         clocks = {each: Clock(each.time_base) for each in streams}
         for packet in video.packets(av, source, list(streams)) if streams else ():
             if packet is None or packet.dts is None or packet.pts is None or not packet.size:
                 continue
-            each = packet.stream
+            each, clock = packet.stream, clocks[packet.stream]
             stated = packet.dts * packet.time_base - origin
-            if stated < 0 or stated >= until:
-                continue
-            time = clocks[each](stated)
-            yield time, 1, partial(pass_on, packet, each, time)
+            if each.type == "audio":
+                clock.step = (packet.duration or 1) * packet.time_base
+                if clock.step <= clock.last - clock.shift - stated <= video.JUMP:
+                    continue  # its time is in the film already
+            time = clock(stated) - film.start
+            if 0 <= time < until:
+                yield time, 1, partial(pass_on, packet, each, time)
         yield Fraction(10**9), 1, flush
 
     def pass_on(packet: Any, each: Any, time: Fraction) -> None:
         stream, how = streams[each]
-        if how is None:
-            late = packet.pts - packet.dts
-            packet.dts = round(time / packet.time_base)
-            packet.pts = packet.dts + late
-            packet.stream = stream
-            container.mux(packet)
-        elif how == "text":
-            with suppress(av.FFmpegError, ValueError):
+        moved = time - packet.dts * packet.time_base
+        with _noting(av, each, lost):
+            if how is None:
+                late = packet.pts - packet.dts
+                packet.dts = round(time / packet.time_base)
+                packet.pts = packet.dts + late
+                packet.stream = stream
+                container.mux(packet)
+            elif how == "text":
                 _text(packet, each, stream, container, time)
-        else:
-            frames = []
-            with suppress(av.FFmpegError):  # damaged
-                frames = packet.decode()
-            for frame in frames:
-                frame.pts = None if frame.pts is None else frame.pts - round(origin / frame.time_base)
-                container.mux(stream.encode(frame))
+            else:
+                frames = []
+                with suppress(av.FFmpegError):  # damaged
+                    frames = packet.decode()
+                for frame in frames:
+                    if frame.pts is not None:  # in samples, since a coarser unit leaves gaps
+                        frame.pts = round((frame.pts * frame.time_base + moved) * frame.sample_rate)
+                        frame.time_base = Fraction(1, frame.sample_rate)
+                    container.mux(stream.encode(frame))
 
     def flush() -> None:
-        for stream, how in streams.values():
+        for each, (stream, how) in streams.items():
             if how == "sound":
-                container.mux(stream.encode())
+                with _noting(av, each, lost):
+                    container.mux(stream.encode())
 
     return todo()
+
+
+@contextmanager
+def _noting(av: Any, source: Any, lost: list[str]) -> Iterator[None]:
+    """Note a packet that cannot be written instead of losing the film; errors of the disk are raised."""
+    try:
+        yield
+    except OSError:
+        raise
+    except (av.FFmpegError, ValueError):
+        what = f"some packets of {'sound' if source.type == 'audio' else 'subtitles'}"
+        if what not in lost:
+            lost.append(what)
+
+
+def _fits(av: Any, source: Any, kind: str) -> bool:
+    """Whether a format takes a stream as it is; that of a codec it knows may have a rate that it does not."""
+    try:
+        with av.open(io.BytesIO(), "w", format=kind) as trial:
+            trial.add_stream_from_template(source)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _sound(av: Any, source: Any, container: Any, codec: str) -> Any:

@@ -167,11 +167,12 @@ def halves(left: tuple[float, ...], right: tuple[float, ...], height: int = 40, 
 
 def film(
     path: Path, *, count: int = 6, codec: str = "aac", width: int = 64, height: int = 48, sound_rate: int = 8000,
-    rate: int = 0, pictures: bool = True,
+    rate: int = 0, pictures: bool = True, seconds: int = 1,
 ) -> Path:  # fmt: skip
-    """A video of ``count`` frames, red on the left and blue on the right, with a tone of one second.
+    """A video of ``count`` frames, red on the left and blue on the right, with a tone.
 
-    ``rate`` is of frames per second; 0: the film has one second. Without ``pictures`` there is only the tone.
+    ``rate`` is of frames per second; 0: the film has one second. ``seconds`` is of the tone; 0: an empty track.
+    Without ``pictures`` there is only the tone.
     """
     import av
 
@@ -186,7 +187,9 @@ def film(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         if pictures:
             container.mux(stream.encode())
-        tone = (0.3 * np.sin(np.arange(sound_rate) / 5)).astype(np.float32)
+        if not seconds:
+            return path
+        tone = (0.3 * np.sin(np.arange(seconds * sound_rate) / 5)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray((tone * 32767).astype(np.int16)[None], format="s16", layout="mono")
         frame.sample_rate = sound_rate
         container.mux(sound.encode(frame))

@@ -1,7 +1,10 @@
 """What of a source a film keeps: sound tracks, subtitles, chapters."""
 
+import errno
 import os
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 from conftest import film, frames
 from torch import Tensor
 
-from impasto.errors import InputError, VideoError
+from impasto import muxing, video
+from impasto.errors import InputError, OutputError, VideoError
 from impasto.runs.film import Settings, repaint
 
 
@@ -23,10 +27,10 @@ def run(source: Path, out: Path, *, resume: bool = False, **settings: Any) -> Pa
     return out
 
 
-def rich(path: Path) -> Path:
+def rich(path: Path, subtitles: str = "1\n00:00:00,500 --> 00:00:01,500\nHello there\n") -> Path:
     """Two seconds with two sound tracks of different languages, a subtitle and two chapters."""
     text = path.with_name("text.srt")
-    text.write_text("1\n00:00:00,500 --> 00:00:01,500\nHello there\n")
+    text.write_text(subtitles)
     with av.open(str(path), "w") as container, av.open(str(text)) as words:
         stream = container.add_stream("mpeg4", rate=6)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -111,6 +115,116 @@ def test_sound_of_192_khz(tmp_path: Path) -> None:
     with av.open(str(run(source, tmp_path / "out.mp4"))) as container:
         heard = [(frame.samples, frame.sample_rate) for frame in container.decode(audio=0)]
     assert sum(samples / rate for samples, rate in heard) == pytest.approx(1, abs=0.1)
+
+
+def joined(path: Path, seconds: int) -> Path:
+    """A film that was appended to itself: all times step back in the middle."""
+    one = film(path, count=4 * seconds, rate=4, seconds=seconds, sound_rate=48_000)
+    one.write_bytes(2 * one.read_bytes())
+    return one
+
+
+def heard(path: Path) -> list[tuple[float, float]]:
+    """When each piece of the sound begins and ends, in seconds."""
+    with av.open(str(path)) as container:
+        pieces = [(float(frame.time), frame.samples / frame.sample_rate) for frame in container.decode(audio=0)]
+    return [(begin, begin + length) for begin, length in pieces]
+
+
+def gaps(sound: list[tuple[float, float]]) -> list[float]:
+    return [after[0] - before[1] for before, after in pairwise(sound)]
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.ts"])
+@pytest.mark.parametrize(("seconds", "length"), [(2, 2), (12, 24)])  # less than `JUMP` is disorder, more a new count
+def test_sound_whose_times_step_back(
+    seconds: int, length: int, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(joined(tmp_path / "film.ts", seconds), tmp_path / name)
+    sound = heard(out)
+    assert len(frames(out)) == 8 * seconds
+    assert sound[-1][1] == pytest.approx(length, abs=0.15) and np.abs(gaps(sound)).max() < 0.03
+    assert "cannot hold" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limits", "length"), [({"end": 14}, 14), ({"start": 5}, 19), ({"start": 5, "end": 14}, 9)])
+def test_a_range_over_a_step_back(limits: dict[str, float], length: int, tmp_path: Path) -> None:
+    out = run(joined(tmp_path / "film.ts", 12), tmp_path / "out.mp4", **limits)
+    sound = heard(out)
+    assert len(frames(out)) == pytest.approx(4 * length, abs=2)
+    assert sound[-1][1] == pytest.approx(length, abs=0.15) and np.abs(gaps(sound)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "rate", "name"),
+    [("film.mov", "pcm_f32be", 8000, "out.mkv"), ("film.mov", "adpcm_ima_qt", 8000, "out.mkv"),
+     ("film.avi", "libmp3lame", 11_025, "out.mp4")],
+)  # fmt: skip
+def test_sound_that_a_format_cannot_hold_is_encoded_again(
+    source: str, codec: str, rate: int, name: str, tmp_path: Path
+) -> None:
+    out = run(film(tmp_path / source, codec=codec, sound_rate=rate), tmp_path / name)
+    with av.open(str(out)) as container:
+        assert container.streams.audio[0].codec_context.codec.canonical_name == "aac"
+    sound = heard(out)
+    assert sound[-1][1] == pytest.approx(1, abs=0.25) and np.abs(gaps(sound)).max() < 0.003
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+@pytest.mark.parametrize("kind", ["empty", "unknown"])
+def test_sound_that_cannot_be_read_is_named(
+    kind: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = film(tmp_path / ("film.mkv" if kind == "unknown" else "film.ts"), seconds=kind == "unknown")
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    assert len(frames(run(source, tmp_path / name))) == 6
+    assert f"{name} cannot hold sound in an unknown format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["audio", "subtitle"])
+def test_a_packet_that_cannot_be_written_is_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = video.packets
+
+    def odd(*arguments: Any) -> Iterator[Any]:
+        for index, packet in enumerate(honest(*arguments)):
+            if packet is not None and packet.stream.type == kind and (index % 8 == 4 or kind == "subtitle"):
+                packet.pts = (packet.pts or 0) - 500  # before it is decoded
+            yield packet
+
+    monkeypatch.setattr(video, "packets", odd)
+    out = run(rich(tmp_path / "film.mkv"), tmp_path / "out.mkv")
+    name = {"audio": "sound", "subtitle": "subtitles"}[kind]
+    assert len(frames(out)) == 12 and heard(out)[-1][1] == pytest.approx(2, abs=0.1)
+    assert f"out.mkv cannot hold some packets of {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4"])
+def test_subtitles_of_one_time_or_out_of_order(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest, odd = video.packets, iter([0.5, 0.5, 0.2, 0.5])
+
+    def packets(*arguments: Any) -> Iterator[Any]:
+        for packet in honest(*arguments):
+            if packet is not None and packet.stream.type == "subtitle" and packet.size:
+                packet.pts = packet.dts = round(next(odd) / packet.time_base)
+            yield packet
+
+    source = rich(tmp_path / "film.mkv", "".join(f"{n}\n00:00:00,{n}00 --> 00:00:01,000\n{n}\n\n" for n in range(1, 5)))
+    monkeypatch.setattr(video, "packets", packets)
+    assert words(run(source, tmp_path / name)) == ["1", "2", "3", "4"]
+    assert "cannot hold" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_not_a_packet_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(muxing, "_text", full)
+    with pytest.raises(OutputError, match=r"out\.mp4.*No space left"):
+        run(rich(tmp_path / "film.mkv"), tmp_path / "out.mp4")
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

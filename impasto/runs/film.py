@@ -146,7 +146,7 @@ def repaint(
                 stopped = f"stopped after {made.done} frames, saved in {out}"
                 break
     for lost in made.sink.lost:
-        terminal.note(f"{out.name} cannot hold {lost}, which are left out")
+        terminal.note(f"{out.name} cannot hold {lost}; left out")
     if film.damaged:
         terminal.note(f"{path.name}: {film.damaged} damaged packets were skipped")
     if film.disordered:
