@@ -93,12 +93,14 @@ class Parts:
 
     def last(self) -> Any:
         """The last frame of the parts, decoded, as a (1, 3, H, W) 8-bit picture; None if there are none."""
-        image = None
-        for path in self.paths()[-1:]:
+        for path in reversed(self.paths()):  # the newest may be empty: of a run that was killed early
+            image = None
             with suppress(Exception), video.library(path).open(str(path)) as container:
                 for frame in container.decode(video=0):
                     image = frame
-        return None if image is None else video.picture(image)
+            if image is not None:
+                return video.picture(image)
+        return None
 
     def remove(self) -> None:
         for path in [*self.paths(), self.folder / "receipt.json"]:

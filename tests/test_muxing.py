@@ -1,6 +1,7 @@
 """What of a source a film keeps: sound tracks, subtitles, chapters."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import film, frames
 from torch import Tensor
 
@@ -259,6 +261,28 @@ def test_a_part_without_a_frame_is_no_obstacle(tmp_path: Path) -> None:
     part.write_bytes(b"")  # as if killed before the first frame was written
     run(source, out, resume=True)
     assert len(frames(out)) == 6
+
+
+@pytest.mark.parametrize("newest", ["no bytes", "no frame"])
+def test_the_last_frame_is_found_before_an_empty_part(newest: str, tmp_path: Path) -> None:
+    source, out = film(tmp_path / "film.mp4"), tmp_path / "out.mp4"
+    numbers = iter(range(6))
+
+    def failing(image: Tensor, statistics: object, settle: object) -> Tensor:
+        if next(numbers) == 3:
+            raise InputError("no more")
+        return image
+
+    with pytest.raises(InputError, match="no more"):
+        repaint(source, out, failing, Settings(False), receipt={}, quiet=True)
+    receipt = json.loads((tmp_path / "out.resume" / "receipt.json").read_text())
+    parts = muxing.Parts(tmp_path / "out.resume", video.find(source), receipt, resume=True)
+    whole = parts.last()
+    assert whole is not None
+    part = parts.new()  # of a run that was killed while the encoder looked ahead
+    part.write_bytes(parts.paths()[0].read_bytes()[:600] if newest == "no frame" else b"")
+    again = parts.last()
+    assert again is not None and torch.equal(again, whole)
 
 
 def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
