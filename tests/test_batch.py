@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import pytest
 import torch
 from conftest import SMALL, one_line, opened, save_picture, wait_for
 
-from impasto import cli, networks, onepass, presets
-from impasto.errors import InputError
+from impasto import cli, networks, onepass, presets, transfer as transfer_method
+from impasto.errors import DivergedError, InputError
+from impasto.recipes import STARTS
 from impasto.runs import batch, cluster
 
 Capture = pytest.CaptureFixture[str]
@@ -69,6 +72,31 @@ def test_a_table_of_transfers(table: Path, tiny: str, capsys: Capture) -> None:
     one_line(capsys, "--resume .: for a table it is OUT, out")
     assert transfer(table, tiny, "--resume", "out", "--quiet") == 0
     assert len(list(Path("out").iterdir())) == 3 and Path("out/two.png").stat().st_mtime_ns == before
+
+
+def test_a_transfer_that_failed_is_not_done(
+    table: Path, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The picture so far does not count as the result; one from before stays as long as nothing replaces it."""
+    table.write_text("content,style,out\nphoto.png,painting.jpg,out.png\n")
+    steps, result = transfer_method.steps, Path("out/out.png")
+
+    def failing_after(count: int) -> int:
+        def failing(*arguments: Any, **options: Any) -> Iterator[transfer_method.Step]:
+            yield from islice(steps(*arguments, **options), count)
+            raise DivergedError("the loss is not finite")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(transfer_method, "steps", failing)
+            code = transfer(table, tiny)
+        assert "1 of 1 could not be repainted: out.png" in capsys.readouterr().err
+        return code
+
+    assert failing_after(1) == 1 and not result.exists()
+    assert transfer(table, tiny, "--resume", "out") == 0
+    before = result.read_bytes()
+    assert failing_after(0) == 1 and result.read_bytes() == before
+    assert failing_after(1) == 1 and not result.exists()
 
 
 def test_json_lines_are_the_same_as_csv(table: Path, tmp_path: Path) -> None:
@@ -123,6 +151,10 @@ def test_a_table_overwrites_no_input(table: Path, capsys: Capture) -> None:
     assert cli.main(["transfer", str(table), "-o", "."]) == 1
     one_line(capsys, "photo.png: is also an input", only=True)
     assert Path("photo.png").read_bytes() == before
+    table.write_text("content,style,out,init\nphoto.png,candy,,\nphoto.png,candy,new.png,photo-candy.png\n")
+    shutil.copy("photo.png", "photo-candy.png")
+    assert cli.main(["transfer", str(table), "-o", "."]) == 1
+    one_line(capsys, "photo-candy.png: is also an input", only=True)
     with pytest.raises(InputError, match=r"a\.png: is also an input"):
         batch._left([cluster.Job("memory:///photos/a.png", "memory://photos/a.png")], "memory://photos", False)
 
@@ -140,14 +172,20 @@ def test_files_that_a_table_names_are_found_from_other_folders(table: Path, tiny
     name = Path(tiny).name
     table.write_text(f"content,style,init,encoder\nphoto.png,painting.jpg,photo.png,{name}\nphoto.png,candy,,\n")
     shutil.copy(tiny, ".")
-    for folder in ("content", "candy", "compact"):  # not what these words mean
+    for folder in ("content", "candy"):  # not what these words mean
         Path(folder).mkdir()
+    Path("compact").write_text("not an encoder")
     first, second = batch.read(table, presets.pytorch_five, "out")
     recipe = json.loads(first.options)["recipe"]
     assert recipe["init"] == str(Path("photo.png").absolute()) and Path(recipe["encoder"]).is_absolute()
     plain = json.loads(second.options)
     assert plain["styles"] == ["candy"] and plain["recipe"]["init"] == "content"
     assert plain["recipe"]["encoder"] == "compact"
+    for start in STARTS:
+        shutil.rmtree(start, ignore_errors=True)
+        Path(start).write_text("not a start")
+        (job,) = batch.read(table, replace(presets.impasto, init=start), "out")[1:]
+        assert json.loads(job.options)["recipe"]["init"] == start
 
 
 def test_folders_of_urls_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +197,39 @@ def test_folders_of_urls_keep_their_names(tmp_path: Path, monkeypatch: pytest.Mo
         memory.pipe_file(f"/{folder}/a.png", b"")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cluster, "run", lambda address, work, jobs, quiet: chosen.extend(jobs))
-    sources, painter = ["memory://june", "memory://july"], types.SimpleNamespace()
+    sources, painter = ["memory://june", "memory://july"], types.SimpleNamespace(sources=[])
     batch.apply(sources, "out", painter, "auto", quiet=True, resume=False)  # type: ignore[arg-type]
     assert [job.out for job in chosen] == [str(tmp_path / "out" / folder / "a.png") for folder in ("june", "july")]
+    chosen.clear()
+    (tmp_path / "may" / "in").mkdir(parents=True)
+    save_picture(tmp_path / "may" / "b.png")
+    monkeypatch.chdir(tmp_path / "may" / "in")
+    batch.apply(["memory://june", ".."], "memory://out", painter, "auto", quiet=True, resume=False)  # type: ignore[arg-type]
+    assert [job.out for job in chosen] == ["memory://out/june/a.png", "memory://out/may/b.png"]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_results_of_urls_overwrite_no_input(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/bucket/b.png", b"")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    save_picture(photos / "a.png")
+    chosen: list[cluster.Job] = []
+    monkeypatch.setattr(cluster, "run", lambda address, work, jobs, quiet: chosen.extend(jobs))
+    painter: Any = types.SimpleNamespace(sources=[str(photos / "b.png")])
+    given = ["memory://bucket", f"{scheme}{photos}"]
+    with pytest.raises(InputError, match=r"a\.png: is also an input"):
+        batch.apply(given, tmp_path, painter, "auto", quiet=True, resume=False)
+    with pytest.raises(InputError, match=r"b\.png: is also an input"):  # a style
+        batch.apply(given[:1], f"{scheme}{photos}", painter, "auto", quiet=True, resume=False)
+    batch.apply(given, "memory://out", painter, "auto", quiet=True, resume=False)
+    work = lambda source, out, options: shutil.copy(source, out)  # noqa: E731
+    assert cluster.attempt(work, chosen[1]) == ""
+    assert fsspec.filesystem("memory").cat("/out/photos/a.png") == (photos / "a.png").read_bytes()
 
 
 def test_two_jobs_with_one_result() -> None:
@@ -173,7 +241,8 @@ def test_two_jobs_with_one_result() -> None:
 def test_places() -> None:
     places = {
         "s3://bucket/folder": "s3://bucket/folder", str(Path("s3://bucket/folder")): "s3://bucket/folder",
-        "file:///tmp/a": "/tmp/a", str(Path("file:///tmp/a")): "/tmp/a", "C:/pictures": "C:/pictures", "a/b": "a/b",
+        "file:///tmp/a": "/tmp/a", str(Path("file:///tmp/a")): "/tmp/a",
+        "local:///tmp/a": "/tmp/a", "C:/pictures": "C:/pictures", "a/b": "a/b",
     }  # fmt: skip
     assert {place: cluster.located(place) for place in places} == places
 

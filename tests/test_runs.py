@@ -17,6 +17,7 @@ from rich.console import Console
 
 from impasto import cli, presets, study, transfer
 from impasto.errors import DivergedError, InputError
+from impasto.recipes import STARTS, Transfer
 from impasto.runs import receipts, terminal, transfer as run_transfer
 
 
@@ -52,6 +53,15 @@ def test_from_receipt_finds_the_inputs(inputs: run_transfer.Inputs, tiny: str, p
     assert torch.equal(found.styles[0].image, inputs.styles[0].image)
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_a_file_named_like_a_start_is_not_read(
+    start: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(start).write_text("no picture")
+    assert "begun" not in run_transfer.settings(Transfer(init=start, encoder=tiny))
+
+
 def test_another_encoder_is_refused(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:
     receipt = run_transfer.receipt("transfer", replace(presets.impasto, encoder=tiny), inputs)
     receipt["encoder"] = "0" * 64
@@ -69,6 +79,8 @@ def test_check_resumable_names_the_differences() -> None:
         receipts.check_resumable(before, {"recipe": {"seed": 2, "steps": 5}, "content": "a"})
     with pytest.raises(InputError, match="content"):
         receipts.check_resumable(before, {"recipe": {"seed": 1, "steps": 5}, "content": "b"})
+    with pytest.raises(InputError, match=r"checkpoint: content mask, style mask$"):  # one was added, one dropped
+        receipts.check_resumable({**before, "content_mask": "c"}, {**before, "style_mask": "s"})
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "other"])

@@ -6,16 +6,16 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from impasto import bundled, files, schema, video
-from impasto.errors import InputError, RecipeError, Stopped
-from impasto.recipes import Transfer
+from impasto import bundled, files, schema, video, weights
+from impasto.errors import InputError, RecipeError
+from impasto.recipes import STARTS, Transfer
 from impasto.runs import cluster, folders, onepass as run_onepass, transfer as run_transfer
 from impasto.runs.cluster import Job
 
@@ -41,17 +41,18 @@ def apply(
     place, given = cluster.located(out), [cluster.located(source) for source in sources]
     if any(map(cluster.is_url, [place, *given])):
         place = place if cluster.is_url(place) else str(Path(place).absolute())
+        names = [Path(each if cluster.is_url(each) else os.path.realpath(each)).name for each in given]
         jobs = [
             job
-            for each in given
-            for job in cluster.pictures(each, f"{place}/{Path(each).name}" if given[1:] else place, folders.result_name)
+            for each, name in zip(given, names, strict=True)
+            for job in cluster.pictures(each, f"{place}/{name}" if given[1:] else place, folders.result_name)
         ]
     else:
         found = folders.jobs([bundled.locate(each, folder=True) for each in given], Path(place), painter.sources)
         jobs = [Job(str(path.absolute()), str(to.absolute())) for path, to in found]
     if films := [job.source for job in jobs if job.source.lower().endswith(video.SUFFIXES)]:
         raise InputError(f"{films[0]}: films are repainted without `cluster`")
-    cluster.run(address, partial(_repaint, painter), _left(jobs, place, resume), quiet=quiet)
+    cluster.run(address, partial(_repaint, painter), _left(jobs, place, resume, painter.sources), quiet=quiet)
 
 
 def _repaint(painter: run_onepass.Painter, source: Path, out: Path, options: str) -> None:
@@ -89,11 +90,18 @@ def _paint(device: str, memory: float, source: Path, out: Path, options: str) ->
         styles = [str(copies.enter_context(cluster.fetched(style))) for style in given["styles"]]
         inputs = run_transfer.read_inputs(str(source), styles)
         recipe = schema.from_json(given["recipe"], Transfer)
+        before = _written(out)
         try:
             run_transfer.paint(inputs, recipe, run_transfer.Watch(out, device=device, memory=memory, quiet=True))
-        except Stopped:
-            out.unlink(missing_ok=True)  # not done: it would be skipped by `resume`
+        except BaseException:
+            if _written(out) != before:  # it is the picture so far, which `resume` would take for done
+                out.unlink(missing_ok=True)
             raise
+
+
+def _written(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0: there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
@@ -125,7 +133,8 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
             chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
             if "sweep" in fields:
                 raise RecipeError("a table takes no `sweep`")
-            chosen = replace(chosen, init=_absolute(chosen.init), encoder=_absolute(chosen.encoder))
+            init, encoder = _absolute(chosen.init, STARTS), _absolute(chosen.encoder, weights.WEIGHTS)
+            chosen = replace(chosen, init=init, encoder=encoder)
         except KeyError as error:
             raise InputError(f"{table}, line {line}: the column {error} is missing") from None
         except (RecipeError, TypeError, AttributeError) as error:
@@ -176,16 +185,20 @@ def _value(key: str, text: str) -> Any:
         return text
 
 
-def _absolute(place: str) -> str:
-    """A path as workers in other folders find it; URLs and bundled names are unchanged."""
-    return str(Path(place).absolute()) if not cluster.is_url(place) and Path(place).is_file() else place
+def _absolute(place: str, names: Container[str] = ()) -> str:
+    """A path as workers in other folders find it; URLs, bundled names and ``names`` are unchanged."""
+    if place in names or cluster.is_url(place) or not Path(place).is_file():
+        return place
+    return str(Path(place).absolute())
 
 
-def _left(jobs: Sequence[Job], out: str, resume: bool) -> Sequence[Job]:
-    """The jobs that are not done; InputError if one would overwrite an input of any."""
+def _left(jobs: Sequence[Job], out: str, resume: bool, sources: Sequence[str] = ()) -> Sequence[Job]:
+    """The jobs that are not done; InputError if one would overwrite an input of any, or one of ``sources``."""
     left = cluster.unfinished(jobs, out) if resume else jobs
-    styles = [style for job in jobs if job.options for style in json.loads(job.options)["styles"]]
-    inputs = {os.path.realpath(place) for place in (*styles, *(job.source for job in jobs))}
+    options = [json.loads(job.options) for job in jobs if job.options]
+    read = [*sources, *(job.source for job in jobs)]
+    read += [place for each in options for place in (*each["styles"], each["recipe"]["init"])]
+    inputs = {os.path.realpath(place) for place in read}
     twice = [out for out, count in Counter(job.out for job in jobs).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]}: would be the result of two inputs; repaint them one after the other")

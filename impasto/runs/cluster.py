@@ -180,7 +180,7 @@ def connected(address: str) -> Iterator[None]:
 def located(path: str | Path) -> str:
     """A path or URL as it was meant: pathlib makes s3:/bucket of s3://bucket; file:///folder is /folder."""
     text = re.sub(r"^(\w{2,}):/+", r"\1://", str(path))
-    return "/" + text.removeprefix("file://") if text.startswith("file://") else text
+    return re.sub(r"^(file|local)://", "/", text)
 
 
 def is_url(place: str) -> bool:
@@ -232,10 +232,10 @@ def delivered(place: str) -> Iterator[Path]:
 
 
 def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> list[Job]:
-    """A job for every picture below a URL, hidden ones excepted.
+    """A job for every picture below a folder, hidden ones excepted.
 
     Args:
-        source: the URL.
+        source: the folder's path or URL.
         out: the folder of the results, a path or URL.
         name: a picture's path, relative to ``source`` -> its result's, relative to ``out``.
 
@@ -250,7 +250,8 @@ def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> lis
     for path in sorted(fs.find(root)):
         below = PurePosixPath(path).relative_to(PurePosixPath(root))
         if path != root and not any(part[0] == "." for part in below.parts) and below.suffix.lower() in images.SUFFIXES:
-            found.append(Job(fs.unstrip_protocol(path), f"{out.rstrip('/')}/{name(below)}"))
+            there = fs.unstrip_protocol(path) if is_url(source) else path
+            found.append(Job(there, f"{out.rstrip('/')}/{name(below)}"))
     if not found:
         raise InputError(f"{source}: no picture there")
     return found

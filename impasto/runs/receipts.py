@@ -266,9 +266,8 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if before.get("command") != now.get("command"):
         raise InputError(f"cannot resume: the checkpoint is of impasto {before.get('command')}")
     settings = {f"`{name}`" for name, value in now["recipe"].items() if before["recipe"].get(name) != value}
-    others = {
-        name.replace("_", " ") for name in now if name not in ("recipe", "impasto") and before.get(name) != now[name]
-    }
+    facts = {*before, *now} - {"recipe", "impasto"}
+    others = {name.replace("_", " ") for name in facts if before.get(name) != now.get(name)}
     if settings or others:
         raise InputError(f"cannot resume: these differ from the checkpoint: {', '.join(sorted(settings | others))}")
 

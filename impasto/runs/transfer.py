@@ -18,7 +18,7 @@ from torch import Tensor
 from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
 from impasto.errors import DivergedError, ImpastoError, InputError, OutputError, Stopped
 from impasto.images import Picture
-from impasto.recipes import Transfer
+from impasto.recipes import STARTS, Transfer
 from impasto.runs import receipts, terminal
 
 
@@ -100,7 +100,7 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
 def settings(recipe: Transfer) -> dict[str, Any]:
     """The recipe, the sha256 of its encoder, and the picture that it begins from, if it is a file."""
     start = Path(recipe.init)
-    init = {"begun": start} if start.is_file() else {}
+    init = {"begun": start} if recipe.init not in STARTS and start.is_file() else {}
     return {"recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder)), **init}
 
 
