@@ -213,6 +213,16 @@ def test_several_inputs(apply: Callable[..., int], folder: Path, tmp_path: Path,
     one_line(capsys, "an input is needed", only=True)
 
 
+@pytest.mark.parametrize(("out", "there"), [(".", "a/b"), ("..", "a"), ("../new", "a/new")])
+def test_a_folder_of_results_without_a_name(
+    out: str, there: str, apply: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert apply(folder / "inner", out=Path(out)) == 0
+    assert painted(tmp_path / there) == ["c.png"]
+
+
 def test_lack_of_memory_ends_one_picture(
     apply: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,7 @@ def jobs(paths: Sequence[Path], out: Path, sources: Sequence[str] = ()) -> list[
     while not place.exists():  # the folders that will be created
         place = place.parent
     try:
-        files.probe(place / out.name)
+        files.probe(place / "probe")
     except OSError as error:
         raise files.unwritable(out, error) from error
     for to in found:
