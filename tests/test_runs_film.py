@@ -247,6 +247,16 @@ def test_a_refused_film_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureF
         assert "missing.mp4" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_the_highest_rate_of_numbered_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        save_picture(tmp_path / f"in_{number:04d}.png")
+    command = ["apply", str(tmp_path / "in_%04d.png"), "--style", "candy", "-o", str(tmp_path / "out.mp4"), "--quiet"]
+    assert main([*command, "--fps", "1000.5"]) == 1
+    assert "--fps between 0 and 1000" in capsys.readouterr().err
+    assert main([*command, "--fps", "1000"]) == 0
+    assert times(tmp_path / "out.mp4") == [0, 0.001, 0.002]
+
+
 def test_a_higher_crf_makes_a_smaller_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def grainy(image: Tensor, *_: object) -> Tensor:
         return torch.rand(image.shape, generator=torch.Generator().manual_seed(0))

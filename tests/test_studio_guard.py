@@ -25,7 +25,7 @@ from studio_server import API, call, encoded, file, serving, upload
 
 from impasto import images, presets, recipes
 from impasto.errors import ImpastoError, InputError, RefusedError
-from impasto.recipes import Photo, Transfer
+from impasto.recipes import STARTS, Photo, Transfer
 from impasto.studio import inspection, names, work
 from impasto.studio.guard import Attempts, _network
 
@@ -136,6 +136,8 @@ def test_every_field_of_text_has_its_names() -> None:
                 assert names.NAMES[field] and {value} if hint is str else set(value) <= set(names.NAMES[field])
     for preset in presets.TRANSFERS.values():
         assert names.recipe(preset, {}) == preset
+    for start in STARTS:
+        assert names.recipe(Transfer(), {"init": start}).init == start
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/etc/no-such-file"])

@@ -63,7 +63,7 @@ class Clip:
         from impasto import video
         from impasto.runs import film
 
-        if not (0 <= self.crf <= 51 and 0 <= fps < 1000):
+        if not (0 <= self.crf <= 51 and 0 <= fps <= 1000):
             raise InputError("`crf` must lie between 0 and 51, `fps` between 0 and 1000")
         start, end = video.seconds(self.begin or "0"), video.seconds(self.to) if self.to else math.inf
         return film.Settings(steady, start, end, self.crf, fps)

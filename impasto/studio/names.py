@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from impasto import bundled, schema, weights
 from impasto.errors import RefusedError
-from impasto.recipes import Photo, Transfer
+from impasto.recipes import STARTS, Photo, Transfer
 
 Recipe = TypeVar("Recipe", Transfer, Photo)
 
@@ -22,7 +22,7 @@ STYLES = tuple(bundled.STYLES)
 # The names that each field of text may hold; a field that is not listed may hold none.
 NAMES: dict[str, Collection[str]] = {
     "style": STYLES,
-    "init": ("content", "noise", "style"),
+    "init": STARTS,
     "encoder": tuple(name for name, entry in weights.WEIGHTS.items() if entry.url is None),
     "content_layers": LAYERS,
     "style_layers": LAYERS,
