@@ -471,6 +471,8 @@ BAD_FLAGS = {
     "output is a pipe": (["-o", "{folder}/pipe.png"], "pipe"),
     "output is a loop of links": (["-o", "{folder}/loop.png"], "loop"),
     "output name too long": (["-o", "{folder}/" + 300 * "a" + ".png"], "too long"),
+    "output and video are the current folder": (["-o", ".", "--frame-every", "1"], "is a folder"),
+    "videos of a sweep are the current folder": (["--video", ".", "--sweep", "1", "2"], ".mp4"),
     "film in a loop of links": (["--video", "{folder}/loop.mp4"], "loop"),
     "endless rate": (["--rate", "inf"], "--rate"),
     "no rate": (["--rate", "0"], "--rate"),

@@ -303,13 +303,17 @@ class ReplayCommand:
 
 
 def film_of(command: TransferCommand | ReconstructCommand) -> Path | None:
-    """Where the video of the optimisation goes, if there is one."""
-    return command.video or (command.out.with_suffix(".mp4") if command.settings.frame_every else None)
+    """Where the video of the optimisation goes, if there is one; OutputError if OUT is not a file's name."""
+    from impasto import images
+
+    if command.video or not command.settings.frame_every:
+        return command.video
+    return images.check_output(command.out).with_suffix(".mp4")
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
     """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet."""
-    from impasto import images, sheets, study
+    from impasto import images, recording, sheets, study
     from impasto.runs import receipts, terminal, transfer as run_transfer
 
     if not recipe.sweep:
@@ -318,6 +322,8 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
         return
     inputs.protect(watch.out)
     images.check_output(watch.out)
+    if watch.film:
+        recording.check_output(watch.film)
     results = []
     for label, each in study.sweep(recipe):
         number = f"{each.style_weight:g}"

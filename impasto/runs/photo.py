@@ -155,7 +155,8 @@ def change_light(
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to continue from.
     """
     given = [bundled.locate(content), bundled.locate(style), *filter(None, (content_mask, style_mask))]
-    for path in (out, *(mask_files(out) if keep_masks else ())):
+    images.check_output(out, given)
+    for path in mask_files(out) if keep_masks else ():
         images.check_output(path, given)
     checkpoint = receipts.claim(out)
     if (content_mask is None) != (style_mask is None):
