@@ -42,6 +42,10 @@ class Model:
             return shape.inputs, shape.outputs
         return (3, 3)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
 
 @contextmanager
 def noise(device: torch.device, seed: int) -> Iterator[None]:

@@ -263,9 +263,8 @@ def measure(model: Model, pairs: Pairs, *, seed: int = 0, most: int = 50) -> dic
     found: list[tuple[float, float, float]] = []
     ssim: Any = metrics.structural_similarity
     psnr: Any = metrics.peak_signal_noise_ratio
-    device = next(model.network.parameters()).device  # it is in training: it must stay there
     for pair in pairs.some(most):
-        source, target = (each.to(device) for each in pair)
+        source, target = (each.to(model.device) for each in pair)  # the network is in training: it must stay there
         output = pix2pix.translate(source, model, seed=seed)
         picture, truth = (_shown(source, x, model.kind)[0].double().cpu().numpy() for x in (output, target))
         closeness = psnr(truth, picture, data_range=1) if (picture != truth).any() else float("inf")
@@ -296,10 +295,9 @@ def preview(model: Model, pairs: Pairs, *, rows: int = 3, seed: int = 0) -> list
     Returns:
         The label and the picture, (1, 3, H, W) in [0, 1], of each panel, three for each pair.
     """
-    device = next(model.network.parameters()).device  # it is in training: it must stay there
     panels: list[tuple[str, Tensor]] = []
     for index in range(0, len(pairs), max(1, -(-len(pairs) // rows))):
-        source, target = (each.to(device) for each in pairs.usable(index))
+        source, target = (each.to(model.device) for each in pairs.usable(index))
         shown = [
             (source + 1) / 2,
             *(_shown(source, x, model.kind) for x in (pix2pix.translate(source, model, seed=seed), target)),

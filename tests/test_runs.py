@@ -59,7 +59,7 @@ def test_a_file_named_like_a_start_is_not_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(start).write_text("no picture")
-    assert "begun" not in run_transfer.settings(Transfer(init=start, encoder=tiny))
+    assert "begun" not in run_transfer.facts(Transfer(init=start, encoder=tiny))
 
 
 def test_another_encoder_is_refused(inputs: run_transfer.Inputs, tiny: str, photo: Path, tmp_path: Path) -> None:

@@ -124,7 +124,6 @@ class TransferCommand:
 
     def run(self) -> None:
         from impasto import recording, video
-        from impasto.runs import receipts, terminal, transfer as run_transfer
 
         self.out = recording.as_pattern(Path(self.content), self.out)
         film = video.is_film(Path(self.content)) and recording.is_written(self.out)
@@ -135,23 +134,20 @@ class TransferCommand:
                 raise InputError(f"a {'film' if film else 'table'} takes no masks, `video` or `sweep`")
             self.settings = replace(self.settings, sweep=())
         if table:
-            from impasto.runs import batch, cluster
-
-            if self.resume is not None and cluster.located(self.resume) != cluster.located(self.out):
-                raise InputError(f"`resume` {self.resume}: for a table it is OUT, {self.out}")
-            with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
-                batch.transfer(
-                    Path(self.content), self.out, self.settings, self.cluster, device=self.device, memory=self.memory,
-                    quiet=self.quiet, resume=self.resume is not None,
-                )  # fmt: skip
+            self.paint_table()
             return
         if self.cluster:
             raise InputError("`cluster` is for a table of transfers: impasto transfer JOBS.csv -o FOLDER")
         if not self.styles:
             raise InputError("a style is needed: impasto transfer CONTENT STYLE -o OUT")
         if film:
-            self.repaint()
-            return
+            self.paint_film()
+        else:
+            self.paint_picture()
+
+    def paint_picture(self) -> None:
+        from impasto.runs import receipts, transfer as run_transfer
+
         inputs = run_transfer.read_inputs(self.content, self.styles, self.content_masks, self.style_masks)
         state = receipts.load_state(self.resume) if self.resume else None
         watch = run_transfer.Watch(
@@ -159,8 +155,18 @@ class TransferCommand:
         )
         paint_and_say(inputs, self.settings, watch)
 
-    def repaint(self) -> None:
-        """Paint every frame of a film."""
+    def paint_table(self) -> None:
+        from impasto.runs import batch, cluster, terminal
+
+        if self.resume is not None and cluster.located(self.resume) != cluster.located(self.out):
+            raise InputError(f"`resume` {self.resume}: for a table it is OUT, {self.out}")
+        with terminal.saying(cluster.located(self.out), although=(Stopped, IncompleteError)):
+            batch.transfer(
+                Path(self.content), self.out, self.settings, self.cluster, device=self.device, memory=self.memory,
+                quiet=self.quiet, resume=self.resume is not None,
+            )  # fmt: skip
+
+    def paint_film(self) -> None:
         from impasto import bundled, images, recording
         from impasto.runs import film, receipts, terminal, transfer as run_transfer
 
@@ -169,7 +175,7 @@ class TransferCommand:
         recording.check_output(self.out, [style.name for style in styles])
         settings = self.clip.settings(steady=False, fps=self.settings.fps)
         paint = film.by_optimisation(styles, self.settings, device=self.device, memory=self.memory)
-        receipt = receipts.build("transfer", **run_transfer.settings(self.settings), styles=styles)
+        receipt = receipts.build("transfer", **run_transfer.facts(self.settings), styles=styles)
         with terminal.saying(self.out):
             film.repaint(
                 Path(self.content), self.out, paint, settings, receipt=receipt, quiet=self.quiet,

@@ -94,10 +94,10 @@ def receipt(command: str, recipe: Transfer, inputs: Inputs) -> dict[str, Any]:
     Returns:
         Version, command and recipe, and the sha256 of the encoder and of every picture that is read.
     """
-    return receipts.build(command, **settings(recipe), **vars(inputs))
+    return receipts.build(command, **facts(recipe), **vars(inputs))
 
 
-def settings(recipe: Transfer) -> dict[str, Any]:
+def facts(recipe: Transfer) -> dict[str, Any]:
     """The recipe, the sha256 of its encoder, and the picture that it begins from, if it is a file."""
     start = Path(recipe.init)
     init = {"begun": start} if recipe.init not in STARTS and start.is_file() else {}
