@@ -354,7 +354,7 @@ def main() -> None:
         jobs[f"ours, {side} px, 3 iterations"] = (("ours", side, 0, 3), "")
         jobs[f"baseline, {side} px, 1 iteration"] = (("baseline", side), "")
     if not quick:
-        jobs["ours, 4096 px, `--memory 2`, 2 iterations"] = (("ours", 4096, 2, 2), "2 GB")
+        jobs["ours, 4096 px, `--memory 2.5`, 2 iterations"] = (("ours", 4096, 2.5, 2), "2.5 GB")
         jobs["ours, 8192 px, `--memory 4`, 1 iteration"] = (("ours", 8192, 4, 1), "4 GB")
     record["memory"] = {name: memory(*arguments) | {"goal": goal} for name, (arguments, goal) in jobs.items()}
     record["iterations"] = iterations(2 if quick else 5)

@@ -81,4 +81,7 @@ def spell(message: str, prefix: str = "", joint: str = " ") -> str:
 
 def lack_of_memory(error: BaseException) -> bool:
     """Whether an error of Python's or of PyTorch's means that memory ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())
+    said = ("out of memory", "allocate memory", "enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(each in str(error).lower() for each in said)
+    )

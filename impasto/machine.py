@@ -51,7 +51,8 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 def free_memory(device: torch.device) -> float:
     """Bytes of free memory on a device, within a container's limit."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own cache
+        return float(torch.cuda.mem_get_info(device)[0] + reusable)
     free = float(psutil.virtual_memory().available)
     limit, used, use = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current", "memory.stat"))
     if limit.exists() and (text := limit.read_text().strip()) != "max":  # a container may have less than its host

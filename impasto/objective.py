@@ -320,7 +320,11 @@ def _activations_to_keep(bare: Objective, image: Tensor, layers: Sequence[str]) 
                 size = encoder.layer_size(layer, image.shape[-2], image.shape[-1])
                 kept[layer] = x.new_zeros(*x.shape[:2], *size)
             tile.at_layer(kept[layer], x, layer).add_(x * inside)
-    return {layer: losses.normalize(x) for layer, x in kept.items()} if bare.normalized else kept
+    if bare.normalized:
+        for x in kept.values():
+            for part in torch.split(x, 16, 1):  # all channels at once would take several times the memory
+                part.copy_(losses.normalize(part))
+    return kept
 
 
 def _grams(bare: Objective, style: Tensor, layers: Sequence[str], mask: Tensor | None) -> dict[str, Tensor]:

@@ -151,7 +151,7 @@ class LBFGS:
         if not self.order:
             return -gradient, -square
         used = 2 * (max(self.order) // 2 + 1)
-        along = (self.rows[:used] @ gradient).double().cpu()
+        along = (self.rows[:used] @ gradient).cpu().double()
         table = torch.empty(used + 1, used + 1, dtype=torch.float64)
         table[:used, :used] = self.products[:used, :used]
         table[used, :used] = table[:used, used] = along
@@ -216,7 +216,7 @@ class LBFGS:
         self.rows[place], self.rows[place + 1] = step, change
         used = 2 * len(self.order)
         for row in (place, place + 1):
-            self.products[row, :used] = self.products[:used, row] = (self.rows[:used] @ self.rows[row]).double().cpu()
+            self.products[row, :used] = self.products[:used, row] = (self.rows[:used] @ self.rows[row]).cpu().double()
 
     def state_dict(self) -> dict[str, Any]:
         used = 2 * len(self.order)

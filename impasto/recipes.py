@@ -97,7 +97,7 @@ class Transfer:
     optimizer: Literal["lbfgs", "adam", "descent"] = "lbfgs"
     """L-BFGS with a line search, Adam, or descent along the normalised gradient."""
     rate: float = within(0, 1000, 1.0, above=True)
-    """Learning rate for sRGB in [0, 1]; for descent, the Euclidean length of a step."""
+    """Learning rate for sRGB in [0, 1]; for lbfgs only of the first step; for descent, the length of a step."""
     flat: float = within(0, 1, 0.0)
     """Move to the next scale when the loss fell by less than this fraction over ten steps; 0 disables this."""
     clip: bool = True

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from impasto import cli, files, images, objective, presets, recipes, recording, schema
+from impasto.errors import DivergedError
 from impasto.runs import receipts, transfer as run_transfer
 
 SMALL = ["--size", "32", "--steps", "2", "--scales", "1"]
@@ -264,6 +265,31 @@ def test_reconstruct_resumes_and_saves_its_video(photo: Path, tiny: str, tmp_pat
 def test_each_result_of_a_sweep_has_its_video(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--sweep", "1", "2", "--video", tmp_path / "film.mp4") == 0
     assert sorted(path.name for path in tmp_path.glob("film*")) == ["film_1.mp4", "film_2.mp4"]
+
+
+def test_a_sweep_that_diverges_shows_the_results_before(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = run_transfer.paint
+
+    def paint(inputs: run_transfer.Inputs, recipe: recipes.Transfer, watch: run_transfer.Watch) -> torch.Tensor:
+        if recipe.style_weight == 3:
+            raise DivergedError("the loss is not finite")
+        return honest(inputs, recipe, watch)
+
+    monkeypatch.setattr(run_transfer, "paint", paint)
+    assert run("--sweep", "1", "2", "3", "--quiet") == 1
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out.png'}\n" and "not finite" in said.err
+    assert opened(tmp_path / "out.png").width > 2 * 32
+
+
+def test_the_picture_to_start_from_is_not_overwritten(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    start = save_picture(tmp_path / "out_0002.png", 32, 21)
+    before = start.read_bytes()
+    assert run("--init", start, "--checkpoint-every", "2", "--quiet") == 1
+    one_line(capsys, "would overwrite the input", only=True)
+    assert start.read_bytes() == before
 
 
 def test_a_study_at_the_pictures_own_size(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:

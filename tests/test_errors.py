@@ -18,3 +18,17 @@ def test_parameters_are_spelt_as_flags_and_as_labels() -> None:
     assert errors.spell(message, "--", "-").startswith("--style-scale must be")
     assert errors.spell(message).startswith("style scale must be")
     assert errors.spell(message).endswith("see `impasto list recipes`")  # a command is not a parameter
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("required rank 4 tensor to use channels_last memory format"), False),
+    ],
+)
+def test_lack_of_memory(error: Exception, lacking: bool) -> None:
+    assert errors.lack_of_memory(error) is lacking

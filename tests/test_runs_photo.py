@@ -74,18 +74,23 @@ def test_interrupted_and_resumed(
     assert "out.resume" in capsys.readouterr().err
 
 
-def test_divergence_keeps_the_last_picture(
-    photo: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(DivergedError("the loss is not finite"), "not finite"), (MemoryError(), "memory")],
+)
+def test_an_error_keeps_the_last_picture(
+    error: Exception, said: str, photo: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:  # fmt: skip
     honest = engine.steps
 
     def steps(*arguments: Any, **keywords: Any) -> Iterator[engine.PhotoStep]:
         yield next(honest(*arguments, **keywords))
-        raise DivergedError("the loss is not finite")
+        raise error
 
     monkeypatch.setattr(engine, "steps", steps)
     assert photo() == 1
-    one_line(capsys, "not finite", only=True)
+    one_line(capsys, said, only=True)
     assert opened(tmp_path / "out.png").size == (90, 60)
 
 

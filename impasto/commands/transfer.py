@@ -11,7 +11,7 @@ import tyro
 
 from impasto import presets, schema, weights
 from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet, peek
-from impasto.errors import IncompleteError, InputError, RecipeError, Stopped
+from impasto.errors import DivergedError, ImpastoError, IncompleteError, InputError, RecipeError, Stopped
 from impasto.recipes import STARTS, Transfer
 from impasto.study import STRENGTHS
 
@@ -326,22 +326,28 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
         with terminal.saying(watch.out):
             run_transfer.paint(inputs, recipe, watch)
         return
-    inputs.protect(watch.out)
+    inputs.protect(watch.out, recipe.init)
     images.check_output(watch.out)
     if watch.film:
         recording.check_output(watch.film)
     results = []
+    failure: ImpastoError | None = None
     for label, each in study.sweep(recipe):
         number = f"{each.style_weight:g}"
         out = run_transfer.labelled(watch.out, number)
         film = run_transfer.labelled(watch.film, number) if watch.film else None
         try:
             results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out, film=film))))
-        except Stopped:
-            terminal.say(out)
-            raise
-    receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
-    terminal.say(watch.out)
+        except (Stopped, DivergedError) as error:
+            failure = error
+            if isinstance(error, Stopped):
+                terminal.say(out)
+            break
+    if results:
+        receipts.write(watch.out, sheets.sheet(results), receipt=run_transfer.receipt(watch.command, recipe, inputs))
+        terminal.say(watch.out)
+    if failure is not None:
+        raise failure
 
 
 def default_transfer(arguments: Sequence[str]) -> TransferCommand:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from impasto import bundled, encoder, images, machine, masks as masking, matching, photo, schema, weights
-from impasto.errors import DivergedError, InputError, Stopped
+from impasto.errors import InputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import Photo
 from impasto.runs import receipts, terminal
@@ -151,7 +151,7 @@ def change_light(
 
     Raises:
         InputError: only one mask is given, or `read` raises it.
-        DivergedError: the loss is not finite; the picture so far has been written.
+        whatever `photo.steps` raises: the picture so far, if there is one, has been written.
         Stopped: after Ctrl-C; the picture so far has been written, and OUT.resume to continue from.
     """
     given = [bundled.locate(content), bundled.locate(style), *filter(None, (content_mask, style_mask))]
@@ -175,7 +175,8 @@ def change_light(
         receipts.check_resumable(json.loads(before["receipt"]), pair.receipt)
         state = before["inner"]
     ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
-    stopped = last = failure = None
+    stopped = last = None
+    failure: BaseException | None = None
     with terminal.progress(1 + recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
         steps = photo.steps(ours, theirs, pair.regions, recipe, state=state)
         try:
@@ -185,7 +186,7 @@ def change_light(
                 if interrupted() and step.index < step.total:
                     stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
                     break
-        except DivergedError as error:
+        except BaseException as error:
             if last is None:
                 raise
             failure = error

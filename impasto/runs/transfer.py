@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
-from impasto.errors import DivergedError, ImpastoError, InputError, OutputError, Stopped
+from impasto.errors import ImpastoError, InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import STARTS, Transfer
 from impasto.runs import receipts, terminal
@@ -31,15 +31,15 @@ class Inputs:
     content_masks: Sequence[Picture] = ()
     style_masks: Sequence[Picture] = ()
 
-    def protect(self, out: Path, *, checkpoints: bool = False) -> None:
-        """Check that neither ``out`` nor, with ``checkpoints``, the pictures next to it overwrite an input.
+    def protect(self, out: Path, init: str = "", *, checkpoints: bool = False) -> None:
+        """Check that neither ``out`` nor, with ``checkpoints``, the pictures next to it overwrite an input or ``init``.
 
         Raises:
             OutputError: one would.
         """
         names = re.escape(out.stem) + (r"(_\d{4,}(_figure)?)?" if checkpoints else "") + re.escape(out.suffix)
-        for picture in (self.content, *self.styles, *self.content_masks, *self.style_masks):
-            path = Path(picture.name)
+        pictures = (self.content, *self.styles, *self.content_masks, *self.style_masks)
+        for path in (Path(init), *(Path(picture.name) for picture in pictures)):
             written = re.fullmatch(names, path.name) and path.resolve().parent == out.resolve().parent
             if path.is_file() and (written or (out.exists() and out.samefile(path))):
                 raise OutputError(f"{out}: would overwrite the input {path}; name another file")
@@ -120,8 +120,8 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         whatever `transfer.steps` raises: the picture and the film so far, if there is one, have been written.
     """
     schema.check(recipe)
-    inputs.protect(watch.out, checkpoints=bool(recipe.checkpoint_every))
     images.check_output(watch.out, [recipe.init])
+    inputs.protect(watch.out, recipe.init, checkpoints=bool(recipe.checkpoint_every))
     if recipe.checkpoint_every:
         receipts.claim(watch.out)
     if watch.film:
@@ -273,7 +273,7 @@ def draw(
         quiet: show no progress.
 
     Returns:
-        The labelled sheet, and why it does not show all panels, if it does not: Stopped after Ctrl-C, or DivergedError.
+        The labelled sheet, and why it does not show all panels, if it does not: Stopped after Ctrl-C, or an error.
     """
     drawn: dict[str, transfer.Step] = {}
     failure: ImpastoError | None = None
@@ -287,7 +287,7 @@ def draw(
                 if interrupted():
                     failure = Stopped("stopped: the sheet shows the panels so far")
                     break
-        except DivergedError as error:
+        except ImpastoError as error:
             if not drawn:
                 raise
             failure = error
