@@ -88,6 +88,8 @@ def read(path: Path, channels: int) -> Tensor:
         raise ImageError(f"{path}: has the shape {array.shape}, not (height, width, {channels})")
     if array.dtype.kind not in "fu":
         raise ImageError(f"{path}: holds {array.dtype}; use uint8, uint16 or float in [0, 1]")
+    if array.dtype.kind == "f" and not ((array > -1e-3) & (array < 1 + 1e-3)).all():
+        raise ImageError(f"{path}: holds NaN or values outside [0, 1]; divide 8-bit values by 255")
     full = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
     return torch.from_numpy((array / full).astype(np.float32)).permute(2, 0, 1)[None].contiguous()
 
@@ -101,7 +103,8 @@ def write(path: Path, image: Tensor) -> None:
     array = image[0].permute(1, 2, 0).cpu().numpy()
     with files.atomic(path) as part:
         if path.suffix.lower() == ".npy":
-            np.save(part, array)
+            with part.open("wb") as file:  # np.save would add .npy to the name x.NPY
+                np.save(file, array)
         elif path.suffix.lower() in DEEP:
             import tifffile
 

@@ -184,6 +184,19 @@ def test_a_picture_of_many_channels_is_one_page(tmp_path: Path) -> None:
     assert torch.allclose(pairs.read(tmp_path / "a.tif", 5), values, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [255.0, -1.0, float("nan")])
+def test_floats_outside_the_range_are_refused(value: float, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((4, 4, 5), value, np.float32))
+    with pytest.raises(ImageError, match=r"outside \[0, 1\]"):
+        pairs.read(tmp_path / "x.npy", 5)
+
+
+def test_a_suffix_in_capitals(tmp_path: Path) -> None:
+    pairs.write(tmp_path / "x.NPY", torch.full((1, 5, 4, 4), 0.5))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.NPY"]
+    assert pairs.read(tmp_path / "x.NPY", 5).mean() == 0.5
+
+
 @pytest.mark.parametrize("name", ["empty.npy", "torn.tif"])
 def test_damaged_files_of_many_channels(name: str, tmp_path: Path) -> None:
     import tifffile

@@ -18,7 +18,7 @@ from rich.console import Console
 from impasto import cli, presets, study, transfer
 from impasto.errors import DivergedError, InputError
 from impasto.recipes import STARTS, Transfer
-from impasto.runs import receipts, terminal, transfer as run_transfer
+from impasto.runs import receipts, terminal, torchrun, transfer as run_transfer
 
 
 @pytest.fixture
@@ -200,3 +200,11 @@ def test_trainings_when_files_may_not_grow(command: str, painting: Path, tiny: s
     said = [line for line in done.stderr.splitlines() if line.startswith("impasto: ")]
     assert done.returncode == 1 and len(said) == 1 and "out.safetensors" in said[0], done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("*.safetensors"))
+
+
+def test_variables_of_other_programs_do_not_mean_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert torchrun.is_first_process()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with torchrun.processes(torch.device("cpu")) as device:
+        assert device == torch.device("cpu") and not torch.distributed.is_initialized()

@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from conftest import save_picture
 from PIL import Image
 
 from impasto import decoding, video
@@ -162,3 +163,10 @@ def test_animations_are_as_large_as_pictures_at_most(tmp_path: Path, monkeypatch
     monkeypatch.setattr(decoding, "LARGE", 1000)
     with pytest.raises(ImageError, match=r"a\.gif: declares 64 x 64"):
         video.find(tmp_path / "a.gif")
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    for number in range(3):
+        save_picture(tmp_path / f"frame_{number}.png", seed=number)
+    (tmp_path / "._frame_0.png").write_bytes(b"of a Mac")
+    assert len(list(video.find(tmp_path).frames())) == 3

@@ -19,7 +19,7 @@ from impasto.runs import receipts, terminal
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
     """Join the processes started by torchrun, if any; yields the device of this process."""
-    if "WORLD_SIZE" not in os.environ:
+    if not _launched():
         yield device
         return
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
 
 def fetch_encoder(name: str, *, quiet: bool) -> None:
     """Download an encoder if it is missing, in one process of each machine."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if not _launched() or int(os.environ["LOCAL_RANK"]) == 0:
         terminal.fetch_encoder(name, quiet=quiet)
     if distributed.is_initialized():
         distributed.barrier()
@@ -44,7 +44,12 @@ def fetch_encoder(name: str, *, quiet: bool) -> None:
 
 def is_first_process() -> bool:
     """Whether this is the only process, or torchrun's first: only that one writes files and messages."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return not _launched() or int(os.environ["RANK"]) == 0
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process; other programs set some of these variables."""
+    return os.environ.keys() >= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def resumed_state(path: Path, card: dict[str, str]) -> dict[str, Any]:
