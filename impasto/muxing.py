@@ -224,9 +224,7 @@ def _others(
             chapters.append({**chapter, **times})
     if chapters:
         container.set_chapters(chapters)
-    if film.start:
-        with suppress(av.FFmpegError):
-            source.seek(int((origin + film.start) * 1_000_000))
+    video.seek(av, source, film.start)
 
     def todo() -> Iterator[Todo]:
         clocks = {each: Clock(each.time_base) for each in streams}

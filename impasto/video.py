@@ -33,6 +33,7 @@ NUMBER = re.compile(r"%\d{0,2}d")
 PICTURES_RATE = Fraction(25)  # of an image sequence
 JUMP = 10  # seconds: a step back this large begins a new count, a smaller one is disorder
 ATTEMPTS = 100  # damaged packets in a row before the rest of a film is given up
+EARLIER = 10  # seconds: more than between two keyframes of most cameras
 
 Frame = tuple[Tensor, Fraction]
 
@@ -106,9 +107,7 @@ class Film:
             video = container.streams.video[0]
             video.thread_type = "AUTO"
             origin = Fraction(container.start_time or 0, 1_000_000)
-            if self.start:
-                with suppress(av.FFmpegError):  # otherwise all of it is decoded
-                    container.seek(int((self.start + origin) * 1_000_000))
+            seek(av, container, self.start)
             clock = Clock(1 / self.rate)
             for frame in self._decoded(av, container, video):
                 stated = None if frame.pts is None else frame.pts * frame.time_base - origin
@@ -127,6 +126,15 @@ class Film:
                 frames = None if packet is None else packet.decode()
             self.damaged += frames is None
             yield from frames or ()
+
+
+def seek(av: Any, container: Any, time: Fraction | float) -> None:
+    """Go to a keyframe at or before ``time``, in seconds from the start of the film; if that fails, stay."""
+    if container.format.name == "mpegts":  # it has no index: one seeks to a keyframe that may be later
+        time -= EARLIER
+    if time > 0:
+        with suppress(av.FFmpegError):
+            container.seek(int(time * 1_000_000) + (container.start_time or 0))
 
 
 def packets(av: Any, container: Any, streams: Any) -> Iterator[Any]:

@@ -170,3 +170,17 @@ def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
         save_picture(tmp_path / f"frame_{number}.png", seed=number)
     (tmp_path / "._frame_0.png").write_bytes(b"of a Mac")
     assert len(list(video.find(tmp_path).frames())) == 3
+
+
+@pytest.mark.parametrize("start", [0.5, 12.5])
+def test_a_transport_stream_begins_where_it_is_asked_to(start: float, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "clip.ts"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "40", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index in range(160):
+            pixels = np.full((32, 32, 3), index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    found = list(video.find(tmp_path / "clip.ts", start=start).frames())
+    assert len(found) == 160 - 10 * start
+    assert float(found[0][0].float().mean()) == pytest.approx(10 * start, abs=3)
