@@ -129,7 +129,13 @@ class Film:
 
 
 def seek(av: Any, container: Any, time: Fraction | float) -> None:
-    """Go to a keyframe at or before ``time``, in seconds from the start of the film; if that fails, stay."""
+    """Go to a keyframe before the wanted time; if that fails, stay.
+
+    Args:
+        av: PyAV.
+        container: of the film, opened by PyAV.
+        time: in seconds from the start of the film; 0: stay.
+    """
     if container.format.name == "mpegts":  # it has no index: one seeks to a keyframe that may be later
         time -= EARLIER
     if time > 0:
