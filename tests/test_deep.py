@@ -9,7 +9,8 @@ import torch
 from conftest import save_picture
 from PIL import Image, ImageCms
 
-from impasto import cli, deep, images
+from impasto import cli, deep, images, pix2pix
+from impasto.generators import Shape, UNet
 
 RNG = np.random.default_rng(0)
 VALUES = torch.from_numpy(RNG.integers(0, 65536, (1, 4, 12, 20)).astype(np.float32)) / 65535
@@ -98,3 +99,22 @@ def test_commands_keep_16_bits(command: str, suffix: str, tmp_path: Path, tiny: 
     levels = 255 * found.image
     assert float((levels - levels.round()).abs().max()) > 0.1  # more than 8 bits hold
     assert images.has_receipt(out)
+
+
+@pytest.mark.parametrize("command", [["apply", "PHOTO", "--style", "candy"], ["pix2pix", "apply", "MODEL", "PHOTO"]])
+def test_pictures_of_16_bits_are_painted_in_float32(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 would leave a few thousand levels."""
+
+    def precision(name: str, device: torch.device) -> torch.dtype:
+        return torch.float32 if name == "float32" else torch.bfloat16
+
+    monkeypatch.setattr("impasto.machine.precision", precision)
+    model, photo, out = (tmp_path / name for name in ("model.safetensors", "photo.png", "out.png"))
+    pix2pix.save(model, pix2pix.Model(UNet(Shape(width=2, depth=3)), "given", {}))
+    images.write(photo, torch.rand(1, 3, 128, 128), bits=16)
+    paths = {"MODEL": str(model), "PHOTO": str(photo)}
+    assert cli.main([*(paths.get(each, each) for each in command), "-o", str(out)]) == 0
+    painted = images.read(out)
+    assert painted.bits == 16 and painted.image.unique().numel() > 8000

@@ -94,7 +94,7 @@ def test_a_training_that_diverges(
     train: Callable[..., int], tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the loss is not finite at any rate, here as the encoder overflows: one line, and earlier files are kept."""
-    monkeypatch.setattr("impasto.runs.onepass.EVERY", 1)
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 1)
     assert train() == 0
     before = (tmp_path / "mine.safetensors").read_bytes()
     capsys.readouterr()
@@ -369,7 +369,7 @@ def test_networks_follow_the_umask(train: Callable[..., int], tmp_path: Path) ->
         assert train() == 0
     finally:
         os.umask(before)
-    assert [path.stat().st_mode & 0o777 for path in tmp_path.glob("mine.*")] == [0o640]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("mine.*")} == {0o640}
 
 
 def test_a_picture_is_no_film(apply: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -76,7 +76,7 @@ def model(tmp_path: Path) -> Path:
 def test_train_and_apply(
     train: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("impasto.runs.pix2pix.EVERY", 2)
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 2)
     assert train() == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "mine.safetensors")]
     assert not (tmp_path / "mine.resume").exists()
@@ -104,7 +104,7 @@ def test_train_and_apply(
 def test_resume_is_exact_to_the_bit(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("impasto.runs.pix2pix.EVERY", 2)
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 2)
     assert train() == 0
     whole, table = pix2pix.load(tmp_path / "mine.safetensors"), (tmp_path / "mine.csv").read_bytes()
     presses = iter([False, True])
@@ -112,7 +112,7 @@ def test_resume_is_exact_to_the_bit(
     assert train() == 130
     assert (tmp_path / "mine.resume").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("impasto.runs.pix2pix.EVERY", 2)
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 2)
     capsys.readouterr()
     assert train("--resume", "--rate", "1") == 1
     one_line(capsys, "mine.resume", "other settings", only=True)

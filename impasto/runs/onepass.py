@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,7 +30,6 @@ from impasto import (
     weights,
 )
 from impasto.errors import (
-    DivergedError,
     ImageError,
     InputError,
     OutputError,
@@ -38,12 +37,12 @@ from impasto.errors import (
     VideoError,
     lack_of_memory,
 )
-from impasto.networks import Network, Statistics
+from impasto.networks import Statistics
 from impasto.onepass import Model
 from impasto.recipes import Training
 from impasto.runs import film as run_film, folders, receipts, terminal, torchrun
 
-EVERY = 200  # steps between previews, and between checkpoints
+PRECISIONS = {8: "auto", 16: "float32"}  # by the bits of a picture's channel: bfloat16 has eight
 PHOTOGRAPHS = 2000  # the most that a training uses: they are kept in memory, 1.2 MB each
 
 
@@ -86,32 +85,19 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
         card = receipts.card(receipts.build("train", **facts, photographs=len(pool)))
         state = torchrun.resumed_state(checkpoint, card) if resume else None
         photograph = images.to_size(images.read(bundled.locate("chelsea")).image, recipe.style_size).to(target)
-        stopped = last = None
-        with (
-            terminal.progress(recipe.steps, quiet=quiet, label="training") as report,
-            terminal.interruption() as interrupted,
-        ):
-            steps = onepass_training.train(
-                painting.image.to(target), pool.to(target), recipe, mask=painting.alpha, network=network, state=state
-            )
-            for step in receipts.resuming(steps) if state else steps:
-                last = step
-                if step.index % 10 == 0:
-                    report(step.index, terminal.spelled(step.terms))
-                if interrupted():
-                    stopped = f"stopped at step {step.index} of {step.total}"
-                # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                if torchrun.is_first_process() and (stopped or step.index % EVERY == 0):
-                    with suppress(DivergedError):
-                        save(out, checkpoint, network, card, step)
-                        images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
-                if stopped:
-                    raise Stopped(stopped)
+
+        def save(step: fitting.TrainingStep) -> None:
+            torchrun.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
+            receipts.save_state(checkpoint, {**step.state(), "card": card})
+            images.write(preview, onepass.apply(photograph, Model(network, card)).cpu())
+
+        steps = onepass_training.train(
+            painting.image.to(target), pool.to(target), recipe, mask=painting.alpha, network=network, state=state
+        )
+        torchrun.follow(steps, save, total=recipe.steps, resumed=state is not None, quiet=quiet)
         if torchrun.is_first_process():
             if pool.replaced["flat"]:
                 terminal.note(f"{pool.replaced['flat']} crops without contrast were replaced")
-            if last is not None:
-                save(out, checkpoint, network, card, last)
             checkpoint.unlink(missing_ok=True)
 
 
@@ -133,19 +119,6 @@ def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
     if pool.flat and torchrun.is_first_process():
         terminal.note(f"{len(pool.flat)} of {len(chosen)} pictures have no contrast and are skipped")
     return pool
-
-
-def save(out: Path, checkpoint: Path, network: Network, card: dict[str, str], step: fitting.TrainingStep) -> None:
-    """Write the network of a step, and a checkpoint to resume from.
-
-    Args:
-        out, checkpoint: the paths of the two files.
-        network: as it is after the step.
-        card: metadata of the network's file; the number of steps is added.
-        step: the last one; the checkpoint resumes after it.
-    """
-    torchrun.write(out, lambda part: onepass.save(part, network, {**card, "steps": str(step.index)}))
-    receipts.save_state(checkpoint, {**step.state(), "card": card})
 
 
 @dataclass(frozen=True)
@@ -170,12 +143,12 @@ class Painter:
     masks: Sequence[images.Picture] = ()
     sources: Sequence[str] = ()
 
-    def __call__(self, image: Tensor, film: Statistics | None = None,
-                 settle: steady.Settle | None = None) -> Tensor:  # fmt: skip
+    def __call__(self, image: Tensor, film: Statistics | None = None, settle: steady.Settle | None = None,
+                 precision: str = "auto") -> Tensor:  # fmt: skip
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
-            film=film, settle=settle,
+            film=film, settle=settle, precision=precision,
         )  # fmt: skip
         return painted.cpu()
 
@@ -189,7 +162,7 @@ class Painter:
         """
         picture = images.read(path)
         with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
-            painted = self(picture.image)
+            painted = self(picture.image, precision=PRECISIONS[picture.bits])
         facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
         receipts.write(out, painted, receipt=self.receipt(picture), **facts)
         notes = [picture.note, *(masking.stretched(mask, picture) for mask in self.masks)]

@@ -176,7 +176,6 @@ def change_light(
         state = before["inner"]
     ours, theirs = pair.photograph.image.to(target), pair.other.image.to(target)
     stopped = last = None
-    failure: BaseException | None = None
     with terminal.progress(1 + recipe.steps, quiet=quiet) as report, terminal.interruption() as interrupted:
         steps = photo.steps(ours, theirs, pair.regions, recipe, state=state)
         try:
@@ -186,15 +185,11 @@ def change_light(
                 if interrupted() and step.index < step.total:
                     stopped = f"stopped at step {step.index} of {step.total}; continue with `resume`"
                     break
-        except BaseException as error:
-            if last is None:
-                raise
-            failure = error
+        finally:
+            if last is not None:
+                save(pair, recipe, last, out)
     if last is None:
         raise InputError("no steps are left to do")
-    save(pair, recipe, last, out)
-    if failure is not None:
-        raise failure
     if stopped:
         state = {"done": last.index, "inner": last.state(), "receipt": json.dumps(pair.receipt)}
         receipts.save_state(checkpoint, state)

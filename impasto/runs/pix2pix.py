@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -14,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import files, images, machine, pairs as pairing, pix2pix, pix2pix_training, schema, sheets, steady
-from impasto.errors import DivergedError, InputError, Stopped
+from impasto import files, fitting, images, machine, pairs as pairing, pix2pix, pix2pix_training, schema, sheets, steady
+from impasto.errors import InputError
 from impasto.pairs import Pairs
 from impasto.pix2pix import Model
 from impasto.recipes import Translation
 from impasto.runs import folders, onepass as run_onepass, receipts, terminal, torchrun
-
-EVERY = 200  # steps between two checkpoints, each with measurements and a preview
 
 
 def train(
@@ -66,27 +63,19 @@ def train(
         quiet = quiet or not torchrun.is_first_process()
         state = torchrun.resumed_state(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
+
+        def save(step: fitting.TrainingStep) -> None:
+            measured = pix2pix_training.measure(model, held)
+            history.record(step.index, measured)
+            last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
+            described = Model(network, recipe.pairs, {**card, "steps": str(step.index), **last})
+            torchrun.write(out, lambda part: pix2pix.save(part, described))
+            receipts.save_state(checkpoint, {**step.state(), "card": card, "history": history.rows})
+            show(out, model, held if measured else known, history)
+
+        steps = history.adding(pix2pix_training.train(known, recipe, network=network, device=target, state=state))
         total = pix2pix_training.length(recipe, len(known))
-        with (
-            terminal.progress(total, quiet=quiet, label="training") as report,
-            terminal.interruption() as interrupted,
-        ):
-            steps = pix2pix_training.train(known, recipe, network=network, device=target, state=state)
-            for step in receipts.resuming(steps) if state else steps:
-                history.add(step.terms)
-                if step.index % 10 == 0:
-                    report(step.index, terminal.spelled(step.terms))
-                stopped = interrupted()
-                if torchrun.is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
-                    # Skip weights that are not finite: the next check of the loss restores earlier ones.
-                    with suppress(*([] if step.index == total else [DivergedError])):
-                        measured = pix2pix_training.measure(model, held)
-                        history.record(step.index, measured)
-                        save(out, model, step.index, history)
-                        receipts.save_state(checkpoint, {**step.state(), "card": card, "history": history.rows})
-                        show(out, model, held if measured else known, history)
-                if stopped:
-                    raise Stopped(f"stopped at step {step.index} of {step.total}")
+        torchrun.follow(steps, save, total=total, resumed=state is not None, quiet=quiet)
         if torchrun.is_first_process():
             for reason in [*known.broken.values(), *held.broken.values()]:
                 terminal.note(f"left out: {reason}")
@@ -101,30 +90,18 @@ class _History:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        self.count += 1
-        for name, term in terms.items():
-            self.sums[name] = self.sums[name] + term if name in self.sums else term.clone()
+    def adding(self, steps: Iterator[fitting.TrainingStep]) -> Iterator[fitting.TrainingStep]:
+        for step in steps:
+            self.count += 1
+            for name, term in step.terms.items():
+                self.sums[name] = self.sums[name] + term if name in self.sums else term.clone()
+            yield step
 
     def record(self, step: int, measured: Mapping[str, float]) -> None:
         means = {name: float(value) / self.count for name, value in self.sums.items()}
         self.rows.append({"step": float(step), **means, **{f"held-out {name}": x for name, x in measured.items()}})
         self.sums.clear()
         self.count = 0
-
-
-def save(out: Path, model: Model, steps: int, history: _History) -> None:
-    """Write a model; its card has the number of steps and the last measurements.
-
-    Args:
-        out: the path of the file.
-        model: to write.
-        steps: done so far.
-        history: of the measurements.
-    """
-    last = {name: f"{value:.4g}" for name, value in history.rows[-1].items() if name.startswith("held-out")}
-    described = Model(model.network, model.kind, {**model.metadata, "steps": str(steps), **last})
-    torchrun.write(out, lambda part: pix2pix.save(part, described))
 
 
 def show(out: Path, model: Model, pairs: Pairs, history: _History) -> None:
@@ -167,10 +144,11 @@ class Translator:
     sources: Sequence[str] = ()
     lock: Lock = field(default_factory=Lock, repr=False)  # the noise comes from the process's random state
 
-    def __call__(self, image: Tensor, film: object = None, settle: steady.Settle | None = None) -> Tensor:
+    def __call__(self, image: Tensor, film: object = None, settle: steady.Settle | None = None,
+                 precision: str = "auto") -> Tensor:  # fmt: skip
         drawing = pairing.edges(image).expand(-1, 3, -1, -1) if self.trace else image
         with self.lock:
-            made = pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed).cpu()
+            made = pix2pix.apply(drawing.to(self.device), self.model, seed=self.seed, precision=precision).cpu()
         return settle(image, made.expand(-1, 3, -1, -1)) if settle else made
 
     def file(self, path: Path, out: Path, room: folders.Room | None = None) -> str | None:
@@ -184,11 +162,11 @@ class Translator:
         into, channels = self.model.channels
         if into in (1, 3) and channels in (1, 3):
             picture = images.read(path)
-            painted, receipt = self(picture.image), self.receipt(picture)
+            painted = self(picture.image, precision=run_onepass.PRECISIONS[picture.bits])
             facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
-            receipts.write(out, painted, receipt=receipt, **facts)
+            receipts.write(out, painted, receipt=self.receipt(picture), **facts)
             return picture.note
-        output = self(pairing.read(path, into))
+        output = self(pairing.read(path, into), precision="float32")
         images.write(out, output) if channels in (1, 3) else pairing.write(out, output)
         return None
 

@@ -1,4 +1,4 @@
-"""What runs of training share: the processes that torchrun starts, and checkpoints."""
+"""What runs of training share: the processes that torchrun starts, the loop over the steps, and checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import torch
 from torch import distributed
 
 from impasto import files
-from impasto.errors import InputError
+from impasto.errors import DivergedError, InputError, Stopped
+from impasto.fitting import TrainingStep
 from impasto.runs import receipts, terminal
+
+EVERY = 200  # steps between two checkpoints
 
 
 @contextmanager
@@ -64,6 +67,36 @@ def resumed_state(path: Path, card: dict[str, str]) -> dict[str, Any]:
     if theirs != card:
         raise InputError(f"{path}: from a training with other settings or other pictures")
     return state
+
+
+def follow(
+    steps: Iterator[TrainingStep], save: Callable[[TrainingStep], None], *, total: int, resumed: bool, quiet: bool
+) -> None:
+    """Go through the steps of a training; the first process saves every `EVERY` steps and at the end.
+
+    Args:
+        steps: of the training.
+        save: writes the network as it is after a step, and what the training needs to continue from there.
+        total: steps in all.
+        resumed: whether the training continues from a checkpoint.
+        quiet: show no progress.
+
+    Raises:
+        InputError: the checkpoint does not fit.
+        Stopped: after Ctrl-C; the last step has been saved.
+        whatever the steps raise, and ``save`` at the last step.
+    """
+    with terminal.progress(total, quiet=quiet, label="training") as report, terminal.interruption() as interrupted:
+        for step in receipts.resuming(steps) if resumed else steps:
+            if step.index % 10 == 0:
+                report(step.index, terminal.spelled(step.terms))
+            stopped = interrupted()
+            if is_first_process() and (stopped or step.index % EVERY == 0 or step.index == total):
+                # Skip weights that are not finite: the next check of the loss restores earlier ones.
+                with suppress(*([] if step.index == total else [DivergedError])):
+                    save(step)
+            if stopped:
+                raise Stopped(f"stopped at step {step.index} of {step.total}")
 
 
 def write(out: Path, save: Callable[[Path], None]) -> None:

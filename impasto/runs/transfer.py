@@ -170,7 +170,7 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
         except BaseException as error:
             if last is None:
                 raise
-            failure = error
+            failure = error  # raised after the film is completed: an error here would discard it
         if last is None:
             raise InputError("no steps are left to do")
         image = images.resize(last.image.cpu(), height, width)

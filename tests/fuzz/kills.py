@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from impasto import cli, files
-from impasto.runs import onepass as run_onepass, transfer as run_transfer
+from impasto.runs import onepass as run_onepass, torchrun, transfer as run_transfer
 
 STYLE = "the-great-wave"
 NEAR = 11  # levels of 255, on average over a frame, that a continued film may be away; one frame later is 12 away
@@ -88,7 +88,7 @@ class Run:
         for stream, path in ((1, os.devnull), (2, str(self.log))):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         files.sweep.cache_clear()
-        run_onepass.EVERY = 2
+        torchrun.EVERY = 2
         torch.set_num_threads(1)
         sys.exit(cli.main([*arguments, "--quiet"]))
 
