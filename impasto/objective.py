@@ -22,7 +22,7 @@ from torch import Tensor
 from impasto import encoder, images, losses, machine, masks, optimize
 from impasto.encoder import VGG, Frozen
 from impasto.recipes import Transfer
-from impasto.tiling import Window, everything, windows
+from impasto.tiling import Window, everything, smallest, windows
 
 MOTION = 100.0  # weight of the temporal term, for sRGB in [0, 1] and losses near 1
 
@@ -226,8 +226,7 @@ def build(
     Raises:
         InputError: the budget is too small for any tile.
     """
-    content_layers = recipe.content_layers if recipe.content_weight else ()
-    style_layers = recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
+    content_layers, style_layers = layers_of(recipe, len(styles))
     layers = encoder.check_layers((*content_layers, *style_layers), network.places)
     dtype = machine.precision(recipe.precision, content.device)
     frozen = None
@@ -264,6 +263,32 @@ def build(
     else:
         regions = []
     return replace(bare, regions=regions)
+
+
+def layers_of(recipe: Transfer, styles: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The layers of the content and of the style that count, for a number of styles."""
+    content = recipe.content_layers if recipe.content_weight else ()
+    return content, recipe.style_layers if recipe.style_weight * recipe.strength and styles else ()
+
+
+def least_memory(network: VGG, recipe: Transfer, content: Tensor, styles: int) -> int:
+    """Bytes that the objective needs at least: what it keeps of the content, and a pass over the smallest tile.
+
+    Args:
+        network, recipe, content: those of `build`.
+        styles: their number.
+
+    Returns:
+        Bytes.
+    """
+    content_layers, style_layers = layers_of(recipe, styles)
+    dtype = machine.precision(recipe.precision, content.device)
+    frozen = Frozen(network, (*content_layers, *style_layers), dtype, minimal=recipe.precision == "auto")
+    kept = 0
+    for layer in content_layers:
+        height, width = encoder.layer_size(layer, *content.shape[-2:])
+        kept += getattr(network, f"conv{layer[4:]}").out_channels * height * width * dtype.itemsize
+    return kept + frozen.tables + smallest(frozen)
 
 
 def for_content(goal: Objective, content: Tensor) -> Objective:

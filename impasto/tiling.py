@@ -81,13 +81,18 @@ def windows(image: Tensor, frozen: Frozen, budget: float) -> list[Window]:
         return [everything(image)]
     side = (int(pixels**0.5) - 2 * frozen.halo) // frozen.stride * frozen.stride
     if side < LEAST_TILE:
-        least = (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel * len(image) / 1e9
+        least = smallest(frozen) * len(image) / 1e9
         raise InputError(f"not enough memory: one tile needs {least:.2g} GB besides the picture; raise `memory`")
     return [
         Window(top, left, bottom, right, (rows, columns))
         for top, bottom, rows in _parts(height, side, frozen)
         for left, right, columns in _parts(width, side, frozen)
     ]
+
+
+def smallest(frozen: Frozen) -> int:
+    """Bytes for a pass over the smallest tile."""
+    return (LEAST_TILE + 2 * frozen.halo + 1) ** 2 * frozen.bytes_per_pixel
 
 
 def _parts(length: int, side: int, frozen: Frozen) -> Iterator[tuple[int, int, slice]]:

@@ -19,6 +19,7 @@ from impasto import anystyle, color, encoder, images, machine, masks, objective,
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
+MARGIN = 0.7  # share of the memory that is planned with
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
 
@@ -148,9 +149,9 @@ def steps(
     styles = list(style) if isinstance(style, Sequence) and not isinstance(style, str) else [style]
     _check_counts(recipe, styles, content_masks, style_masks)
     target = machine.pick_device(device)
-    pictures = prepare(content, styles, recipe, content_masks, style_masks, target)
     network = encoder.load(recipe.encoder).to(target)
-    spare = _spare_memory(pictures, recipe, target, memory)
+    pictures = prepare(content, styles, recipe, content_masks, style_masks, target)
+    spare = _spare_memory(pictures, recipe, network, memory)
     resumed = Resumed()
     if state is not None:
         resumed = Resumed(int(state["done"]), state["inner"]["image"].to(target), state["inner"])
@@ -262,7 +263,7 @@ def paint(
         [images.to_size(style, longest) for style in pictures.styles],
         [images.resize(mask, *scale.size) for mask in pictures.content_masks],
         pictures.style_masks,
-        budget=0.7 * (spare - optimize.memory(content, recipe.optimizer)),
+        budget=MARGIN * (spare - optimize.memory(content, recipe.optimizer)),
     )
     if follow is not None:
         wanted, trusted = (images.resize(each, *scale.size) for each in follow)
@@ -384,15 +385,17 @@ def _check_counts(recipe: Transfer, styles: Sequence[Any], *masks_given: Sequenc
         raise InputError("`style_weights` must not all be 0")
 
 
-def _spare_memory(pictures: Pictures, recipe: Transfer, device: torch.device, memory: float) -> float:
+def _spare_memory(pictures: Pictures, recipe: Transfer, network: encoder.VGG, memory: float) -> float:
     """Bytes of ``memory`` (GB; 0: of the free memory) that the pictures leave for painting."""
     inputs = [pictures.photograph, *pictures.styles, *pictures.content_masks, *pictures.style_masks]
     if pictures.content is not pictures.photograph:
         inputs.append(pictures.content)
     held = LIBRARIES + sum(x.nbytes for x in inputs)
-    spare = (memory * 1e9 or 0.7 * machine.free_memory(device)) - held
+    spare = (memory * 1e9 or MARGIN * machine.free_memory(pictures.photograph.device)) - held
     height, width = plan(recipe, pictures)[-1].size
-    least = optimize.memory(torch.empty(1, 3, height, width, device="meta"), recipe.optimizer)
+    image = pictures.photograph[..., :1, :1].expand(1, 3, height, width)  # of this size, without its memory
+    tile = objective.least_memory(network, recipe, image, len(pictures.styles))
+    least = optimize.memory(image, recipe.optimizer) + tile / MARGIN
     if spare <= least:
         need = (least + held) / 1e9
         raise InputError(f"not enough memory: {width} x {height} needs over {need:.1f} GB; raise `memory`")

@@ -104,7 +104,8 @@ def test_enlarging_keeps_the_painting_and_the_content_s_detail(recipe: Transfer)
 def test_the_recoloured_photograph_takes_memory(recipe: Transfer) -> None:
     recipe = replace(recipe, size=64)
     same = transfer.Pictures(CONTENT, CONTENT, [STYLE], [], [])
-    spare = [transfer._spare_memory(each, recipe, CONTENT.device, 8.0) for each in (same, replace(same, content=STYLE))]
+    network = encoder.load(recipe.encoder)
+    spare = [transfer._spare_memory(each, recipe, network, 8.0) for each in (same, replace(same, content=STYLE))]
     assert spare[0] - spare[1] == STYLE.nbytes
 
 
@@ -113,6 +114,12 @@ def test_too_little_memory(recipe: Transfer) -> None:
         transfer.stylize(CONTENT, STYLE, replace(recipe, size=440, scales=(1.0,)), memory=0.03)
     with pytest.raises(InputError, match="`memory` must be"):
         transfer.stylize(CONTENT, STYLE, recipe, memory=-1)
+
+
+def test_too_little_memory_for_the_last_scale_is_found_before_the_first(recipe: Transfer) -> None:
+    recipe = replace(recipe, encoder="compact", size=1024, scales=(0.25, 1.0), precision="float32")
+    with pytest.raises(InputError, match=r"1024 x \d+ needs over 0.\d GB"):
+        next(transfer.steps(CONTENT, STYLE, recipe, memory=0.43))
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------
