@@ -1,4 +1,4 @@
-"""An object store, s3://, by s3fs and moto. CONTRIBUTING.md says how to run this."""
+"""Object stores: s3:// by s3fs and moto, gs:// by gcsfs and an emulator. CONTRIBUTING.md says how to run this."""
 
 import json
 import socket
@@ -22,21 +22,28 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty bucket on this machine."""
-    pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
     port = free_port()
-    facts = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b",
-             "DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    facts = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+             "AWS_DEFAULT_REGION": "us-east-1", "STORAGE_EMULATOR_HOST": address,
+             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # fmt: skip
+    if request.param == "s3":
+        pytest.importorskip("s3fs")
+        server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    else:
+        pytest.importorskip("gcsfs")
+        emulator = pytest.importorskip("gcp_storage_emulator.server")
+        server = emulator.create_server("127.0.0.1", port, in_memory=True)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in facts.items():
-            patch.setenv(f"AWS_{name}", value)
-        server = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+            patch.setenv(name, value)
+        patch.setattr("socketserver.BaseServer.handle_error", lambda *given: None)  # of closed connections
         server.start()
-        fsspec.filesystem("s3").mkdir("pictures")
-        yield "s3://pictures"
+        fsspec.filesystem(request.param).mkdir("pictures")
+        yield f"{request.param}://pictures"
         server.stop()
 
 
@@ -96,3 +103,29 @@ def test_what_a_store_refuses(bucket: str, tmp_path: Path, capsys: pytest.Captur
     store, _ = fsspec.url_to_fs(bucket)
     store.invalidate_cache()
     assert not store.exists("nowhere")  # not created
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_in_a_store_on_a_cluster(
+    bucket: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    facts = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args=facts)  # they take over the environment
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    store, _ = fsspec.url_to_fs(bucket)
+    for name in ("a.png", "deep/b.png"):
+        store.put_file(str(photo), f"pictures/many/{name}")
+    usual = ["--style", "candy", "--size", "64", "--quiet"]
+    try:
+        assert cli.main(["apply", f"{bucket}/many", "-o", f"{bucket}/painted", *usual, "--cluster", "auto"]) == 0
+    finally:
+        nodes.shutdown()
+    store.invalidate_cache()
+    painted = sorted(store.find("pictures/painted"))
+    assert painted == ["pictures/painted/a.png", "pictures/painted/deep/b.png"]
+    assert cli.main(["apply", str(photo), "-o", str(tmp_path / "here.png"), *usual]) == 0
+    for path in painted:
+        store.get_file(path, str(tmp_path / "there.png"))
+        assert np.array_equal(opened(tmp_path / "here.png"), opened(tmp_path / "there.png"))
