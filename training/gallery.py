@@ -1,10 +1,13 @@
 """Write docs/gallery.md: each bundled style, and any painting, on the bundled photographs.
 
-python training/gallery.py
+    python training/gallery.py [--photos DIR]
+
+DIR holds the photographs of `MORE`, for the sheet of colorize; without it, that sheet is left as it is.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -13,6 +16,15 @@ from impasto import bundled, color, images, machine, onepass, pix2pix
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEIGHT = 220
+# File names, and where the photographs are from.
+MORE = {
+    "china.jpg": "danielbuechele, CC BY 2.0, from scikit-learn",
+    "flower.jpg": "vultilion, CC BY 2.0, from scikit-learn",
+    "grace_hopper.jpg": "James S. Davis, US Navy, public domain, from Matplotlib",
+    "motorcycle.png": "Scharstein et al. 2014, Middlebury stereo benchmark, from scikit-image",
+    "raccoon.png": "pixnio.com, CC0, from SciPy",
+    "camera.png": "Lav Varshney, CC0, from scikit-image; a grey photograph, without true colours",
+}
 PAINTINGS = ("starry-night", "composition-vii", "the-great-wave", "udnie")  # for the network of any painting
 
 
@@ -21,7 +33,17 @@ def row(paintings: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([images.resize(x, HEIGHT, round(x.shape[-1] * HEIGHT / x.shape[-2])) for x in paintings], -1)
 
 
+def colorized(photographs: list[torch.Tensor]) -> torch.Tensor:
+    """A sheet of photographs in grey, coloured, and as they are."""
+    grey = [color.luma(photograph).expand(-1, 3, -1, -1) for photograph in photographs]
+    colours = [pix2pix.apply(photograph, "colorize") for photograph in grey]
+    return torch.cat([row(each) for each in (grey, colours, photographs)], 2)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of the other photographs for colorize")
+    folder = parser.parse_args().photos
     photographs = [images.to_size(images.to_tensor(bundled.locate(name)), 512) for name in bundled.CONTENTS]
     images.write(DOCS / "images" / "photographs.jpg", row(photographs))
     lines = [
@@ -73,15 +95,22 @@ def main() -> None:
         "![Any painting](images/any-style.jpg)",
         "",
     ]
-    grey = [color.luma(photograph).expand(-1, 3, -1, -1) for photograph in photographs]
-    colours = [pix2pix.apply(photograph, "colorize") for photograph in grey]
-    images.write(DOCS / "images" / "colorize.jpg", torch.cat([row(each) for each in (grey, colours, photographs)], 2))
+    images.write(DOCS / "images" / "colorize.jpg", colorized(photographs))
+    if folder:
+        more = [images.to_size(images.to_tensor(folder / name), 512) for name in MORE]
+        images.write(DOCS / "images" / "colorize-more.jpg", colorized(more))
     lines += [
         "## colorize",
         "",
         "`impasto pix2pix apply colorize` on the photographs in grey. The last row has the true colours.",
         "",
         "![colorize](images/colorize.jpg)",
+        "",
+        "Six more, which training never saw either:",
+        "",
+        *(f"- {source}" for source in MORE.values()),
+        "",
+        "![colorize on six more](images/colorize-more.jpg)",
         "",
     ]
     (DOCS / "gallery.md").write_text("\n".join(lines))
