@@ -11,7 +11,7 @@ from torch import nn
 from impasto import bundled, images, pix2pix
 from impasto.cli import main
 from impasto.errors import DivergedError, InputError, WeightsError
-from impasto.generators import Shape, UNet
+from impasto.generators import ResNet, Shape, UNet
 from impasto.pix2pix import Model
 
 
@@ -101,18 +101,28 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     assert not (tmp_path / "n.safetensors").exists()
 
 
-def test_export(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "needed"),
+    [
+        (Shape(width=2, depth=4), 16),
+        (Shape(width=2, depth=4, resize=True, norm="instance"), 16),
+        (Shape(kind="resnet", width=2, depth=2), 4),
+        (Shape(inputs=1, outputs=2, width=2, depth=3), 8),
+    ],
+)
+def test_export(shape: Shape, needed: int, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     from impasto import interop
 
     torch.manual_seed(0)
-    model = Model(UNet(Shape(width=2, depth=4)), "given", {})
+    generator = UNet(shape) if shape.kind == "unet" else ResNet(shape)
+    model = Model(generator, "given", {})
     network, channels, stride = pix2pix.exportable(model)
-    assert (channels, stride) == (3, 16)
+    assert (channels, stride) == (shape.inputs, needed)
     interop.to_onnx(network, tmp_path / "m.onnx", channels=channels, stride=stride)
     session = runtime.InferenceSession(tmp_path / "m.onnx")
-    image = torch.rand(1, 3, 32, 80)
+    image = torch.rand(1, shape.inputs, 32, 80)
     (ours,) = session.run(None, {"image": image.numpy()})
     wanted = pix2pix.apply(image, model, seed=None, precision="float32")
     assert np.abs(ours - wanted.numpy()).max() < 1e-4

@@ -139,6 +139,7 @@ def test_presets_differ() -> None:
 TASKS = {
     "pix2pix": (200, 1, True, "AtoB"), "facades": (200, 1, True, "BtoA"), "maps": (200, 1, True, "AtoB"),
     "cityscapes": (200, 1, True, "BtoA"), "day2night": (17, 4, True, "AtoB"),
+    "thermal2color": (10, 4, True, "AtoB"), "inpaint": (25, 4, True, "AtoB"),
     "edges2photos": (15, 4, False, "AtoB"), "edges": (15, 4, True, "AtoB"), "colorize": (6, 4, False, "AtoB"),
 }  # fmt: skip
 
