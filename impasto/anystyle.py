@@ -239,8 +239,9 @@ class Repainter(nn.Module):
 
         ``mask``, (1, 1, H, W) in [0, 1], is the part of the paintings that counts.
         """
+        features = {layer: x.float() for layer, x in self.vgg(paintings, WIDTHS).items()}
         with as_it_is(paintings):
-            return self.decoder.style_of(paintings, self.vgg(paintings, WIDTHS), mask)
+            return self.decoder.style_of(paintings, features, mask)
 
     def forward(
         self, image: Tensor, style: Style, *, strength: float = 1.0, mask: Tensor | None = None, grain: float = 0.0,
@@ -257,10 +258,10 @@ class Repainter(nn.Module):
             film: what the frames of a film share.
         """
         half = torch.is_autocast_enabled(image.device.type)
+        own = style if strength == 1 else self.style_of(images.at_most(image, WHOLE))
         with as_it_is(image):
             if strength == 1:
                 return self._paint(image, style, mask, grain, half, film)
-            own = self.style_of(images.at_most(image, WHOLE))
             if film is not None:
                 own = own.over(film.part("own style"))
             mixed = mix([own, style], [1 - strength, strength])
@@ -282,17 +283,22 @@ class Repainter(nn.Module):
             mask = None if mask is None else F.pad(mask, [0, right, 0, below], "replicate")
         canvas = Canvas(self.decoder, style, mask, half=half, film=film)
         if max(image.shape[-2:]) <= WHOLE:
-            painted = canvas.paint(self.vgg(image, CONTENT))
+            painted = canvas.paint(self._encode(image, half))
         else:
             painted = self._in_tiles(image, canvas)
         return painted[..., :height, :width]
+
+    def _encode(self, image: Tensor, half: bool) -> dict[str, Tensor]:
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
+            features: dict[str, Tensor] = self.vgg(image, CONTENT)
+        return features
 
     def _in_tiles(self, image: Tensor, canvas: Canvas) -> Tensor:
         """As `Canvas.paint`, but each level's statistics are collected from all tiles before the next is painted."""
         parts = list(tiles(*image.shape[-2:]))
 
         def entered(tile: Tile) -> dict[str, Tensor]:
-            return canvas.enter(self.vgg(image[..., tile.outer_rows, tile.outer_columns], CONTENT))
+            return canvas.enter(self._encode(image[..., tile.outer_rows, tile.outer_columns], canvas.half))
 
         def detailed(tile: Tile) -> Tensor:
             outer = canvas.detail(canvas.coarse(entered(tile)))

@@ -145,12 +145,15 @@ def from_painting(painting: images.Source, style_scale: float = 1.0) -> Model:
         raise InputError(f"`style_scale` must be more than 0, not {style_scale:g}")
     picture = images.read(painting)
     network, metadata = anystyle.load()
-    device = next(network.parameters()).device  # another thread may be using it there
+    device: torch.device = next(network.parameters()).device  # another thread may be using it there
     side = min(anystyle.WHOLE, max(anystyle.LEAST, round(style_scale * anystyle.STYLE_SIZE)))
     small = images.to_size(picture.image.to(device), side)
     seen = None if picture.alpha is None else images.resize(picture.alpha.to(device), *small.shape[-2:])
     about = {"name": Path(picture.name).name, "sha256": picture.sha256, "scale": style_scale}
-    return Model(network, {**metadata, "painting": json.dumps(about)}, network.style_of(small, seen))
+    half = machine.precision("auto", device) == torch.bfloat16
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        style = network.style_of(small, seen)
+    return Model(network, {**metadata, "painting": json.dumps(about)}, style)
 
 
 @torch.no_grad()
