@@ -233,20 +233,21 @@ class Translation:
     """The network. unet256, unet128: a U-Net that halves 256 or 128 pixels down to one; resnet9, resnet6: 9 or 6
     residual blocks; features: colours from the encoder's features, only with --pairs colorize."""
     width: int = within(1, 1024, 64)
-    """Channels of the generator's first layer; less for small machines."""
+    """Channels of the generator's first layer; use fewer on small machines."""
     critic_width: int = within(1, 1024, 64)
     """Channels of the discriminator's first layer."""
     critic_layers: int = within(0, 6, 3)
     """Layers of the discriminator with a stride: 3 judges patches of 70 pixels, 0 single pixels, 1 of 16, 5 of 286."""
     norm: Literal["batch", "instance"] = "batch"
-    """How to normalise. batch: by the current batch, in training and when applied; instance: by each picture."""
+    """Normalisation. batch: statistics of the current batch, in training and when applied; instance: of each
+    picture."""
     dropout: float = within(0, 0.99, 0.5)
-    """Probability at which channels are dropped: the noise, also when applied."""
+    """Probability of dropping a channel. Dropout is the network's noise and stays on when it is applied."""
     resize: bool = False
     """Upsample by resizing before a convolution, which avoids checkerboards. Off: by transposed convolutions, as in the
     paper."""
     gan: Literal["bce", "lsgan", "none"] = "bce"
-    """The adversarial loss: cross-entropy, squares, or none, which trains only on L1."""
+    """The adversarial loss. bce: cross-entropy; lsgan: squared error; none: only the L1 loss."""
     gan_weight: float = within(0, 1e6, 1.0)
     """Weight of the adversarial loss."""
     l1: float = within(0, 1e6, 100.0)
@@ -264,7 +265,7 @@ class Translation:
     load: int = within(8, 8192, 286)
     """Short side in pixels to which pairs are resized."""
     crop: int = within(8, 8192, 256)
-    """Side in pixels of the random crops of these."""
+    """Side in pixels of the random crops from the resized pairs."""
     mirror: bool = True
     """Mirror half of the pairs. Off: do not mirror pairs."""
     validation: float = within(0, 0.9, 0.05)

@@ -7,6 +7,7 @@ import io
 import pkgutil
 import re
 import tokenize
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pytest
 
 import impasto
 from impasto import onepass, recipes, schema
-from impasto.commands import DEFAULTS
+from impasto.commands import DEFAULTS, options
 from impasto.runs import onepass as onepass_runs
 
 ROOT = Path(__file__).parent.parent
-KINDS = {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo, recipes.Translation)} | {
-    name: type(default([])) for name, default in DEFAULTS.items()
-}
+KINDS = (
+    {kind.__name__: kind for kind in (recipes.Transfer, recipes.Training, recipes.Photo, recipes.Translation)}
+    | {name: type(default([])) for name, default in DEFAULTS.items()}
+    | {"Clip": options.Clip}
+)
 EXPORTED = [
     name for name in impasto.__all__ if inspect.isfunction(getattr(impasto, name)) and not name.endswith("Error")
 ]
@@ -66,7 +69,7 @@ def test_words_are_usual() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("folder", ["impasto", "docs", "README.md"])
+@pytest.mark.parametrize("folder", ["impasto", "docs", "tests", "training", "benchmarks", "README.md", "CHANGELOG.md"])
 def test_papers_are_cited_by_their_keys(folder: str) -> None:
     path = ROOT / folder
     files = [path] if path.is_file() else [each for kind in ("*.py", "*.md") for each in path.rglob(kind)]
@@ -110,12 +113,21 @@ def test_research_notes_end_in_decisions(page: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_help_texts_are_short(kind: str) -> None:
     texts = schema.described(KINDS[kind])
+    for name, hint in typing.get_type_hints(KINDS[kind], include_extras=True).items():
+        for each in getattr(hint, "__metadata__", ()):  # options of several commands have their text in `options`
+            texts[name] = texts.get(name) or getattr(each, "help", None) or ""
     assert {name: len(text) for name, text in texts.items() if len(text) > 200} == {}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_descriptions_of_commands_are_short(name: str) -> None:
+    text = " ".join((inspect.getdoc(KINDS[name]) or "").split())
+    assert 0 < len(text) <= 200
 
 
 def test_help_texts_state_the_constants() -> None:
     assert f"over {onepass.SIZE} pixels" in schema.described(KINDS["apply"])["size"]
-    assert f"at most {onepass_runs.PHOTOGRAPHS} " in schema.described(KINDS["train"])["photos"]
+    assert f"at most {onepass_runs.PHOTOGRAPHS:,} " in schema.described(KINDS["train"])["photos"]
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -24,7 +24,7 @@ class TrainCommand:
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
     """The painting: a picture, or a name from `impasto list styles`."""
     photos: Path
-    """A folder of photographs to train on; 1000 are enough, at most 2000 are used. Unreadable ones are skipped."""
+    """A folder of photographs to train on; 1,000 are enough, at most 2,000 are used. Unreadable ones are skipped."""
     out: Out
     """The file to write, .safetensors."""
     settings: Annotated[Training, tyro.conf.arg(name="")]
@@ -72,13 +72,13 @@ class ApplyCommand:
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the training of a bundled style; none for a painting."""
     size: int | None = None
-    """Long edge of the result in pixels, up to 16384; 0: the photograph's. If omitted: the photograph's, but over 900
+    """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
     no_steady: bool = False
-    """Paint each frame of a film by itself; it flickers."""
+    """Repaint each frame separately. The film then flickers."""
     clip: Film = field(default_factory=Clip)
     fps: float = 0.0
-    """Frames per second of an image sequence, up to 1000; 0 means 25."""
+    """Frames per second of an image sequence, up to 1,000; 0 means 25."""
     resume: bool = False
     """Skip pictures of a folder that are already done; continue a half-done film."""
     cluster: Cluster = ""

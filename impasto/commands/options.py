@@ -52,11 +52,11 @@ class Clip:
     """Which part of a film is repainted, and how the result is encoded."""
 
     begin: Annotated[str, tyro.conf.arg(name="from")] = ""
-    """Of a film: where to begin, in seconds, or as 0:10."""
+    """For films: start time, in seconds or as 0:10. Default: the beginning."""
     to: str = ""
-    """Of a film: where to end."""
+    """For films: end time. Default: the end."""
     crf: int = 18
-    """Of a film: quality, 0 to 51; lower values give better quality and larger files."""
+    """For films: quality, 0 to 51; lower values give better quality and larger files."""
 
     def settings(self, *, steady: bool, fps: float) -> film.Settings:
         """How to repaint a film; InputError or VideoError for values out of range."""

@@ -16,7 +16,7 @@ from impasto.recipes import Photo
 class PhotoCommand:
     """Give the photograph CONTENT the light of the photograph STYLE, without a painted look (Luan2017).
 
-    Matching regions are found automatically, or given by two masks of flat colours: the same colour, the same region.
+    Matching regions are found automatically, or given by two masks of flat colours.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
@@ -27,9 +27,9 @@ class PhotoCommand:
     """The picture to write; it has CONTENT's size and all of its detail."""
     settings: Annotated[Photo, tyro.conf.arg(name="")]
     content_mask: Path | None = None
-    """A mask with CONTENT's regions in flat colours."""
+    """A mask of CONTENT's regions in flat colours."""
     style_mask: Path | None = None
-    """A mask with STYLE's regions in the same colours."""
+    """A mask of STYLE's regions; the same colour means the same region."""
     save_masks: bool = False
     """Save the regions as OUT-content-mask.png and OUT-style-mask.png, to view or edit them."""
     resume: Path | None = None

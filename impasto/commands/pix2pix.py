@@ -20,7 +20,7 @@ from impasto.recipes import SEEDS, Translation
 class TranslatorTrainCommand:
     """Train a network on the pairs in FOLDER, to turn one picture of a pair into the other (Isola2017).
 
-    Every 200 steps it writes the network so far, and OUT.png and OUT.csv with held-out pairs and the losses.
+    Every 200 steps it writes the network, and OUT.png and OUT.csv with held-out pairs and losses.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -58,11 +58,11 @@ class TranslatorApplyCommand:
     out: Out
     """The picture, film (as in `impasto apply`) or folder to write."""
     seed: int = 0
-    """Seed of the dropout, the network's noise: another one gives another result. 0 to 4,294,967,295."""
+    """Seed of the dropout noise. Each seed gives a different result. 0 to 4,294,967,295."""
     no_dropout: bool = False
     """Switch the dropout off."""
     trace: bool = False
-    """For models of edges: INPUT is a photograph; its edges are translated."""
+    """For models trained with `--pairs edges`: find the edges of the photograph INPUT and translate them."""
     resume: bool = False
     """Skip pictures of a folder that are already done; continue a half-done film."""
     device: Device = "auto"

@@ -28,7 +28,7 @@ class StudioCommand:
     max_minutes: float = 60.0
     """The time limit of an optimisation or a film, in minutes; what is done so far is kept. 0.001 to 100,000."""
     models: tuple[Path, ...] = ()
-    """Networks of `impasto pix2pix train` for the tab Translate, with a canvas to draw on unless they colour."""
+    """Networks of `impasto pix2pix train` to add to the tab Translate. All except colouring networks get a canvas."""
     open: bool = False
     """Also open the page in the browser."""
 

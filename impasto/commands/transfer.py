@@ -90,20 +90,20 @@ def _stated(arguments: Sequence[str], fallback: Transfer) -> Transfer:
 class TransferCommand:
     """Repaint CONTENT in one STYLE or several, by optimisation (Gatys2016).
 
-    CONTENT and STYLE are pictures, or names from `impasto list contents` and `impasto list styles`. Without STYLE,
-    CONTENT may be a table of transfers, .csv or .jsonl, with the columns content, style, out and any field of the
-    recipe; OUT is then a folder. The options from --size on are fields of the recipe; --recipe sets their defaults.
+    The options from --size on are fields of the recipe; --recipe sets their defaults.
     """
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
-    """The photograph, or a film, which takes long; each frame stays close to those before it (Ruder2016)."""
+    """A picture, a name from `impasto list contents`, a film, or a table of transfers. Films take long; each frame
+    stays close to the previous ones (Ruder2016)."""
     styles: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="STYLE [STYLE ...]", help_behavior_hint="(required for a picture)"),
     ]
-    """One painting or several; none if CONTENT is a table."""
+    """Paintings: pictures, or names from `impasto list styles`. None if CONTENT is a table: .csv or .jsonl, with the
+    columns content, style, out and any field of the recipe."""
     out: Out
-    """The picture to write: .png, .jpg, .webp or .tif; or the film."""
+    """The picture to write: .png, .jpg, .webp or .tif; or the film. For a table, a folder."""
     settings: Settings
     recipe: str = "impasto"
     """A preset (`impasto list recipes`), a JSON file, or a picture of `impasto transfer`, whose recipe is used."""
@@ -224,24 +224,19 @@ class ReconstructCommand:
 
 @dataclass
 class StudyCommand:
-    """Draw a labelled sheet of results, like the figures of the published articles.
-
-    - content: content reconstructions from relu1_1, 2_1, 3_1, 4_1, 5_1.
-    - style: style reconstructions from the first one, two, ... five of these layers.
-    - descent: gradient descent on the style of one layer at a time (KerasDescent).
-    - strengths: transfers of increasing strength.
-    """
+    """Draw a labelled sheet of results, like the figures of Gatys2016 and KerasDescent."""
 
     content: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONTENT")]
     """The photograph."""
     style: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STYLE")]
     """The painting."""
     over: Literal["content", "style", "descent", "strengths"]
-    """What the panels compare."""
+    """The panels. content: reconstructions from relu1_1, 2_1, ... 5_1; style: from the first one, two, ... five of
+    these; descent: gradient descent on one layer's style; strengths: rising strength."""
     out: Out
     """The sheet to write."""
     size: int = 256
-    """Long edge of each panel in pixels, up to 16384."""
+    """Long edge of each panel in pixels, up to 16,384; 0: the content's own size."""
     steps: int = 0
     """Iterations for each panel, up to 100,000; 0: as in the recipe."""
     encoder: str = "compact"
