@@ -23,8 +23,8 @@ from impasto.errors import ImageError
 BYTES_PER_PIXEL = 44  # that reading takes at its peak: 8 bits, floats, alpha, and copies of them
 SMALL = 4_000_000  # pixels up to which memory is not checked
 MAX_PIXELS = 178_956_970  # Pillow's hard limit, which also holds if a caller asks for more
-# A picture of more than LARGE pixels needs a byte for every SPARSE of them: a scanned drawing in two colours has a byte
-# for 1,400, and only an empty picture, which would be decoded for 15 s, has fewer.
+# A file with more than LARGE pixels is refused if it has less than a byte for every SPARSE pixels. A scanned drawing in
+# two colours has a byte for every 1,400. Only empty pictures have less, and decoding them would take 15 s.
 LARGE, SPARSE = 25_000_000, 10_000
 DNG_VERSION, SUB_IFDS, ORIENTATION = 0xC612, 0x014A, 0x0112  # tags of TIFF and EXIF
 RAW_HINT = "is a RAW photograph; develop it first, for example with darktable, and save it as TIFF or PNG"

@@ -41,8 +41,8 @@ class VGG(nn.Module):
         mean, std: normalisation of sRGB in [0, 1], one number per channel.
         places: the convolutions, a prefix of ``CONVOLUTIONS``.
         reflect: the first convolution with reflection padding; those before it have zero padding.
-        exact: the last convolution that runs forward in float32 at every precision. If rounding moves a maximum, the
-            gradient goes elsewhere; the finer the layer, the further.
+        exact: the last convolution that runs forward in float32 at every precision. Rounding can move the maximum of
+            a pooling window; the gradient then goes to another pixel.
     """
 
     mean: Tensor
@@ -100,7 +100,7 @@ def pad(x: Tensor) -> Tensor:
 
 
 def unpad(gradient: Tensor) -> Tensor:
-    """From the gradient with respect to the output of `pad` to that of its input; overwrites the former."""
+    """Turn the gradient with respect to the output of `pad` into that with respect to its input, in place."""
     source = 2 if min(gradient.shape[-2:]) > 3 else 1
     for axis in (-2, -1):
         gradient.select(axis, source).add_(gradient.select(axis, 0))

@@ -31,8 +31,8 @@ def tables(colors: Tensor, weights: Sequence[Tensor], affine: Sequence[Tensor], 
     """Make the tables of all regions: how far each colour moves.
 
     A colour moves by its region's affine map and by the mean residual of colours up to about NOISE away (Nadaraya1964),
-    so that slopes grow only with what stands out of the noise. Colours that a region lacks move as the other regions'.
-    So a pixel on the wrong side of a border does not shine, and a region without counterpart follows the others.
+    so that noise does not make slopes steep. Colours that a region does not contain move as in the other regions. So
+    a pixel on the wrong side of a border does not stand out, and a region without counterpart follows the others.
 
     Args:
         colors: (P, 3) in [0, 1], of the photograph.
@@ -81,7 +81,10 @@ def in_order(luma: Tensor, mass: Tensor) -> Tensor:
 
 
 def _sums(colors: Tensor, moved: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sums of ``moved`` and of the weights at the nodes of a table, (1, 4, N, N, N); the weights' is 1."""
+    """The weighted sums of ``moved``, and the weights, at the nodes of a table: (1, 4, N, N, N).
+
+    The weights are scaled so that they add up to 1.
+    """
     position = colors.clamp(0, 1) * (NODES - 1)
     low = position.floor().clamp(max=NODES - 2)
     above, low = position - low, low.long()

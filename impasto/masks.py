@@ -16,7 +16,7 @@ LEAST_SHARE = 1e-3  # of a mask, that a colour must cover to be a class
 SAME_COLOUR = 40  # of 255: the largest difference in a channel between two shades of one class
 MOST_CLASSES, MOST_UNSURE = 24, 0.2
 MISFIT = 0.02  # the largest difference of two aspect ratios that is rounding
-EMPTY = 0.02  # a mask's largest value up to which it masks everything
+EMPTY = 0.02  # smaller values of a mask count as 0, smaller differences as none
 # The colours of labels: black, white, and others as far apart as possible.
 LABELS = torch.tensor(sorted(product((0.0, 1.0, 0.5), repeat=3), key=lambda c: (0.5 in c, len({*c}), c)))
 
@@ -174,7 +174,7 @@ def classes(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _thick(pixels: Tensor, colour: Tensor, shape: torch.Size) -> bool:
-    """Whether a colour is more than a line between two others."""
+    """Whether a colour fills areas; mixed colours form only thin lines between two others."""
     there = ((pixels - colour).abs().amax(1) <= SAME_COLOUR).view(1, 1, *shape).float()
     inside = 1 - F.max_pool2d(1 - there, 5, 1, 2)
     return float(inside.sum()) > 0.1 * float(there.sum())

@@ -126,7 +126,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
     if len(kept) == 1:
         labels, kept = torch.zeros_like(labels), [0]
     for k in range(count):
-        if max(float(share[k]) for share in shares) < LEAST_REGION:  # too small to be anything by itself
+        if max(float(share[k]) for share in shares) < LEAST_REGION:  # too small in both: it joins the most similar one
             near = min(kept, key=lambda other: float(((centres[k] - centres[other]) ** 2).sum()))
             labels[labels == k] = near
     sides = []

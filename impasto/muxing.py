@@ -287,7 +287,7 @@ def _noting(av: Any, source: Any, lost: list[str]) -> Iterator[None]:
 
 
 def _fits(av: Any, source: Any, kind: str) -> bool:
-    """Whether a format takes a stream as it is; that of a codec it knows may have a rate that it does not."""
+    """Whether a format takes a stream as it is. Even with a supported codec, the sample rate may be unsupported."""
     try:
         with av.open(io.BytesIO(), "w", format=kind) as trial:
             trial.add_stream_from_template(source)

@@ -133,6 +133,7 @@ def task(
         if world > 1:  # the same values in all processes, so that they stop together
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
+        # The surrogate term is 0 and only adds a gradient. The terms are summed, so it may go on any of them.
         first = next(iter(terms))
         return {**terms, first: terms[first] + optimize.handed_on(gradient, painted), **extra}
 

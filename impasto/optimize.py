@@ -92,9 +92,9 @@ def inward_(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def handed_on(gradient: Tensor, x: Tensor) -> Tensor:
-    """A surrogate loss: its value is 0, and its gradient with respect to ``x`` is ``gradient``.
+    """A surrogate loss (Schulman2015): its value is 0, and its gradient with respect to ``x`` is ``gradient``.
 
-    Backpropagation through it continues below ``x`` from a gradient that was computed without autograd.
+    So backpropagation continues below ``x`` from a gradient that was computed without autograd.
     """
     loss = (gradient * x).sum()
     return loss - loss.detach()

@@ -29,7 +29,7 @@ DEEP = (".tif", ".tiff", ".npy")  # files with any number of channels
 def to_network(image: Tensor, kind: Kind) -> Tensor:
     """What a network reads of a picture: (1, C, H, W) in [0, 1] -> (1, C', H, W) in [-1, 1].
 
-    Its lightness to colorize; otherwise the picture itself, of edges only the grey.
+    To colorize, its lightness; for edges, its brightness; otherwise the picture itself.
     """
     if kind == "colorize":
         return color.to_lab(image)[:, :1] / 50 - 1

@@ -23,7 +23,7 @@ from impasto.recipes import Photo
 
 PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some ten thousand of them
 ROUNDS = 24  # of the transport
-ALIKE = 0.07  # distance in sRGB of affine map and transport at which colour, and colour with place, count alike
+ALIKE = 0.07  # distance in sRGB of affine map and transport at which transport with and without place count alike
 PLACED = 0.3  # distance in sRGB that counts as much as a standard deviation of place
 FITTING = 1e5  # weight of the mean squared distance to the transported colours
 FITS = 60  # iterations of L-BFGS of the fit to them
@@ -54,8 +54,8 @@ def transported(
         what: its counterpart, (1, 1, H, W); the last region may have none.
 
     Returns:
-        the tables for `light`, (K, 3, N, N, N), and the photograph in the moved colours, (1, 3, H, W), which the
-        tables match as far as a colour moves alike wherever it is.
+        the tables for `light`, (K, 3, N, N, N), and the photograph in the moved colours, (1, 3, H, W). The tables
+        give the same colours, except where one colour moves differently in different places.
     """
     colors = content[0].flatten(1).T
     weights, maps, residuals = [], [], []
@@ -126,7 +126,7 @@ class PhotoStep:
         """The photograph at any size, (1, 3, H, W), in the light found so far."""
         calm = without_noise(photograph, self.small)
         lit = light.lit(calm, self.borders.shares(photograph), self.tables, self.added)
-        # What was smoothed away is as dark as the rest becomes, and no more vivid than it was.
+        # The removed chroma follows the new brightness, but does not become more vivid.
         darker = (color.luma(lit).clamp_min(0.02) / color.luma(photograph).clamp_min(0.02)).clamp_(max=1)
         lit = (lit + darker * (photograph - calm)).clamp_(0, 1)
         return torch.lerp(photograph, lit, self.strength).clamp_(0, 1)

@@ -45,7 +45,7 @@ class Carrier:
         """The painting of ``frame``, given what it is by itself; both (1, 3, H, W) in [0, 1]."""
         result = painted
         if self.last is not None:
-            # Of a continued film, the last painting is on the CPU and has the film's own size.
+            # When a film is continued, the last frame and its painting are on the CPU, in the film's own size.
             before, painting = (images.resize(each.to(frame), *frame.shape[-2:]) for each in self.last)
             carried, trusted = carry(frame, before, painting, flow.visible)
             result = crisp(painted.lerp(carried, (1 - FRESH) * trusted), painted).clamp_(0, 1)

@@ -136,7 +136,7 @@ def seek(av: Any, container: Any, time: Fraction | float) -> None:
         container: of the film, opened by PyAV.
         time: in seconds from the start of the film; 0: stay.
     """
-    if container.format.name == "mpegts":  # it has no index: one seeks to a keyframe that may be later
+    if container.format.name == "mpegts":  # it has no index: seeking may end at a later keyframe
         time -= EARLIER
     if time > 0:
         with suppress(av.FFmpegError):
@@ -270,7 +270,7 @@ def _count(animation: PIL.Image.Image) -> int:
 
 
 def _duration(animation: PIL.Image.Image) -> Fraction:
-    """The seconds that a frame of an animated picture is shown; as in browsers 0.1 if it does not say."""
+    """How long a frame of an animated picture is shown, in seconds; if unknown, 0.1 as in browsers."""
     return Fraction(round(animation.info.get("duration") or 0) or 100, 1000)
 
 

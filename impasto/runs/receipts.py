@@ -18,7 +18,7 @@ from impasto.errors import ImageError, ImpastoError, InputError, OutputError, la
 from impasto.images import Picture
 from impasto.recipes import STARTS, Photo, Training, Transfer, Translation
 
-Step = TypeVar("Step")
+Resumable = TypeVar("Resumable")
 PAINTED = {
     "content": "entry",
     "styles": "entries",
@@ -244,7 +244,7 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def resuming(steps: Iterator[Step]) -> Iterator[Step]:
+def resuming(steps: Iterator[Resumable]) -> Iterator[Resumable]:
     """The steps of a run that resumes; InputError if its checkpoint does not fit, which the first step shows."""
     try:
         first = next(steps, None)

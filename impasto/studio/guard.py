@@ -56,7 +56,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-ALONE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # a file opened as a page runs nothing
+SANDBOXED = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # a file opened as a page runs nothing
 
 
 class Guard:
@@ -97,7 +97,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 if scope["path"].startswith(FILE):
-                    headers["content-security-policy"] = ALONE
+                    headers["content-security-policy"] = SANDBOXED
                 if not known and _same_origin(request):
                     response = Response()
                     response.set_cookie(cookie, token, path="/", httponly=True, samesite="lax")

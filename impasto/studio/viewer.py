@@ -137,9 +137,9 @@ def style_choice(studio: Studio, prefix: str = "") -> tuple[gr.Gallery, gr.Image
 
 
 def as_path(picture: gr.Image) -> gr.Image:
-    """Let the value be the path of the upload, which Gradio would decode.
+    """Make the component's value the path of the upload; Gradio would decode the picture.
 
-    `gr.update` of the component would end this, because Gradio then makes a new one.
+    Do not update the component with `gr.update`: Gradio would replace it by a new one, without this change.
     """
     picture.preprocess = lambda payload: payload and payload.path  # type: ignore
     return picture
@@ -148,7 +148,7 @@ def as_path(picture: gr.Image) -> gr.Image:
 def brush(**settings: Any) -> gr.ImageEditor:
     """An editor whose value is the paths of its layers, or of the whole drawing; Gradio would decode them all.
 
-    As of `as_path`, it may not be updated: hide the column around it.
+    Like that of `as_path`, it must not be updated. To hide it, hide the column around it.
     """
     editor = gr.ImageEditor(type="filepath", sources=(), transforms=(), layers=False, buttons=[], **settings)
 
