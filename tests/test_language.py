@@ -103,10 +103,9 @@ def test_every_cited_key_is_in_the_references() -> None:
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "research").glob("*.md")), ids=lambda path: path.stem)
-def test_research_notes_end_in_decisions(page: Path) -> None:
-    text = page.read_text()
-    assert re.search(r"\b20\d\d\b", text)
-    sections = re.split(r"^## ", text, flags=re.M)[1:]
+def test_research_notes_have_dates_and_end_in_decisions(page: Path) -> None:
+    sections = re.split(r"^## ", page.read_text(), flags=re.M)[1:]
+    assert [section.splitlines()[0] for section in sections if not re.search(r"\*[\w ]+ 20\d\d\.\*", section)] == []
     assert [section.splitlines()[0] for section in sections if "**Decision" not in section] == []
 
 
