@@ -288,7 +288,7 @@ def minimize(
         state: from an earlier ``Iteration.state()``; the run resumes bit for bit. None: a new run from ``image``.
 
     Yields:
-        Every iteration after those of ``state``.
+        Every iteration after those of ``state``; if there is none, the one of ``state`` again, without its terms.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the picture stays as the last step yielded it.
@@ -324,10 +324,13 @@ def minimize(
 
     for index in range(done + 1, steps + 1):
         if flat and len(losses) > 10 and losses[-11] - losses[-1] < flat * losses[-11]:
-            return
+            break
         terms = solver.step(x, evaluate)
         loss = sum(terms.values())
         losses = [*losses[-10:], loss]
         if clip:
             x.clamp_(0, 1)
+        state = None
         yield Iteration(index, loss, terms, losses, x, solver)
+    if state is not None:
+        yield Iteration(done, losses[-1], {}, losses, x, solver)

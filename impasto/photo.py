@@ -155,7 +155,8 @@ def steps(
         state: from an earlier ``PhotoStep.state()``, to resume from; None: a new run.
 
     Yields:
-        The fit, then every iteration with the style loss; a run that resumes yields only the iterations that are left.
+        The fit, then every iteration with the style loss; a run that resumes yields the iterations that are left,
+        or the state's own again.
 
     Raises:
         InputError: the photograph is too narrow.

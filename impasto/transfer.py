@@ -136,7 +136,7 @@ def steps(
             be followed, (1, 1, H, W) in [0, 1] (Ruder2016).
 
     Yields:
-        Every iteration, with the picture so far.
+        Every iteration, with the picture so far; if ``state`` leaves none, its own again.
 
     Raises:
         InputError: the recipe (RecipeError) or an input is invalid, or they do not match.
@@ -159,7 +159,7 @@ def steps(
         follow = follow[0].to(target), follow[1].to(target)
     image, colors = resumed.image, pictures.photograph if recipe.keep_colors == "luma" else None
     for scale in plan(recipe, pictures):
-        if resumed.done >= scale.before + scale.steps:
+        if recipe.steps > scale.before + scale.steps <= resumed.done:
             continue
         inner = resumed.inner if resumed.done > scale.before else None
         for each in paint(image, pictures, scale, recipe, network, spare, inner, follow):

@@ -383,6 +383,24 @@ def test_resume_after_kill_gives_the_same_bits(photo: Path, painting: Path, tiny
     assert not (tmp_path / "cut.resume").exists()
 
 
+@pytest.mark.parametrize("colors", ["none", "luma"])
+def test_resume_after_the_last_step_writes_the_picture(
+    colors: str, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, state = tmp_path / "out.png", tmp_path / "out.resume"
+    command = ["--steps", "4", "--scales", "0.5", "1", "--keep-colors", colors, "--checkpoint-every", "2"]
+    assert run(*command) == 0
+    wanted = out.read_bytes()
+    out.unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(run_transfer, "save", lambda *given: given[3:] and images.write(given[3], given[2]))
+        killed.setattr(Path, "unlink", lambda *given, **options: None)
+        assert run(*command) == 0
+    assert state.exists() and not out.exists()
+    assert run(*command, "--resume", state) == 0
+    assert out.read_bytes() == wanted and not state.exists()
+
+
 def test_interrupt_keeps_the_picture_so_far(photo: Path, painting: Path, tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     process = start(["transfer", str(photo), str(painting), "-o", str(out), "--encoder", tiny, "--size", "96",

@@ -244,10 +244,15 @@ def test_resume_is_exact_to_the_bit(name: Any, clip: bool, objective: Callable[[
     assert not torch.equal(whole[3].image, whole[9].image)
 
 
-def test_resume_at_the_end_does_nothing() -> None:
-    options: dict[str, Any] = {"optimizer": "adam", "steps": 2, "rate": 0.1}
-    state = saved(last(minimize(START, quadratic, **options)).state())
-    assert list(minimize(START, quadratic, **options, state=state)) == []
+@pytest.mark.parametrize("flat", [0.0, 1.0])
+@pytest.mark.parametrize("name", RATES)
+def test_resume_at_the_end_yields_the_last_iteration_again(name: Any, flat: float) -> None:
+    options: dict[str, Any] = {"optimizer": name, "steps": 14, "rate": 1e-3 * RATES[name], "flat": flat}
+    end = last(minimize(START, quadratic, **options))
+    (again,) = minimize(torch.zeros_like(START), quadratic, **options, state=saved(end.state()))
+    assert torch.equal(again.image, end.image)
+    assert (again.index, again.loss, again.losses) == (end.index, end.loss, end.losses)
+    assert end.index == (11 if flat else 14)
 
 
 @pytest.mark.parametrize("name", RATES)

@@ -313,8 +313,8 @@ def test_resume_at_every_step(recipe: Transfer, optimizer: Any, rate: float, ini
     assert [step.scale for step in whole] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0, 1.0]
     for done, state in enumerate(states, 1):
         rest = list(looked_at(CONTENT, STYLE, options, state=state))
-        assert [step.index for step in rest] == list(range(done + 1, 8))
-        for one, other in zip(whole[done:], rest, strict=True):
+        assert [step.index for step in rest] == (list(range(done + 1, 8)) or [7])
+        for one, other in zip(whole[done:] or whole[-1:], rest, strict=True):
             assert torch.equal(one.image, other.image)
             assert one.loss == other.loss
 
