@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def pictures(folder: str | Path) -> list[Path]:
     return survey(folder)[0]
 
 
-def survey(folder: str | Path) -> tuple[list[Path], list[Path]]:
+def survey(folder: str | Path, own: Container[str] = ()) -> tuple[list[Path], list[Path]]:
     """The pictures below a folder, by their suffix, and everything else that is visible: files, unreadable folders.
 
     Links to folders are followed, into each folder once. Hidden files and folders are skipped: their names begin with
@@ -35,6 +35,7 @@ def survey(folder: str | Path) -> tuple[list[Path], list[Path]]:
 
     Args:
         folder: to search.
+        own: files that belong to the run and are in neither list, as `os.path.realpath` names them.
 
     Returns:
         The pictures and the others, each sorted by path.
@@ -55,6 +56,8 @@ def survey(folder: str | Path) -> tuple[list[Path], list[Path]]:
                 entered.add(real)
                 below.append(os.path.basename(path))
         for file in (Path(place, name) for name in names if name[0] != "."):
+            if own and os.path.realpath(file) in own:
+                continue
             (found if file.suffix.lower() in images.SUFFIXES and file.is_file() else others).append(file)
     return sorted(found), sorted(others)
 

@@ -6,7 +6,7 @@ Networks see them as (B, C, H, W) in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -257,13 +257,29 @@ def find(folder: Path, targets: Path | None = None, *, kind: Kind = "given") -> 
     """The pairs of a folder, sorted by path.
 
     Args:
+        folder, targets, kind: those of `survey`.
+
+    Returns:
+        The first list of `survey`.
+    """
+    return survey(folder, targets, kind=kind)[0]
+
+
+def survey(
+    folder: Path, targets: Path | None = None, *, kind: Kind = "given", own: Container[str] = ()
+) -> tuple[list[tuple[Path, Path | None]], list[Path]]:
+    """The pairs of a folder, and everything else in it that is visible, also pictures without a partner.
+
+    Args:
         folder: of pictures with input and target side by side, of photographs to make pairs from, or with the inputs.
             Two folders A and B in it are the inputs and the targets.
         targets: the folder of the targets, which have the inputs' names; suffixes may differ. None: see ``folder``.
         kind: how pairs are made.
+        own: files that are left out, as `datasets.survey` takes them.
 
     Returns:
-        Input and target of each pair; the target is None if one file holds both, or both are made from it.
+        Input and target of each pair, the target None if one file holds both, or both are made from it; and the
+        others, each sorted by path.
 
     Raises:
         InputError: there are none.
@@ -273,17 +289,23 @@ def find(folder: Path, targets: Path | None = None, *, kind: Kind = "given") -> 
     for each in (folder, *([targets] if targets else [])):
         if not each.is_dir():
             raise InputError(f"{each}: not a folder; check the path")
+    ours, others = _files(folder, own)
     if targets is None:
-        found: list[tuple[Path, Path | None]] = [(path, None) for path in _files(folder)]
+        found: list[tuple[Path, Path | None]] = [(path, None) for path in ours]
     else:
-        theirs = {path.relative_to(targets).with_suffix(""): path for path in _files(targets)}
-        ours = [(path, path.relative_to(folder).with_suffix("")) for path in _files(folder)]
-        found = [(path, theirs[name]) for path, name in ours if name in theirs]
+        candidates, more = _files(targets, own)
+        theirs = {path.relative_to(targets).with_suffix(""): path for path in candidates}
+        names = {path: path.relative_to(folder).with_suffix("") for path in ours}
+        found = [(path, theirs[name]) for path, name in names.items() if name in theirs]
+        used = {path for pair in found for path in pair}
+        others = sorted({*ours, *others, *candidates, *more} - used)
     if not found:
         what = "no pictures" if targets is None else f"no picture has the name of one in {targets}"
         raise InputError(f"{folder}: {what}")
-    return found
+    return found, others
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted([*datasets.pictures(folder), *(path for path in folder.rglob("*.npy") if path.is_file())])
+def _files(folder: Path, own: Container[str]) -> tuple[list[Path], list[Path]]:
+    pictures, others = datasets.survey(folder, own)
+    arrays = [path for path in others if path.suffix == ".npy" and path.is_file()]
+    return sorted([*pictures, *arrays]), [path for path in others if path not in arrays]

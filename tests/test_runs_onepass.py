@@ -59,6 +59,37 @@ def test_train_and_apply(train: Callable[..., int], folder: Path, tmp_path: Path
     assert receipt["models"][0]["sha256"] == weights.sha256(tmp_path / "mine.safetensors")
 
 
+def test_a_training_among_its_photographs(
+    train: Callable[..., int], folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves out its own files, and names what else it leaves out. It overwrites nothing of others."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 1)
+    save_picture(folder / "mine.png", seed=7)
+    before = (folder / "mine.png").read_bytes()
+    inside = ["--photos", str(folder), "-o", "mine.safetensors"]
+    assert train(*inside) == 1
+    one_line(capsys, "mine.png: is needed for the training, but holds something else", only=True)
+    assert (folder / "mine.png").read_bytes() == before
+    (folder / "mine.png").unlink()
+    (folder / "film.mp4").write_bytes(b"")
+    honest = onepass.save
+
+    def cut(*given: Any) -> None:
+        honest(*given)
+        os.kill(os.getpid(), SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onepass, "save", cut)
+        assert train(*inside) == 130
+    assert {path.name for path in folder.glob("mine.*")} == {"mine.png", "mine.resume", "mine.safetensors"}
+    said = capsys.readouterr().err
+    assert "left out 1 (films): film.mp4" in said and "no pictures" not in said
+    assert train(*inside, "--resume") == 0
+    assert train() == 0  # elsewhere, with the same pictures and one more
+    assert onepass.load("mine.safetensors").metadata["photographs"] == "3"
+
+
 def test_more_photographs_than_are_used(
     train: Callable[..., int], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +389,9 @@ def test_training_overwrites_no_input(
     style = save_picture(tmp_path / "mine.png")
     before = style.read_bytes()
     arguments = ["train", str(style), "--photos", str(tmp_path / "photos"), "-o", str(tmp_path / "mine.safetensors")]
+    assert cli.main(arguments) == 1
+    one_line(capsys, "mine.png", "holds something else", only=True)
+    (tmp_path / "mine.safetensors").write_bytes(b"an earlier network")
     assert cli.main(arguments) == 1
     one_line(capsys, "mine.png", "is also an input", only=True)
     assert style.read_bytes() == before

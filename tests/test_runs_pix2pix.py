@@ -123,6 +123,25 @@ def test_resume_is_exact_to_the_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_training_among_its_pairs(
+    train: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """It leaves out its own files. Names need not be UTF-8."""
+    monkeypatch.setattr("impasto.runs.torchrun.EVERY", 2)
+    os.rename(folder / "0.png", os.fsencode(folder) + b"/\xe9.png")
+    (folder / "mine.csv").write_text("a table")
+    out = str(folder / "mine.safetensors")
+    assert train("-o", out) == 1
+    one_line(capsys, "mine.csv: is needed for the training, but holds something else", only=True)
+    (folder / "mine.csv").unlink()
+    presses = iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr("impasto.runs.terminal.interruption", lambda: _pressed(presses))
+        assert train("-o", out) == 130
+    assert train("-o", out, "--resume") == 0
+    assert pix2pix.load(out).metadata["learnt"] == "3" and "left out" not in capsys.readouterr().err
+
+
 class _pressed:
     def __init__(self, presses: object) -> None:
         self.presses = presses
@@ -134,13 +153,19 @@ class _pressed:
         pass
 
 
-def test_two_folders_and_other_pairs(tmp_path: Path, folder: Path) -> None:
+def test_two_folders_and_other_pairs(tmp_path: Path, folder: Path, capsys: Capture) -> None:
     (tmp_path / "targets").mkdir()
     for path in folder.iterdir():
         save_picture(tmp_path / "targets" / path.with_suffix(".jpg").name, 64, 32, seed=9)
+    save_picture(folder / "single.png")
+    (folder / "notes.txt").write_text("no picture")
+    save_picture(tmp_path / "targets" / "unpaired.png")
     out = tmp_path / "mine.safetensors"
     command = ["pix2pix", "train", str(folder), "-o", str(out), *SMALL]
     assert cli.main([*command, "--targets", str(tmp_path / "targets"), "--validation", "0"]) == 0
+    said = capsys.readouterr().err
+    assert "left out 2 (without a partner): single.png, unpaired.png" in said
+    assert "left out 1 (no pictures): notes.txt" in said
     assert cli.main([*command, "--recipe", "edges", *SMALL, "--batch", "1"]) == 0
     picture = tmp_path / "out.png"
     assert cli.main(["pix2pix", "apply", str(out), str(folder / "0.png"), "-o", str(picture), "--trace"]) == 0

@@ -125,7 +125,7 @@ def jobs(paths: Sequence[Path], out: Path, sources: Sequence[str] = ()) -> list[
                 raise InputError(f"{found[to]}, {path}: both results would be {to}; repaint them one after the other")
             found[to] = path
             originals.add(original)
-    _name_left_out(others)
+    name_left_out(others)
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: no picture to repaint")
     place = out
@@ -149,15 +149,20 @@ def result_name(below: PurePath) -> PurePath:
     return below if below.suffix.lower() in encoding.FORMATS else below.with_name(f"{below.name}.png")
 
 
-def _name_left_out(others: Sequence[Path]) -> None:
-    films = [path for path in others if path.suffix.lower() in video.SUFFIXES]
-    raw = [path for path in others if path.suffix.lower() in decoding.RAW]
-    rest = [path for path in others if path not in {*films, *raw}]
-    for what, left in {
-        "films, to be repainted one by one": films,
-        "RAW photographs, to be developed first": raw,
-        "no pictures": rest,
-    }.items():
-        if left:
-            names = ", ".join(path.name for path in left[:5]) + (", ..." if len(left) > 5 else "")
-            terminal.note(f"left out {len(left)} ({what}): {names}")
+def name_left_out(
+    others: Sequence[Path], *, films: str = "films, to be repainted one by one", pictures: str = "no pictures"
+) -> None:
+    """Name and count the files of folders that are left out.
+
+    Args:
+        others: the files.
+        films, pictures: why films and pictures are.
+    """
+    kinds = dict.fromkeys(decoding.RAW, "RAW photographs, to be developed first")
+    kinds |= dict.fromkeys(video.SUFFIXES, films) | dict.fromkeys((*images.SUFFIXES, ".npy"), pictures)
+    found: dict[str, list[Path]] = {}
+    for path in others:
+        found.setdefault(kinds.get(path.suffix.lower(), "no pictures"), []).append(path)
+    for what, left in found.items():
+        names = ", ".join(path.name for path in left[:5]) + (", ..." if len(left) > 5 else "")
+        terminal.note(f"left out {len(left)} ({what}): {names}")

@@ -70,7 +70,9 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: the output must be a .safetensors file")
     preview, checkpoint = out.with_suffix(".png"), out.with_suffix(".resume")
-    given: list[str | Path] = [bundled.locate(style), recipe.start, *datasets.pictures(photos)]
+    own = torchrun.claim(out, [preview.suffix])
+    found, others = datasets.survey(photos, own)
+    given: list[str | Path] = [bundled.locate(style), recipe.start, *found]
     for path in (out, preview, checkpoint) if torchrun.is_first_process() else ():
         files.check_output(path, given)
     if not resume:
@@ -80,7 +82,9 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
     with torchrun.processes(machine.pick_device(device)) as target:
         quiet = quiet or not torchrun.is_first_process()
         torchrun.fetch_encoder(recipe.encoder, quiet=quiet)
-        pool = read_photographs(photos, quiet=quiet)
+        pool = read_photographs(photos, found, quiet=quiet)
+        if torchrun.is_first_process():
+            folders.name_left_out(others, films="films")
         facts = {"style": painting, "recipe": recipe, "encoder": weights.sha256(encoder.file(recipe.encoder))}
         card = receipts.card(receipts.build("train", **facts, photographs=len(pool)))
         state = torchrun.resumed_state(checkpoint, card) if resume else None
@@ -101,9 +105,17 @@ def train(style: str, photos: Path, out: Path, recipe: Training, *, device: str,
             checkpoint.unlink(missing_ok=True)
 
 
-def read_photographs(folder: Path, *, quiet: bool) -> datasets.Pool:
-    """Load at most `PHOTOGRAPHS` pictures of a folder, evenly chosen; InputError if there are none."""
-    found = datasets.pictures(folder)
+def read_photographs(folder: Path, found: Sequence[Path], *, quiet: bool) -> datasets.Pool:
+    """Load at most `PHOTOGRAPHS` pictures, evenly chosen; InputError if there are none.
+
+    Args:
+        folder: where they were found.
+        found: their files.
+        quiet: show no progress.
+
+    Returns:
+        The pool.
+    """
     stride = max(1, -(-len(found) // PHOTOGRAPHS))
     chosen = found[::stride]
     with terminal.progress(len(chosen), quiet=quiet or not chosen, label="reading") as report:

@@ -30,7 +30,7 @@ def train(
     each process computes a part of every batch, and the first one writes.
 
     Args:
-        folder, targets: of the pairs, as `pairs.find` takes them.
+        folder, targets: of the pairs, as `pairs.survey` takes them.
         out: the file to write, .safetensors.
         recipe: what to train and how.
         device: auto, cpu, cuda or mps.
@@ -45,7 +45,8 @@ def train(
     schema.check(recipe)
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: the output must be a .safetensors file")
-    found = pairing.find(folder, targets, kind=recipe.pairs)
+    own = torchrun.claim(out, [".png", ".csv"])
+    found, others = pairing.survey(folder, targets, kind=recipe.pairs, own=own)
     for path in (out, out.with_suffix(".png"), out.with_suffix(".csv")):
         files.check_output(path, [path for pair in found for path in pair if path])
     every = Pairs(found, recipe.pairs, recipe.channels, recipe.direction == "BtoA", recipe.load)
@@ -54,13 +55,15 @@ def train(
         raise InputError(f"{folder}: {len(found)} pairs are too few to hold out `validation` {recipe.validation:g}")
     network = pix2pix_training.begin(recipe)
     names = hashlib.sha256("\n".join(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-                                     for path, _ in found).encode()).hexdigest()  # fmt: skip
+                                     for path, _ in found).encode(errors="surrogateescape")).hexdigest()  # fmt: skip
     facts = receipts.build("pix2pix train", recipe=recipe, learnt=len(known), held_out=len(held), names=names)
     card = receipts.card(facts)
     model = Model(network, recipe.pairs, card)
     checkpoint = receipts.resume_file(out) if resume else receipts.claim(out)
     with torchrun.processes(machine.pick_device(device)) as target:
         quiet = quiet or not torchrun.is_first_process()
+        if torchrun.is_first_process():
+            folders.name_left_out(others, films="films", pictures="without a partner")
         state = torchrun.resumed_state(checkpoint, card) if resume else None
         history = _History([] if state is None else state.pop("history"))
 

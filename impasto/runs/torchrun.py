@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from impasto import files
-from impasto.errors import DivergedError, InputError, Stopped
+from impasto.errors import DivergedError, InputError, OutputError, Stopped
 from impasto.fitting import TrainingStep
 from impasto.runs import receipts, terminal
 
@@ -53,6 +53,25 @@ def is_first_process() -> bool:
 def _launched() -> bool:
     """Whether torchrun started this process; other programs set some of these variables."""
     return os.environ.keys() >= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def claim(out: Path, suffixes: Sequence[str]) -> set[str]:
+    """The files of a training, as `os.path.realpath` names them; its pictures are all others.
+
+    Args:
+        out: the network; its checkpoint is one of the files.
+        suffixes: of the others.
+
+    Raises:
+        OutputError: one of the others is there before the network and the checkpoint: it is something else.
+    """
+    others = [out.with_suffix(suffix) for suffix in suffixes]
+    first = [out, receipts.resume_file(out)]
+    if not any(path.exists() for path in first):
+        for path in others:
+            if path.exists():
+                raise OutputError(f"{path}: is needed for the training, but holds something else; move it away")
+    return {os.path.realpath(path) for path in (*first, *others)}
 
 
 def resumed_state(path: Path, card: dict[str, str]) -> dict[str, Any]:
