@@ -278,6 +278,30 @@ def test_a_film_is_not_continued_with_other_settings(tmp_path: Path) -> None:
         run(source, tmp_path / "out.webm", resume=True)
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_a_film_that_is_not_half_done_is_not_painted_again(name: str, tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4", count=2)
+    out = run(source, tmp_path / name)
+    before = out.stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"out\.resume: no such half-done film; repaint without `resume`"):
+        run(source, out, resume=True)
+    assert out.stat().st_mtime_ns == before
+
+
+def test_a_transfer_of_a_film_resumes_only_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = film(tmp_path / "film.mp4", count=2)
+    command = ["transfer", str(source), "candy", "--size", "16", "--steps", "1", "--quiet"]
+    for out, wanted in ((tmp_path / "out.mp4", "out.resume"), (tmp_path, "frame_%04d.png")):
+        assert main([*command, "-o", str(out), "--resume", str(tmp_path / "other.resume")]) == 1
+        assert f"other.resume: for this film it is {tmp_path / wanted}" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path)]) == 0
+    first, second = (tmp_path / f"frame_000{number}.png" for number in (1, 2))
+    before = first.stat().st_mtime_ns
+    second.unlink()
+    assert main([*command, "-o", str(tmp_path), "--resume", str(tmp_path)]) == 0
+    assert second.exists() and first.stat().st_mtime_ns == before
+
+
 def test_an_error_while_painting_keeps_what_was_painted(tmp_path: Path) -> None:
     numbers = iter(range(9))
 

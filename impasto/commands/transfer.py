@@ -118,7 +118,7 @@ class TransferCommand:
     quiet: Quiet = False
     resume: Path | None = None
     """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option. For a
-    table: OUT, to skip what is done; for a film: OUT.resume."""
+    table or numbered pictures: OUT, to skip what is done; for a film: OUT.resume."""
     clip: Film = field(default_factory=Clip)
     cluster: Cluster = ""
 
@@ -167,9 +167,12 @@ class TransferCommand:
             )  # fmt: skip
 
     def paint_film(self) -> None:
-        from impasto import bundled, images, recording
+        from impasto import bundled, images, recording, video
         from impasto.runs import film, receipts, terminal, transfer as run_transfer
 
+        kept = [self.out, self.out.parent] if video.NUMBER.search(self.out.name) else [receipts.resume_file(self.out)]
+        if self.resume is not None and self.resume.resolve() not in [path.resolve() for path in kept]:
+            raise InputError(f"`resume` {self.resume}: for this film it is {kept[0]}")
         terminal.fetch_encoder(self.settings.encoder, quiet=self.quiet)
         styles = [images.read(bundled.locate(style)) for style in self.styles]
         recording.check_output(self.out, [style.name for style in styles])

@@ -88,6 +88,9 @@ def painting(
         VideoError, OutputError, InputError: the film cannot be read or written.
     """
     recording.check_output(out)
+    half = receipts.resume_file(out)
+    if resume and not video.NUMBER.search(out.name) and not half.exists():
+        raise InputError(f"{half}: no such half-done film; repaint without `resume`")
     film = video.find(path, start=settings.start, end=settings.end, rate=settings.fps)
     recording.check_output(out, film.pictures or [path])
     facts = {

@@ -287,8 +287,9 @@ def _several(
                 raise Stopped(f"stopped after {to.name}; continue with `resume`")
     for path, to in films:
         to.parent.mkdir(parents=True, exist_ok=True)
+        half = resume and receipts.resume_file(to).exists()
         try:
-            run_film.repaint(path, to, painter, film, receipt=painter.receipt(), quiet=quiet, resume=resume)
+            run_film.repaint(path, to, painter, film, receipt=painter.receipt(), quiet=quiet, resume=half)
         except VideoError as error:
             failed.append(path.name)
             terminal.complain(str(error))
