@@ -131,22 +131,36 @@ def guarded(run: Any) -> int:
     """Run, and report expected errors in one line; IMPASTO_DEBUG=1 shows the traceback."""
     try:
         with ended_by_signals():
-            run()
-    except BrokenPipeError:  # the reader closed the pipe; stop Python flushing stdout again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            try:
+                run()
+            finally:
+                print(end="", flush=True)
+    except BrokenPipeError:  # the reader closed the pipe
+        drop_output()
     except Exception as error:
         if os.environ.get("IMPASTO_DEBUG") and not isinstance(error, UsageError):
             raise
         if isinstance(error, ImpastoError):
             return fail(spell(str(error), "--", "-"), error.exit_code)
         if isinstance(error, OSError):
-            return fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+            place = error.filename or ("standard output" if drop_output() else "a file")
+            return fail(f"{place}: {error.strerror or error}")
         if lack_of_memory(error):
             return fail("not enough memory: use a smaller picture, or a smaller --size")
         raise
     except KeyboardInterrupt:
         return fail("stopped", 130)
     return 0
+
+
+def drop_output() -> bool:
+    """Drop what standard output does not take: Python would try again at exit. Returns whether there is such."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from conftest import SMALL, one_line, opened, save_picture, wait_for
 from impasto import cli, networks, onepass, presets, transfer as transfer_method
 from impasto.errors import DivergedError, InputError
 from impasto.recipes import STARTS
-from impasto.runs import batch, cluster
+from impasto.runs import batch, cluster, folders
 
 Capture = pytest.CaptureFixture[str]
 
@@ -122,6 +122,21 @@ def test_json_lines_are_the_same_as_csv(table: Path, tmp_path: Path) -> None:
         ("content,style\na.png,b.png\nc/a.png,b.png\n", "line 3: a-b.png is already"),
         ("content,style\n3,[3]\n", "line 2: content, style and out must be text"),
         ('{"content": "a.png", "style": "b.png", "out": 5}', "line 1: content, style and out must be text"),
+        (f"content,style\na.png,{140_000 * 'b'}\n", "line 2: field larger than field limit"),
+        (f'content,style\na.png,"{140_000 * "["}"\n', "line 2: field larger than field limit"),
+        (f"content,style,size\na.png,b.png,{100_000 * '['}\n", "line 2: --size must be a whole number"),
+        (100_000 * "[", "line 1: not a JSON object"),
+        *[
+            (json.dumps({"content": "a.png", "style": "candy", "init": "content", name: "a\0b"}), "line 1: a name must")
+            for name in ("content", "style", "out", "init", "encoder")
+        ],
+        *[
+            (
+                json.dumps({"content": "a.png", "style": "candy", "out": name}),
+                f"line 1: out {name} must be a name inside",
+            )
+            for name in ("../x.png", "/tmp/x.png", "a/../../x.png")
+        ],
     ],
 )
 def test_a_faulty_table(text: str, named: str, tmp_path: Path, capsys: Capture) -> None:
@@ -255,9 +270,7 @@ def test_urls(tmp_path: Path) -> None:
         save_picture(tmp_path / "picture.png")
         memory.makedirs("/photos/in", exist_ok=True)
         memory.put_file(str(tmp_path / "picture.png"), f"/photos/{name}")
-    from impasto.runs.folders import result_name
-
-    jobs = cluster.pictures("memory://photos", "memory://out", result_name)
+    jobs = cluster.pictures("memory://photos", "memory://out", folders.result_name)
     assert [(job.source, job.out) for job in jobs] == [
         ("memory:///photos/a.png", "memory://out/a.png"), ("memory:///photos/in/b.bmp", "memory://out/in/b.bmp.png"),
     ]  # fmt: skip
@@ -267,9 +280,25 @@ def test_urls(tmp_path: Path) -> None:
     assert memory.cat("/out/a.png") == (tmp_path / "picture.png").read_bytes()
     assert "in/c.png" in cluster.attempt(work, cluster.Job("memory:///photos/in/c.png", "memory://out/c.png"))
     with pytest.raises(InputError, match="no picture"):
-        cluster.pictures("memory://nothing", "memory://out", result_name)
+        cluster.pictures("memory://nothing", "memory://out", folders.result_name)
     with pytest.raises(InputError, match="nowhere"):
-        cluster.pictures("nowhere://photos", "memory://out", result_name)
+        cluster.pictures("nowhere://photos", "memory://out", folders.result_name)
+
+
+def test_a_store_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each store has its own errors, such as botocore's NoCredentialsError."""
+    import fsspec
+
+    def find(*_: object, **__: object) -> list[str]:
+        raise type("NoCredentialsError", (Exception,), {})("Unable to locate\ncredentials")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", find)
+    for look in (
+        lambda: cluster.pictures("memory://photos", "memory://out", folders.result_name),
+        lambda: cluster.unfinished([cluster.Job("a.png", "memory://out/a.png")], "memory://out"),
+    ):
+        with pytest.raises(InputError, match=r"memory://\w+: cannot be listed \(Unable"):
+            look()
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +386,9 @@ def test_a_node_killed_in_the_middle(nodes: Any, tmp_path: Path, monkeypatch: py
 
         node = ray.get_runtime_context().get_node_id()
         (begun / f"{out.name} {node} {secrets.token_hex(4)}").touch()
+        end = time.monotonic() + 300
         while not go.exists():
+            assert time.monotonic() < end, "still waiting for the other nodes"
             time.sleep(0.05)
         shutil.copyfile(source, out)
 
@@ -389,7 +420,7 @@ def test_a_node_killed_in_the_middle(nodes: Any, tmp_path: Path, monkeypatch: py
 
 def test_no_cluster(photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    for address in ("ray://127.0.0.1:9", "tcp://somewhere"):
+    for address in ("ray://127.0.0.1:9", "tcp://somewhere", "ray://h:99999", "ray://[h:9", "ray://a..b:9"):
         assert (
             cli.main(["apply", str(photo), "--style", "candy", "-o", str(tmp_path / "out"), "--cluster", address]) == 1
         )

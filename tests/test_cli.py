@@ -356,6 +356,16 @@ def test_a_closed_pipe_is_no_error(arguments: list[str]) -> None:
     assert (process.returncode, complaints) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["study", "--help"], ["list", "styles"]])
+def test_output_that_cannot_be_written(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "impasto", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "impasto: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 # Interruption
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,8 +111,16 @@ def test_resume_is_exact_to_the_bit(
     presses = iter([False, True])
     monkeypatch.setattr("impasto.runs.terminal.interruption", lambda: _pressed(presses))
     assert train() == 130
-    assert (tmp_path / "mine.resume").exists()
+    state = torch.load(tmp_path / "mine.resume")
     monkeypatch.undo()
+    for damaged in ({}, {"history": 3}, {"history": [3]}, {"history": [{"step": "one"}]}):
+        torch.save({**{name: fact for name, fact in state.items() if name != "history"}, **damaged}, tmp_path / "torn")
+        shutil.move(tmp_path / "mine.resume", tmp_path / "kept")
+        shutil.move(tmp_path / "torn", tmp_path / "mine.resume")
+        capsys.readouterr()
+        assert train("--resume") == 1
+        one_line(capsys, "mine.resume: not a checkpoint of this training", only=True)
+        shutil.move(tmp_path / "kept", tmp_path / "mine.resume")
     monkeypatch.setattr("impasto.runs.torchrun.EVERY", 2)
     capsys.readouterr()
     assert train("--resume", "--rate", "1") == 1

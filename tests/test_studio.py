@@ -149,6 +149,13 @@ def test_invalid_flags(
     one_line(capsys, named, only=True)
 
 
+@pytest.mark.parametrize("host", ["a..b", "\u00e9..b"])
+def test_a_host_that_is_no_name(host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMPASTO_PASSWORD", "secret")
+    assert cli.main(["studio", "--auth", "ada", "--host", host, "--port", "0"]) == 1
+    one_line(capsys, f"--host {host}", only=True)
+
+
 # Jobs
 
 

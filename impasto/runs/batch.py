@@ -128,6 +128,8 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
             styles, name = styles if isinstance(styles, list) else [styles], row.pop("out", "")
             if not all(isinstance(each, str) for each in (content, name, *styles)):
                 raise TypeError("content, style and out must be text")
+            if Path(name).anchor or ".." in Path(name).parts:
+                raise TypeError(f"out {name} must be a name inside the folder of the results")
             name = name or f"{'-'.join(Path(each).stem for each in (content, *styles))}.png"
             fields = {key.replace("-", "_"): value for key, value in row.items()}
             chosen = schema.from_json({**schema.to_json(recipe), **fields}, Transfer)
@@ -135,6 +137,8 @@ def read(table: Path, recipe: Transfer, out: str) -> list[Job]:
                 raise RecipeError("a table takes no `sweep`")
             init, encoder = _absolute(chosen.init, STARTS), _absolute(chosen.encoder, weights.WEIGHTS)
             chosen = replace(chosen, init=init, encoder=encoder)
+            if "\0" in "".join((content, name, *styles, init, encoder)):
+                raise TypeError("a name must not contain the character 0")
         except KeyError as error:
             raise InputError(f"{table}, line {line}: the column {error} is missing") from None
         except (RecipeError, TypeError, AttributeError) as error:
@@ -158,17 +162,21 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if table.suffix.lower() == ".csv":
-        for fields in (lines := csv.DictReader(text.splitlines(), restkey="", restval="", skipinitialspace=True)):
-            if "" in fields:
-                raise InputError(f"{table}, line {lines.line_num}: more values than columns")
-            cells = {key.strip(): cell.strip() for key, cell in fields.items()}
-            yield lines.line_num, {key: _value(key, cell) for key, cell in cells.items() if cell}
+        lines = csv.DictReader(text.splitlines(), restkey="", restval="", skipinitialspace=True)
+        try:
+            for fields in lines:
+                if "" in fields:
+                    raise InputError(f"{table}, line {lines.line_num}: more values than columns")
+                cells = {key.strip(): cell.strip() for key, cell in fields.items()}
+                yield lines.line_num, {key: _value(key, cell) for key, cell in cells.items() if cell}
+        except csv.Error as error:
+            raise InputError(f"{table}, line {lines.line_num + 1}: {error}") from None
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise InputError(f"{table}, line {number}: not a JSON object")
@@ -181,7 +189,7 @@ def _value(key: str, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -158,15 +158,18 @@ def connected(address: str) -> Iterator[None]:
         import ray
     except ImportError:
         raise InputError("`cluster` needs Ray: pip install 'impasto[cluster]'") from None
-    place = urlsplit(address)
-    if address != "auto" and not (place.scheme == "ray" and place.hostname and place.port):
+    host, port = "", 0
+    with suppress(ValueError):  # the port is no number below 65536
+        place = urlsplit(address)
+        host, port = place.hostname or "", place.port or 0
+    if address != "auto" and not (address.startswith("ray://") and host and port):
         raise InputError(f"`cluster` {address} must be auto or ray://HOST:PORT")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise Ray's own notes appear among ours
     try:
-        if place.hostname:  # ray itself tries for half a minute
-            socket.create_connection((place.hostname, place.port or 0), PATIENCE).close()
+        if host:  # ray itself tries for half a minute
+            socket.create_connection((host, port), PATIENCE).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError) as error:  # ConnectionError is an OSError
+    except (OSError, RuntimeError, UnicodeError) as error:  # of a host's name; ConnectionError is an OSError
         raise InputError(f"`cluster` {address}: no Ray cluster answers there; `ray start --head` starts one") from error
     try:
         yield
@@ -194,8 +197,17 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.url_to_fs(url)
         return fs, str(path)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # each store has its own
         raise InputError(f"{url}: {error}") from None
+
+
+def listed(url: str) -> tuple[Any, str, list[str]]:
+    """The file system of a URL, the path there, and the paths of all files below it; InputError if that fails."""
+    fs, root = filesystem(url)
+    try:
+        return fs, root, fs.find(root)
+    except Exception as error:  # each store has its own, for example without credentials
+        raise InputError(f"{url}: cannot be listed ({error})") from None
 
 
 @contextmanager
@@ -245,9 +257,9 @@ def pictures(source: str, out: str, name: Callable[[PurePath], PurePath]) -> lis
     Raises:
         InputError: no pictures are there, or there is no such file system.
     """
-    fs, root = filesystem(source)
+    fs, root, paths = listed(source)
     found = []
-    for path in sorted(fs.find(root)):
+    for path in sorted(paths):
         below = PurePosixPath(path).relative_to(PurePosixPath(root))
         if path != root and not any(part[0] == "." for part in below.parts) and below.suffix.lower() in images.SUFFIXES:
             there = fs.unstrip_protocol(path) if is_url(source) else path
@@ -261,6 +273,6 @@ def unfinished(jobs: Sequence[Job], out: str) -> list[Job]:
     """The jobs whose result does not exist below ``out`` yet."""
     if not is_url(out):
         return [job for job in jobs if not Path(job.out).exists()]
-    fs, root = filesystem(out)
-    there = {fs.unstrip_protocol(path) for path in fs.find(root)}
+    fs, _, paths = listed(out)
+    there = {fs.unstrip_protocol(path) for path in paths}
     return [job for job in jobs if fs.unstrip_protocol(filesystem(job.out)[1]) not in there]

@@ -65,7 +65,7 @@ def train(
         if torchrun.is_first_process():
             folders.name_left_out(others, films="films", pictures="without a partner")
         state = torchrun.resumed_state(checkpoint, card) if resume else None
-        history = _History([] if state is None else state.pop("history"))
+        history = _History([] if state is None else _rows(state.pop("history", None), checkpoint))
 
         def save(step: fitting.TrainingStep) -> None:
             measured = pix2pix_training.measure(model, held)
@@ -83,6 +83,14 @@ def train(
             for reason in [*known.broken.values(), *held.broken.values()]:
                 terminal.note(f"left out: {reason}")
             checkpoint.unlink(missing_ok=True)
+
+
+def _rows(stored: Any, checkpoint: Path) -> list[dict[str, float]]:
+    """The measurements in a checkpoint; InputError for anything else."""
+    rows: list[Any] = stored if isinstance(stored, list) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(x, float) for x in row.values()) for row in rows):
+        raise InputError(f"{checkpoint}: not a checkpoint of this training; remove it to start again")
+    return rows
 
 
 class _History:

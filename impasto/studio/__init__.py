@@ -44,8 +44,8 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
+    except (OSError, TypeError) as error:  # TypeError: a host that is no name
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise InputError(f"`host` {host} `port` {port}: {reason}; `port` 0 takes any free port") from None
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
