@@ -302,17 +302,44 @@ def test_a_transfer_of_a_film_resumes_only_its_own(tmp_path: Path, capsys: pytes
     assert second.exists() and first.stat().st_mtime_ns == before
 
 
-def test_an_error_while_painting_keeps_what_was_painted(tmp_path: Path) -> None:
-    numbers = iter(range(9))
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".apng"])
+def test_an_error_while_painting_keeps_what_was_painted(suffix: str, tmp_path: Path) -> None:
+    numbers, shade = iter(range(9)), darker()
 
     def failing(image: Tensor, statistics: object, settle: object) -> Tensor:
         if next(numbers) == 3:
             raise InputError("no more")
-        return image
+        return shade(image)  # type: ignore[no-any-return]
 
+    out = tmp_path / f"out{suffix}"
     with pytest.raises(InputError, match="no more"):
-        repaint(film(tmp_path / "film.mp4"), tmp_path / "out.mp4", failing, Settings(False), receipt={}, quiet=True)
-    assert len(frames(tmp_path / "out.mp4")) == 3
+        repaint(film(tmp_path / "film.mp4"), out, failing, Settings(False), receipt={}, quiet=True)
+    if suffix == ".mp4":
+        assert len(frames(out)) == 3
+    else:
+        with Image.open(out) as picture:
+            assert picture.n_frames == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
+def test_an_animation_that_cannot_be_written_is_kept_beside(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, out, numbers = recording.Encoder.add, tmp_path / f"out{suffix}", iter(range(9))
+    out.write_bytes(b"what was there")
+
+    def full(*given: Any) -> None:
+        if next(numbers) == 3:
+            raise OSError(28, "No space left on device")
+        honest(*given)
+
+    monkeypatch.setattr(recording.Encoder, "add", full)
+    with pytest.raises(OutputError, match=r"No space left.*; what was made is kept as") as failure:
+        run(film(tmp_path / "film.mp4"), out, darker())
+    assert out.read_bytes() == b"what was there"
+    with Image.open(str(failure.value).partition("kept as ")[2]) as picture:
+        assert picture.n_frames == 3  # type: ignore[attr-defined]
+    assert not [path for path in tmp_path.iterdir() if path.name[0] == "."]
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", None])

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from impasto import cli, files, images, interop, onepass, weights
+from impasto.errors import ImageError, InputError
 from impasto.runs import folders, onepass as run_onepass
 
 Capture = pytest.CaptureFixture[str]
@@ -270,6 +271,36 @@ def test_lack_of_memory_ends_one_picture(
     assert painted(tmp_path / "out") == ["a.png", "b.jpg", "inner/c.png"]
     said = capsys.readouterr().err
     assert "huge.png: not enough memory" in said and "1 of 4 could not be repainted" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InputError("too narrow"), "{path}: too narrow"),
+        (ImageError("odd.png, odd.mp4: no more"), "odd.png, odd.mp4: no more"),
+        (MemoryError(), "{path}: not enough memory; make it smaller"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["picture", "film"])
+def test_an_error_ends_only_its_file(
+    kind: str, error: Exception, said: str, apply: Callable[..., int], folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture,
+) -> None:  # fmt: skip
+    odd = film(tmp_path / "odd.mp4", count=2) if kind == "film" else save_picture(tmp_path / "odd.png", 64, 48)
+    other = film(tmp_path / "other.mp4", width=80, height=60, count=2)
+    honest = onepass.apply
+
+    def failing(image: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if image.shape[-2:] == (48, 64):
+            raise error
+        return honest(image, *arguments, **options)
+
+    monkeypatch.setattr(onepass, "apply", failing)
+    assert apply(odd, folder / "a.png", other) == 1
+    assert painted(tmp_path / "out") == ["a.png", "other.mp4"]
+    lines = capsys.readouterr().err.splitlines()
+    assert f"impasto: {said.format(path=odd)}" in lines
+    assert lines[-1] == f"impasto: 1 of 3 could not be repainted: {odd.name}"
 
 
 def test_memory_that_others_needed_is_tried_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import files, images, muxing, recording, steady, transfer, video
-from impasto.errors import InputError, Stopped, VideoError
+from impasto.errors import InputError, OutputError, Stopped, VideoError
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
 from impasto.video import Film, Frame
@@ -236,8 +237,8 @@ def _sink(film: Film, out: Path, crf: int, facts: dict[str, Any], *, resume: boo
     if video.NUMBER.search(out.name):
         yield _pictures(out, resume=resume)
     elif recording.WRITTEN[out.suffix.lower()][1] in ("gif", "libwebp_anim", "apng"):
-        with files.atomic(out) as part, _encoding(film, part, out, crf) as add:
-            yield Sink(add)
+        with _animation(film, out, crf) as sink:
+            yield sink
     else:
         with _film(film, out, crf, facts, resume=resume) as sink:
             yield sink
@@ -263,6 +264,24 @@ def _pictures(out: Path, *, resume: bool) -> Sink:
         return images.read(recording.numbered(out, count)).image.mul(255).round().byte()
 
     return Sink(add, has, last)
+
+
+@contextmanager
+def _animation(film: Film, out: Path, crf: int) -> Iterator[Sink]:
+    """An animated picture. What was painted before an error is kept; a film that was there, if it cannot be written."""
+    failure: Exception | None = None
+    with files.atomic(out) as part:
+        try:
+            with _encoding(film, part, out, crf) as add:
+                yield Sink(add)
+        except Exception as error:
+            if not (part.exists() and part.stat().st_size):
+                raise
+            if isinstance(error, OutputError):
+                raise receipts.kept(lambda other: shutil.move(part, other), out, out.suffix, error) from error
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

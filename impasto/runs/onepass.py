@@ -223,7 +223,7 @@ def apply(sources: Sequence[str], out: Path, painter: Repaints, *, quiet: bool, 
     Raises:
         InputError: there is nothing to repaint, or results would overwrite inputs or each other.
         OutputError: a result cannot be written.
-        IncompleteError: some of several pictures could not be read; the others are done.
+        IncompleteError: some of several files could not be repainted; the others are done.
         Stopped: after Ctrl-C; finished pictures are kept.
     """
     paths = [bundled.locate(source, folder=True) for source in sources]
@@ -274,14 +274,9 @@ def _several(
         for done, (path, to, outcome) in enumerate(folders.repaint(pictures, painter), 1):
             try:
                 notes += filter(None, [outcome.result()])
-            except OutputError:
-                raise
             except Exception as error:
-                if not (isinstance(error, ImageError) or lack_of_memory(error)):
-                    raise
+                terminal.complain(_fault(path, error))
                 failed.append(path.name)
-                what = str(error) if isinstance(error, ImageError) else f"{path}: not enough memory; make it smaller"
-                terminal.complain(what)
             report(done, f"{done / (time.monotonic() - started):.2g} pictures per second, {path.name}")
             if interrupted():
                 raise Stopped(f"stopped after {to.name}; continue with `resume`")
@@ -290,10 +285,19 @@ def _several(
         half = resume and receipts.resume_file(to).exists()
         try:
             run_film.repaint(path, to, painter, film, receipt=painter.receipt(), quiet=quiet, resume=half)
-        except VideoError as error:
+        except Exception as error:
+            terminal.complain(_fault(path, error))
             failed.append(path.name)
-            terminal.complain(str(error))
     if notes:
         terminal.note(notes[0] + (f"; the same for {len(notes) - 1} more" if len(notes) > 1 else ""))
     if failed:
         raise terminal.incomplete(failed, len(todo))
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with one of several files, in a line; an error that ends the run is raised."""
+    if lack_of_memory(error):
+        return f"{path}: not enough memory; make it smaller"
+    if not isinstance(error, ImageError | InputError | VideoError) or isinstance(error, OutputError):
+        raise error
+    return str(error) if path.name in str(error) else f"{path}: {error}"
