@@ -340,17 +340,21 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], file: P
         if state[f"{prefixes[place]}.weight"].ndim != 4:
             raise WeightsError(f"{file}: {prefixes[place]}.weight is not the kernel of a convolution")
     widths = {place: state[f"{prefixes[place]}.weight"].shape[0] for place in places}
+    channels = 3
+    for place, width in widths.items():  # before the network is built, which could take any amount of memory
+        for part, shape in (("weight", (width, channels, 3, 3)), ("bias", (width,))):
+            key = f"{prefixes[place]}.{part}"
+            found = tuple(state[key].shape) if key in state else "missing"
+            if found != shape:
+                raise WeightsError(f"{file}: {key} should be {shape}, is {found}")
+        channels = width
     with torch.random.fork_rng(devices=()):  # keep the caller's random state: the initial weights are overwritten
         marks = {key: metadata[key] for key in ("reflect", "exact") if key in metadata}
         encoder = VGG(widths, mean=mean, std=std, places=places, **marks)
     for place in places:
         convolution = getattr(encoder, f"conv{place}")
         for part, parameter in convolution.named_parameters():
-            key = f"{prefixes[place]}.{part}"
-            if key not in state or state[key].shape != parameter.shape:
-                found = tuple(state[key].shape) if key in state else "missing"
-                raise WeightsError(f"{file}: {key} should be {tuple(parameter.shape)}, is {found}")
-            tensor = state[key]
+            tensor = state[f"{prefixes[place]}.{part}"]
             if caffe and place == "1_1" and part == "weight":
                 tensor = tensor.flip(1)  # the original expects BGR
             parameter.data.copy_(tensor)

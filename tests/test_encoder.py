@@ -291,3 +291,12 @@ def test_a_missing_file() -> None:
     with pytest.raises(WeightsError, match=r"nowhere\.safetensors"):
         encoder.load("nowhere.safetensors")
     assert encoder.file("some/where.pth") == Path("some/where.pth")
+
+
+def test_shapes_are_checked_before_the_network_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of these widths would take 14 GB."""
+    state = {"conv1_1.weight": torch.zeros(20000, 3, 1, 1).expand(-1, -1, 3, 3), "conv1_1.bias": torch.zeros(20000)}
+    state |= {"conv1_2.weight": torch.zeros(20000, 1, 1, 1), "conv1_2.bias": torch.zeros(20000)}
+    monkeypatch.delattr(encoder, "VGG")
+    with pytest.raises(WeightsError, match=r"conv1_2\.weight should be \(20000, 20000, 3, 3\), is \(20000, 1, 1, 1\)"):
+        encoder.from_state(state, {}, Path("wide.pth"))

@@ -1,5 +1,7 @@
 """Applying networks of paired translation: any size, tiles, channels, model files."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,32 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         pix2pix.save(tmp_path / "n.safetensors", Model(network, "given", {}))
     assert not (tmp_path / "n.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "built",
+    [
+        {"widths": [48, 96, 4096]}, {"widths": [48, 96]}, {"widths": [48, 96, -1]}, {"widths": ["a", 96, 128]},
+        {**asdict(Shape(width=2, depth=3)), "width": 1024}, {**asdict(Shape(width=2, depth=3)), "depth": 2},
+    ],
+)  # fmt: skip
+def test_a_network_is_built_only_with_the_shapes_of_its_file(
+    built: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = UNet(Shape(width=2, depth=3)).state_dict() | {"centres": torch.zeros(4, 2)}
+    save_file(tensors, tmp_path / "m.safetensors", {"translation": json.dumps(built), "pairs": "given"})
+    places: list[str] = []
+
+    def spied(made: Any) -> Any:
+        return lambda *given: places.append(torch.empty(0).device.type) or made(*given)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(pix2pix, "Colorizer", spied(pix2pix.Colorizer))
+    monkeypatch.setitem(pix2pix.GENERATORS, "unet", spied(UNet))
+    with pytest.raises(WeightsError, match="not a model of impasto pix2pix"):
+        pix2pix.load(tmp_path / "m.safetensors")
+    assert places == ["meta"]
 
 
 @pytest.mark.parametrize(
