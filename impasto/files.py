@@ -21,9 +21,11 @@ import psutil
 
 from impasto.errors import OutputError
 
-# The host and the process that write a temporary file: so that leftovers of a killed process can be recognised.
+# The host and the process that write a temporary file, and a number of this process: so that leftovers of a killed one
+# can be recognised, also if it had this process's id, as in a container that is started again.
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-TEMPORARY = re.compile(r"\.impasto-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(\.\w+)?")
+OURS = secrets.token_hex(4)
+TEMPORARY = re.compile(r"\.impasto-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})([0-9a-f]{8})?(\.\w+)?")
 DAY = 86400  # seconds
 MOST_STRIPS = 200_000  # of a TIFF: Pillow takes 4 s for a million
 STRIPS, BIG_TIFF = {273, 279, 324, 325}, 43  # tags: places and lengths of strips and tiles
@@ -130,7 +132,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def temporary(path: Path) -> Path:
     """A new name next to ``path``; not mkstemp, whose files have the mode 0600."""
-    return path.with_name(f".impasto-{HOST}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    return path.with_name(f".impasto-{HOST}-{os.getpid()}-{OURS}{secrets.token_hex(4)}{path.suffix}")
 
 
 @cache
@@ -139,7 +141,9 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             if found := TEMPORARY.fullmatch(entry.name):
-                dead = found[1] == HOST and not psutil.pid_exists(int(found[2]))
+                number = int(found[2])
+                living = psutil.pid_exists(number) if number != os.getpid() else found[3] == OURS
+                dead = found[1] == HOST and not living
                 with suppress(OSError):
                     if dead or entry.stat().st_mtime < time.time() - DAY:
                         os.unlink(entry.path)

@@ -17,8 +17,11 @@ SAME_COLOUR = 40  # of 255: the largest difference in a channel between two shad
 MOST_CLASSES, MOST_UNSURE = 24, 0.2
 MISFIT = 0.02  # the largest difference of two aspect ratios that is rounding
 EMPTY = 0.02  # smaller values of a mask count as 0, smaller differences as none
-# The colours of labels: black, white, and others as far apart as possible.
-LABELS = torch.tensor(sorted(product((0.0, 1.0, 0.5), repeat=3), key=lambda c: (0.5 in c, len({*c}), c)))
+MOST_LABEL, VOID = 150, 255  # of ADE20K and of Cityscapes; VOID is no class
+# Labels above MOST_CLASSES are told from greys, which are a mask, by two values this near each other.
+NEAR, OFTEN, MOST_FOUND = 8, 0.01, 50
+# The colours of labels, more than SAME_COLOUR apart: black, white, the mixtures of full channels, and others.
+LABELS = torch.tensor(sorted(product(range(6), repeat=3), key=lambda c: (not {*c} <= {0, 5}, len({*c}), c))) / 5
 
 
 def read(source: images.Source) -> Tensor:
@@ -47,7 +50,7 @@ def read(source: images.Source) -> Tensor:
         if int(labels.max()) > 1:
             most = int(labels.max())
             raise InputError(f"{picture.name}: has the labels 0 to {most}; give a mask that is white in one area")
-        mask = labels[None, None].float()
+        mask = (labels == 1)[None, None].float()
     if float(mask.max()) < EMPTY:
         raise InputError(f"{picture.name}: is black everywhere; a mask is white where its style counts")
     return mask
@@ -83,14 +86,23 @@ def read_classes(source: images.Source) -> Tensor:
 
 
 def _labels(image: Tensor) -> Tensor | None:
-    """The labels (H, W) in a picture of small integers, which would otherwise look black; None for any other."""
-    top = float(image.max())
+    """The labels (H, W) in a picture of small integers, -1 for `VOID`; None for any other."""
     for full in (65535, 255):
-        if 0 < top * full < MOST_CLASSES + 0.5:
-            numbers = image[0] * full
-            if bool((numbers == numbers[:1]).all()) and float((numbers - numbers.round()).abs().max()) < 0.01:
-                return numbers[0].round().long()
+        numbers = image[0] * full
+        if float(numbers.max()) < VOID + 0.5 and bool((numbers == numbers[:1]).all()):
+            found = numbers[0].round().long()
+            if float((numbers[0] - found).abs().max()) < 0.01 and _are_labels(found.flatten().bincount()):
+                return torch.where(found == VOID, -1, found)
     return None
+
+
+def _are_labels(counts: Tensor) -> bool:
+    """Whether these are labels and no greys, by how often each value occurs."""
+    if len(counts) <= MOST_CLASSES + 1:  # nearly black
+        return len(counts) > 1
+    values = counts[:VOID].nonzero().flatten()
+    often = (counts[:VOID] >= OFTEN * counts.sum()).nonzero().flatten()
+    return 1 < len(values) <= MOST_FOUND and int(values[-1]) <= MOST_LABEL and bool((often.diff() < NEAR).any())
 
 
 def at_layer(mask: Tensor, height: int, width: int) -> Tensor:

@@ -51,8 +51,11 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     ended.wait()
     left = tmp_path / f".impasto-{files.HOST}-{ended.pid}-00000000.png"
     ours = files.temporary(tmp_path / "a.png")
+    namesake = (
+        tmp_path / f".impasto-{files.HOST}-{os.getpid()}-0000000000000000.png"
+    )  # of another container's process 1
     foreign, old = (tmp_path / f".impasto-0123abcd-{ended.pid}-0000000{n}" for n in range(2))
-    for path in (left, ours, foreign, old):
+    for path in (left, ours, namesake, foreign, old):
         path.touch()
     os.utime(old, (0, time.time() - 2 * files.DAY))
     files.sweep.cache_clear()

@@ -105,7 +105,43 @@ def test_label_maps_become_flat_colours() -> None:
     black_and_white = masks.read_classes((labels == 1).astype(np.uint8) * 255)
     assert torch.equal(masks.read_classes((labels == 1).astype(np.uint8)), black_and_white)
     spread = (masks.LABELS[:, None] - masks.LABELS).abs().amax(2) + torch.eye(len(masks.LABELS))
-    assert float(spread.min()) >= 0.5 and len(masks.LABELS) > masks.MOST_CLASSES
+    assert 255 * float(spread.min()) > masks.SAME_COLOUR and len(masks.LABELS) > masks.MOST_LABEL + 1
+    assert masks.LABELS[:2].tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ((7, 8, 26, 255), np.uint8),  # Cityscapes, with its void
+        ((0, 1, 2, 255), np.uint8),  # the same, as labels to train on
+        ((1, 3, 4, 150), np.uint8),  # ADE20K
+        ((1, 3, 4, 255), np.uint16),
+    ],
+)
+def test_label_maps_of_many_classes(values: tuple[int, ...], kind: type) -> None:
+    """A label has the same colour in every map, and void one of its own."""
+    labels = np.repeat(np.repeat(np.array([values], kind), 20, 0), 20, 1)  # (20, 80)
+    with pytest.raises(InputError, match=f"has the labels 0 to {max(value for value in values if value < 255)}"):
+        masks.read(labels)
+    colours = masks.read_classes(labels)
+    assert len(masks.classes(colours)[1]) == 4
+    place = [20 * at + 5 for at in range(4)]
+    for value, colour in zip(values, colours[0, :, 5, place].T, strict=True):
+        assert torch.equal(colour, masks.LABELS[-1 if value == 255 else value])
+
+
+@pytest.mark.parametrize(
+    "greys",
+    [
+        np.linspace(0, 255, 80), np.linspace(0, 140, 80), np.repeat([0, 128, 255, 128], 20),
+        np.repeat([0, 60, 150], 30),
+        np.r_[np.zeros(60), [2], np.full(60, 255)], np.r_[np.zeros(99), [5, 44], np.full(99, 120)],
+    ],
+    ids=["gradient", "dark gradient", "three greys", "dark greys", "soft edge", "dark edge"],
+)  # fmt: skip
+def test_greys_are_no_labels(greys: np.ndarray) -> None:
+    rounded = greys.round().astype(np.uint8)[None].repeat(9, 0)
+    torch.testing.assert_close(masks.read(rounded)[0, 0], torch.from_numpy(rounded / 255).float())
 
 
 @pytest.mark.parametrize("shape", [0, 255])

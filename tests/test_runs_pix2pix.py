@@ -17,7 +17,7 @@ from conftest import film, frames, one_line, opened, save_picture
 from PIL import Image
 
 from impasto import cli, images, pairs as pairing, pix2pix, steady
-from impasto.errors import DivergedError
+from impasto.errors import DivergedError, OutputError
 from impasto.generators import Shape, UNet
 from impasto.pix2pix import Model
 from impasto.runs.pix2pix import Translator
@@ -181,6 +181,28 @@ def test_two_folders_and_other_pairs(tmp_path: Path, folder: Path, capsys: Captu
     assert opened(picture).size == (64, 32)
     assert cli.main([*command, "--recipe", "colorize", *SMALL, "--batch", "1"]) == 0
     assert pix2pix.load(out).kind == "colorize"
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "name"), [(3, 5, "out.tif"), (3, 2, "out.npy"), (2, 3, "out.tif")])
+def test_a_result_of_any_channels_that_cannot_be_written_is_kept_beside(
+    inputs: int, outputs: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = Model(UNet(Shape(inputs=inputs, outputs=outputs, width=2, depth=3)), "given", {})
+    translator = Translator(network, None, False, torch.device("cpu"))
+    np.save(tmp_path / "in.npy", np.full((8, 8, inputs), 0.5, np.float32))
+    out, honest = tmp_path / name, Path.replace
+
+    def full(path: Path, to: Path) -> Path:
+        if to == out:
+            raise OSError(28, "No space left on device")
+        return honest(path, to)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match=rf"{name}: .*No space left.*; what was made is kept as") as failure:
+        translator.file(tmp_path / "in.npy", out)
+    assert not out.exists()
+    assert pairing.read(Path(str(failure.value).partition("kept as ")[2]), outputs).shape == (1, outputs, 8, 8)
 
 
 def test_many_channels(tmp_path: Path) -> None:

@@ -178,7 +178,10 @@ class Translator:
             receipts.write(out, painted, receipt=self.receipt(picture), **facts)
             return picture.note
         output = self(pairing.read(path, into), precision="float32")
-        images.write(out, output) if channels in (1, 3) else pairing.write(out, output)
+        if channels in (1, 3):
+            receipts.write(out, output)
+        else:
+            torchrun.write(out, lambda part: pairing.write(part, output))
         return None
 
     def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:

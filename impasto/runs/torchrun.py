@@ -119,7 +119,7 @@ def follow(
 
 
 def write(out: Path, save: Callable[[Path], None]) -> None:
-    """Write a network to ``out`` with ``save``.
+    """Write a result to ``out`` with ``save``.
 
     Raises:
         OutputError: it could not be written; it is kept where it can be, and the message says where.
