@@ -79,9 +79,10 @@ def translate(source: Tensor, model: Model, *, seed: int | None = 0, precision: 
     network.train(seed is not None)
     height, width = source.shape[-2:]
     shape: Shape = network.shape  # type: ignore[assignment]
+    least = 2 * shape.stride if shape.kind == "resnet" else 0  # its normalisations need more than one position
 
     def whole(part: Tensor) -> Tensor:
-        rows, columns = (_reflected(side, shape.stride).to(device) for side in part.shape[-2:])
+        rows, columns = (_reflected(side, shape.stride, least).to(device) for side in part.shape[-2:])
         padded = part[..., rows, :][..., columns]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             output: Tensor = network(padded.contiguous(memory_format=torch.channels_last))
@@ -98,9 +99,18 @@ def translate(source: Tensor, model: Model, *, seed: int | None = 0, precision: 
     return result
 
 
-def _reflected(length: int, stride: int) -> Tensor:
-    """The indices of a line that is padded by reflection, as often as needed, to a multiple of the stride."""
-    places = torch.arange(-(-length // stride) * stride)
+def _reflected(length: int, stride: int, least: int = 0) -> Tensor:
+    """The indices of a line that is padded by reflection.
+
+    Args:
+        length: of the line.
+        stride: the result's length is a multiple of it.
+        least: the result's smallest length, such a multiple too.
+
+    Returns:
+        (L,) the indices.
+    """
+    places = torch.arange(max(least, -(-length // stride) * stride))
     period = max(1, 2 * (length - 1))
     return (length - 1) - ((length - 1) - places % period).abs()
 

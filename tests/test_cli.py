@@ -262,6 +262,20 @@ def test_reconstruct_resumes_and_saves_its_video(photo: Path, tiny: str, tmp_pat
     assert out.read_bytes() == wanted and len(frames(out.with_suffix(".mp4"))) == 2
 
 
+def test_the_video_of_a_recipe_overwrites_no_other_film(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    film = tmp_path / "out.mp4"
+    film.write_bytes(b"holidays")
+    assert run("--frame-every", "1") == 1
+    one_line(capsys, "out.mp4: the recipe's video would overwrite it", "--video", only=True)
+    assert film.read_bytes() == b"holidays"
+    film.unlink()
+    for _ in range(2):  # the second run overwrites its own
+        assert run("--frame-every", "1") == 0
+        assert len(frames(film)) == 2
+
+
 def test_each_result_of_a_sweep_has_its_video(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("--sweep", "1", "2", "--video", tmp_path / "film.mp4") == 0
     assert sorted(path.name for path in tmp_path.glob("film*")) == ["film_1.mp4", "film_2.mp4"]

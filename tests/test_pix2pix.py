@@ -26,7 +26,15 @@ def test_any_size(height: int, width: int) -> None:
     assert result.shape == image.shape and result.min() >= 0 and result.max() <= 1
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 3), (1, 9)])
+def test_small_pictures_by_residual_blocks(norm: Any, height: int, width: int) -> None:
+    model = Model(ResNet(Shape(kind="resnet", width=2, depth=2, norm=norm)), "given", {})
+    assert pix2pix.apply(torch.rand(1, 3, height, width), model).shape == (1, 3, height, width)
+
+
 def test_padding_is_by_reflection() -> None:
+    assert pix2pix._reflected(3, 4, 8).tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert pix2pix._reflected(3, 8).tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert pix2pix._reflected(1, 4).tolist() == [0, 0, 0, 0]
     assert pix2pix._reflected(8, 4).tolist() == list(range(8))

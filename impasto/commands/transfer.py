@@ -11,7 +11,7 @@ import tyro
 
 from impasto import presets, schema, weights
 from impasto.commands.options import Clip, Cluster, Device, Film, Memory, Out, Quiet, peek
-from impasto.errors import DivergedError, ImpastoError, IncompleteError, InputError, RecipeError, Stopped
+from impasto.errors import DivergedError, ImpastoError, IncompleteError, InputError, OutputError, RecipeError, Stopped
 from impasto.recipes import STARTS, Transfer
 from impasto.study import STRENGTHS
 
@@ -307,12 +307,15 @@ class ReplayCommand:
 
 
 def film_of(command: TransferCommand | ReconstructCommand) -> Path | None:
-    """Where the video of the optimisation goes, if there is one; OutputError if OUT is not a file's name."""
+    """Where the video of the optimisation goes, if there is one; OutputError if OUT or OUT.mp4 cannot be written."""
     from impasto import images
 
     if command.video or not command.settings.frame_every:
         return command.video
-    return images.check_output(command.out).with_suffix(".mp4")
+    film = images.check_output(command.out).with_suffix(".mp4")
+    if film.exists() and not command.out.exists():  # not of an earlier run
+        raise OutputError(f"{film}: the recipe's video would overwrite it; move it away, or name a `video`")
+    return film
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
