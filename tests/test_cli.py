@@ -281,6 +281,43 @@ def test_each_result_of_a_sweep_has_its_video(run: Callable[..., int], tmp_path:
     assert sorted(path.name for path in tmp_path.glob("film*")) == ["film_1.mp4", "film_2.mp4"]
 
 
+def test_a_sweep_resumes(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the checkpoint of one result: those before it are not painted again, unless they are missing."""
+    sweep = ["--sweep", "1", "2", "3", "--steps", "4", "--checkpoint-every", "2", "--quiet"]
+    assert run(*sweep) == 0
+    wanted = {path.name: pixels(path).astype(int) for path in tmp_path.glob("out*.png")}
+    honest, weights, state = run_transfer.save_checkpoint, list[float](), tmp_path / "out_2.resume"
+
+    def killed(watch: run_transfer.Watch, recipe: recipes.Transfer, *others: Any) -> None:
+        honest(watch, recipe, *others)
+        weights.append(recipe.style_weight)
+        if len(weights) == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_transfer, "save_checkpoint", killed)
+    for missing in ([], ["out_1.png"]):
+        weights.clear()
+        last = 3
+        assert run(*sweep) == 130 and state.exists()
+        last = 0
+        for name in ("out.png", "out_3.png", *missing):
+            (tmp_path / name).unlink()
+        weights.clear()
+        assert run(*sweep, "--resume", state) == 0
+        assert weights == [1, 1] * len(missing) + [2, 3, 3]
+        assert len(wanted) == len([*tmp_path.glob("out*.png")]) == 10
+        for name, before in wanted.items():  # the sheet is made of pictures that were rounded
+            assert np.abs(pixels(tmp_path / name) - before).max() <= (name == "out.png")
+    weights.clear()
+    last = 3
+    assert run(*sweep) == 130
+    capsys.readouterr()
+    assert run(*sweep, "--sweep", "1", "3", "--resume", state) == 1
+    one_line(capsys, "differ from the checkpoint: --style-weight")
+
+
 def test_a_sweep_that_diverges_shows_the_results_before(
     run: Callable[..., int], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ class TransferCommand:
     quiet: Quiet = False
     resume: Path | None = None
     """Continue from the OUT.resume that --checkpoint-every writes; repeat the same command with this option. For a
-    table or numbered pictures: OUT, to skip what is done; for a film: OUT.resume."""
+    table or numbered pictures: OUT, to skip what is done; for a sweep: OUT_WEIGHT.resume."""
     clip: Film = field(default_factory=Clip)
     cluster: Cluster = ""
 
@@ -319,7 +319,12 @@ def film_of(command: TransferCommand | ReconstructCommand) -> Path | None:
 
 
 def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
-    """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet."""
+    """Paint and print the path of the result, also after Ctrl-C; a sweep becomes one sheet.
+
+    A sweep that is resumed from the checkpoint of one result takes the results before it from their files.
+    """
+    import json
+
     from impasto import images, recording, sheets, study
     from impasto.runs import receipts, terminal, transfer as run_transfer
 
@@ -333,12 +338,16 @@ def paint_and_say(inputs: Inputs, recipe: Transfer, watch: Watch) -> None:
         recording.check_output(watch.film)
     results = []
     failure: ImpastoError | None = None
-    for label, each in study.sweep(recipe):
+    half = json.loads(watch.state["receipt"])["recipe"]["style_weight"] if watch.state else None
+    begin = recipe.sweep.index(half) if half in recipe.sweep else 0
+    for place, (label, each) in enumerate(study.sweep(recipe)):
         number = f"{each.style_weight:g}"
         out = run_transfer.labelled(watch.out, number)
         film = run_transfer.labelled(watch.film, number) if watch.film else None
+        run = replace(watch, out=out, film=film, state=watch.state if place == begin else None)
+        before = run_transfer.painted(inputs, each, run) if place < begin else None
         try:
-            results.append((label, run_transfer.paint(inputs, each, replace(watch, out=out, film=film))))
+            results.append((label, run_transfer.paint(inputs, each, run) if before is None else before))
         except (Stopped, DivergedError) as error:
             failure = error
             if isinstance(error, Stopped):

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto import bundled, encoder, images, masks, recording, schema, sheets, study, transfer, weights
-from impasto.errors import ImpastoError, InputError, OutputError, Stopped
+from impasto.errors import ImageError, ImpastoError, InputError, OutputError, Stopped
 from impasto.images import Picture
 from impasto.recipes import STARTS, Transfer
 from impasto.runs import receipts, terminal
@@ -183,6 +183,22 @@ def paint(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor:
     if recipe.checkpoint_every:
         receipts.resume_file(watch.out).unlink(missing_ok=True)
     return image
+
+
+def painted(inputs: Inputs, recipe: Transfer, watch: Watch) -> Tensor | None:
+    """The picture that an earlier run wrote.
+
+    Args:
+        inputs, recipe, watch: those of `paint`.
+
+    Returns:
+        (1, 3, H, W) sRGB in [0, 1]; None: there is none, or its receipt is another one.
+    """
+    try:
+        same = images.read_receipt(watch.out) == json.loads(json.dumps(receipt(watch.command, recipe, inputs)))
+        return images.read(watch.out).image if same else None
+    except ImageError:
+        return None
 
 
 def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) -> None:
