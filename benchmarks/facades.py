@@ -1,4 +1,4 @@
-"""Measure translations of the test facades: L1 in [-1, 1] and sharpness, beside those of the mean facade.
+"""Measure translations of the test facades: L1 in [-1, 1] and sharpness, compared with the mean facade.
 
     python benchmarks/facades.py --assets DIR MODEL [MODEL ...]
 
