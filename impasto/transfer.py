@@ -159,7 +159,8 @@ def steps(
         follow = follow[0].to(target), follow[1].to(target)
     image, colors = resumed.image, pictures.photograph if recipe.keep_colors == "luma" else None
     for scale in plan(recipe, pictures):
-        if recipe.steps > scale.before + scale.steps <= resumed.done:
+        end = scale.before + scale.steps
+        if end <= resumed.done and end < recipe.steps:  # the last scale yields a finished run's step again
             continue
         inner = resumed.inner if resumed.done > scale.before else None
         for each in paint(image, pictures, scale, recipe, network, spare, inner, follow):
