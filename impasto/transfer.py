@@ -278,15 +278,9 @@ def paint(
     elif state is None:
         image = to_next_scale(image, pictures.content, content, recipe)
     return optimize.minimize(
-        image,
-        goal,
-        optimizer=recipe.optimizer,
-        steps=scale.steps,
-        rate=recipe.rate,
-        clip=recipe.clip,
-        flat=recipe.flat,
-        state=state,
-    )
+        image, goal, optimizer=recipe.optimizer, steps=scale.steps, rate=recipe.rate, clip=recipe.clip,
+        flat=recipe.flat, state=state,
+    )  # fmt: skip
 
 
 def start(recipe: Transfer, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
