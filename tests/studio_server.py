@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -73,12 +74,25 @@ def file(path: str) -> dict[str, Any]:
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
-def trigger(client: httpx.Client, element: str, event: str, *data: Any) -> str:
-    """Trigger an event of the page as its script does; returns the last output, or the error."""
+def defaults(client: httpx.Client, element: str, event: str) -> list[Any]:
+    """What an event of the page sends if nothing was filled in."""
+    config = client.get("/config").json()
+    (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == element)
+    inputs = next(each["inputs"] for each in config["dependencies"] if [target, event] in each["targets"])
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    return [values[each] for each in inputs]
+
+
+def trigger(client: httpx.Client, element: str, event: str, *data: Any, until: str = "process_completed") -> str:
+    """Trigger an event of the page as its script does.
+
+    Returns:
+        The first output in which the regular expression ``until`` is found, or the last one, or the error.
+    """
     config = client.get("/config").json()
     (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == element)
     number = next(each["id"] for each in config["dependencies"] if [target, event] in each["targets"])
     asked = {"data": data, "fn_index": number, "session_hash": secrets.token_hex(8)}
     client.post(f"{API}/queue/join", json=asked).raise_for_status()
-    said = client.get(f"{API}/queue/data", params={"session_hash": asked["session_hash"]}).text
-    return next(line for line in said.splitlines() if '"process_completed"' in line)
+    with client.stream("GET", f"{API}/queue/data", params={"session_hash": asked["session_hash"]}) as said:
+        return next(line for line in said.iter_lines() if re.search(f"process_completed|{until}", line))

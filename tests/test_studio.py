@@ -21,9 +21,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, save_picture, wait_for
+from conftest import film, one_line, save_picture, wait_for
 from PIL import Image
-from studio_server import API, call, drawer, encoded, file, serving, trigger, upload
+from studio_server import API, call, defaults, drawer, encoded, file, serving, trigger, upload
 
 from impasto import cli, images, presets, schema
 from impasto.errors import BusyError, InputError, RecipeError
@@ -85,11 +85,7 @@ def test_a_receipt_that_cannot_be_used_does_not_break_the_page(client: httpx.Cli
 
 def test_regions_are_found_and_used(client: httpx.Client) -> None:
     (photo,), (other,) = (upload(client, encoded(size)).json() for size in ((64, 48), (50, 70)))
-    config = client.get("/config").json()
-    (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == "light-find")
-    inputs = next(each["inputs"] for each in config["dependencies"] if [target, "click"] in each["targets"])
-    values = {each["id"]: each["props"].get("value") for each in config["components"]}
-    settings = [values[each] for each in inputs[2:]]
+    settings = defaults(client, "light-find", "click")[2:]
     settings[3] = 2  # steps, after strength, keep_highlights and size
     said = trigger(client, "light-find", "click", file(photo), file(other), *settings)
     masks = re.findall(r'"path":"([^"]+-mask.png)"', said)
@@ -97,6 +93,24 @@ def test_regions_are_found_and_used(client: httpx.Client) -> None:
     drawings = [{"background": None, "layers": [], "composite": file(mask)} for mask in dict.fromkeys(masks)]
     said = trigger(client, "light-go", "click", file(photo), file(other), *drawings, *settings)
     assert re.search(r'"path":"[^"]+/photo-photo.png"', said), said
+
+
+@pytest.mark.parametrize(
+    ("tab", "button", "count"),
+    [
+        ("study", "study-go", 2), ("photo", "light-go", 2), ("film", "film-go", 2), ("translate", "translate-go", 1),
+        ("repaint", "paint", 2), ("repaint", "onward", 2),
+    ],
+)  # fmt: skip
+def test_every_tab_works_with_its_defaults(
+    client: httpx.Client, tmp_path: Path, tab: str, button: str, count: int
+) -> None:
+    first = film(tmp_path / "a.mp4", count=3).read_bytes() if tab == "film" else encoded()
+    given = [file(upload(client, data).json()[0]) for data in (first, encoded())][:count]
+    values = defaults(client, button, "click")[count:]
+    said = trigger(client, button, "click", *given, *values, until=r"[1-9]\d* of \d+<")
+    trigger(client, f"{tab}-stop", "click")
+    assert '"success":false' not in said, said
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -44,8 +44,10 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph and a painting first", print_exception=False)
         with spoken():
             session = studio.session(request)
-            chosen = names.recipe(Transfer(), {"size": size, "steps": steps})
-            todo = work.draw_study(Path(photo), Path(painting), OVER[over], chosen.size, chosen.steps)
+            chosen = names.recipe(Transfer(), {"size": size} | ({"steps": steps} if steps else {}))
+            todo = work.draw_study(
+                Path(photo), Path(painting), OVER[over], chosen.size, chosen.steps if steps else 0
+            )  # 0: each kind's own number
         yield from shown.begin(studio, session, todo)
 
     go.click(
