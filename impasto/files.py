@@ -135,6 +135,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".impasto-{HOST}-{os.getpid()}-{OURS}{secrets.token_hex(4)}{path.suffix}")
 
 
+def shortened(name: str, most: int) -> str:
+    """The beginning of a file name, at most ``most`` bytes of it: file systems count bytes, not characters."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
+
+
 @cache
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder, once per process."""

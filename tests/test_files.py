@@ -17,6 +17,10 @@ from impasto import files
 from impasto.errors import OutputError
 
 
+def test_names_are_cut_between_characters() -> None:
+    assert files.shortened("abc", 2) == "ab" and files.shortened("絵画", 5) == "絵"
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_atomic_cleans_up(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "film.mp4"

@@ -14,7 +14,7 @@ from conftest import one_line, opened
 from safetensors.torch import load_file, save_file
 
 from impasto import cli, images, onepass, pix2pix, weights
-from impasto.errors import ImpastoError, InputError, WeightsError
+from impasto.errors import ImageError, ImpastoError, InputError, WeightsError
 from impasto.generators import Shape, UNet
 from impasto.networks import Architecture, Network
 from impasto.recipes import Photo, Transfer
@@ -237,3 +237,12 @@ def test_a_tensor_larger_than_its_file(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "view.pth")
     with pytest.raises(WeightsError, match="larger than the file"):
         weights.load(tmp_path / "view.pth")
+
+
+def test_what_is_kept_has_a_name_that_is_short_enough(tmp_path: Path) -> None:
+    def save(path: Path) -> None:
+        path.write_bytes(b"kept")
+
+    error = receipts.kept(save, tmp_path / f"{'絵' * 100}.png", ".png", ImageError("no"))
+    (kept,) = tmp_path.iterdir()
+    assert str(error) == f"no; what was made is kept as {kept}"

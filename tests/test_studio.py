@@ -528,6 +528,20 @@ def test_a_used_port_and_exit_during_work(address: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_names_of_results_are_cut(session: Session, tmp_path: Path) -> None:
+    from impasto.studio import work
+
+    first, second = (save_picture(tmp_path / f"{letter * 60}.png", 32, 24) for letter in "絵画")
+    small = Transfer(size=24, steps=1, style_layers=("relu1_1",), layer_weights=(1.0,))
+    for todo in (
+        work.light(first, second, Photo(), None), work.one_pass(first, [second]),
+        work.optimise(first, [second], small), work.translate(first, "colorize"),
+        work.film(film(tmp_path / f"{'映' * 60}.mp4", count=2), second),
+    ):  # fmt: skip
+        job = ended(Pool(1).submit(Job(session, "t", todo)))
+        assert job.result is not None and len(os.fsencode(job.result.file.name)) <= 204, job.error
+
+
 def test_only_bundled_networks_translate(session: Session, photo: Path, tmp_path: Path) -> None:
     from impasto.studio import work
 

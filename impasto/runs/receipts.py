@@ -165,7 +165,7 @@ def kept(save: Callable[[Path], object], path: Path, suffix: str, error: ImageEr
         The error to raise, which says where it is.
     """
     for folder in (path.parent, Path(tempfile.gettempdir())):
-        other = folder / f"{path.stem[:100]}-{secrets.token_hex(4)}{suffix}"
+        other = folder / f"{files.shortened(path.stem, 100)}-{secrets.token_hex(4)}{suffix}"
         try:
             save(other)
         except (OSError, ImageError):

@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from impasto import files
 from impasto.errors import BusyError, RefusedError
 from impasto.studio import inspection, names
 from impasto.studio.jobs import SPARE, Session, Sessions
@@ -352,4 +353,5 @@ def _copy(source: BinaryIO, path: Path) -> None:
 
 def _plain(name: str) -> str:
     """The stem of a file name, short and without special characters."""
-    return re.sub(r"[^\w-]+", "-", Path(name.replace("\\", "/")).stem).strip("-")[:60] or "picture"
+    plain = re.sub(r"[^\w-]+", "-", Path(name.replace("\\", "/")).stem).strip("-")
+    return files.shortened(plain, 120) or "picture"

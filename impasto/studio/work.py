@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impasto import (
     bundled,
+    files,
     images,
     machine,
     onepass,
@@ -82,8 +83,7 @@ def one_pass(
     def finish(done: Painted, folder: Path) -> Result:
         bundled_styles = [style for style in styles if isinstance(style, str)]
         receipt = done.receipt | ({"styles": bundled_styles} if bundled_styles else {})
-        names = [Path(style).stem for style in (done.photo.name, *styles)]
-        return _write(folder, done.photo, done.image, "-".join(names), receipt)
+        return _write(folder, done.photo, done.image, styles, receipt)
 
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
@@ -113,7 +113,7 @@ def film(clip: Path, style: str | Path, *, size: int = 0, strength: float = 1.0,
         def paint(frame: Tensor, statistics: Statistics | None, settle: steady.Settle | None) -> Tensor:
             return painter(images.at_most(frame, size) if size else frame, statistics, settle)
 
-        out = folder / f"{f'{clip.stem}-{Path(style).stem}'[:80]}.mp4"
+        out = folder / _named(".mp4", clip, style)
         watched, seconds = None, WATCHED
         with run_film.painting(clip, out, paint, run_film.Settings(steadily), receipt=painter.receipt()) as made:
             for image in made:
@@ -157,8 +157,8 @@ def optimise(
         inputs = kept["inputs"]
         image = inputs.content.image
         shape = images.fit(image.shape[-2], image.shape[-1], recipe.size or max(image.shape[-2:]))
-        name = "-".join(Path(picture.name).stem for picture in (inputs.content, *inputs.styles))
-        return _write(folder, inputs.content, images.resize(step.image.cpu(), *shape), name, kept["receipt"])
+        styles = [style.name for style in inputs.styles]
+        return _write(folder, inputs.content, images.resize(step.image.cpu(), *shape), styles, kept["receipt"])
 
     return Work(frames, finish, lambda step, path: _preview(step.image.cpu(), path))
 
@@ -181,7 +181,7 @@ def light(
 
     def finish(step: PhotoStep, folder: Path) -> Result:
         pair = kept["pair"]
-        out = folder / f"{photo.stem}-{other.stem}.png"
+        out = folder / _named(".png", photo, other)
         run_photo.save(pair, recipe, step, out)
         return Result(out, _pair(folder, pair.photograph.image, images.to_tensor(out)))
 
@@ -247,8 +247,7 @@ def translate(photo: Path, model: str | Path, *, drawn: bool = False) -> Work[Pa
         yield Frame(1, 1, "translated", image=Painted(picture, translator(picture.image), translator.receipt(picture)))
 
     def finish(done: Painted, folder: Path) -> Result:
-        name = f"{Path(done.photo.name).stem}-{Path(model).stem}"
-        return _write(folder, done.photo, done.image, name, done.receipt)
+        return _write(folder, done.photo, done.image, [model], done.receipt)
 
     return Work(frames, finish, lambda done, path: _preview(done.image, path))
 
@@ -313,8 +312,15 @@ def _at(photo: Path, size: int) -> tuple[images.Picture, Tensor]:
     return picture, images.at_most(picture.image, size) if size else picture.image
 
 
-def _write(folder: Path, picture: images.Picture, image: Tensor, name: str, receipt: dict[str, Any]) -> Result:
-    out = folder / f"{name[:80]}.png"
+def _named(suffix: str, *paths: str | Path) -> str:
+    """The name of a result, from those of its inputs."""
+    return files.shortened("-".join(Path(path).stem for path in paths), 200) + suffix
+
+
+def _write(
+    folder: Path, picture: images.Picture, image: Tensor, styles: Sequence[str | Path], receipt: dict[str, Any]
+) -> Result:
+    out = folder / _named(".png", picture.name, *styles)
     run_transfer.save(run_transfer.Watch(out, receipt=receipt), run_transfer.Inputs(picture), image)
     return Result(out, _pair(folder, picture.image, image))
 
