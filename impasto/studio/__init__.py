@@ -50,9 +50,11 @@ def serve(
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     import uvicorn
 
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, _end)
     _make_root()
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _end)
     load_gradio()
     from impasto.studio import connections, inspection, server
 
@@ -71,9 +73,12 @@ def serve(
     if open_browser:
         webbrowser.open(address)
     running = uvicorn.Server(
-        uvicorn.Config(application, http=connections.Connection, ws="none", log_level="critical", access_log=False)
-    )
-    running.handle_exit = _end  # type: ignore[method-assign, assignment]
+        uvicorn.Config(
+            application, http=connections.Connection, ws="none", log_level="critical", access_log=False,
+            proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else any client could choose its address
+        )
+    )  # fmt: skip
+    running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours stay
     running.run(sockets=[listening])
 
 
