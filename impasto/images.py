@@ -227,8 +227,10 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
     name = str(path)
     with opened(name) as file, decoder(file) as picture:
         receipt = None
-        with suppress(TypeError, ValueError):
-            receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
+        # `write` stores it before the pixels of a PNG; to look behind them, Pillow would decode them.
+        if picture.format != "PNG" or "exif" in picture.info:
+            with suppress(TypeError, ValueError):
+                receipt = json.loads(picture.getexif().get(DESCRIPTION))  # type: ignore[arg-type]  # None: TypeError
         if not isinstance(receipt, dict):
             raise refusal(name, "has no receipt; use a picture that impasto wrote and no other program re-saved")
         return receipt

@@ -475,6 +475,19 @@ def test_receipt(tmp_path: Path, suffix: str) -> None:
     assert read(path).image.shape == (1, 3, 16, 24)  # and the orientation is unchanged
 
 
+def test_a_receipt_is_read_without_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(picture: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    for bits in (8, 16):
+        images.write(tmp_path / f"{bits}.png", torch.rand(1, 3, 4, 4), receipt={"bits": bits}, bits=bits)
+    Image.new("L", (4, 4)).save(tmp_path / "none.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    assert [images.read_receipt(tmp_path / f"{bits}.png")["bits"] for bits in (8, 16)] == [8, 16]
+    with pytest.raises(ImageError, match="has no receipt"):
+        images.read_receipt(tmp_path / "none.png")
+
+
 def test_no_receipt(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     for exif in (None, "a camera's words", "[1]"):

@@ -445,20 +445,38 @@ def test_a_session_owns_only_its_files(tmp_path: Path) -> None:
     assert session.owns(str(path)) and not other.owns(str(path))
     (path.parent / "link.png").symlink_to("/etc/passwd")
     for wrong in (
-        *("", "/", "/etc/passwd", str(path.parent), f"{path}/", f"{path}/x", str(path.parent / "link.png")),
+        *(
+            "",
+            "/",
+            "/etc/passwd",
+            f"{path.parent}/{'a' * 300}",
+            str(path.parent),
+            f"{path}/",
+            f"{path}/x",
+            str(path.parent / "link.png"),
+        ),
         *(f"{path.parent}//a.png", f"{path.parent}/./a.png", f"{path.parent}/../{path.parent.name}/a.png"),
         *(str(path.relative_to(tmp_path)), f"{path}\0", f"file://{path}"),
     ):
         assert not session.owns(wrong), wrong
 
 
-def test_the_quota_removes_what_was_not_used_for_longest(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "QUOTA", 250)
+def test_the_quota_removes_what_was_not_used_for_longest(session: Session) -> None:
+    session.quota = 250
     paths = [store(session, 100) for _ in range(4)]
     for age, path in enumerate(paths):
         os.utime(path.parent, (time.time() - age,) * 2)
     session.make_room()
     assert [path.exists() for path in paths] == [True, True, False, False]
+
+
+def test_the_quota_holds_the_largest_upload_and_its_result(tmp_path: Path) -> None:
+    assert new(Sessions(tmp_path / "a", 100_000_000)).quota == jobs.QUOTA
+    session = new(Sessions(tmp_path / "b", 600_000_000))
+    path = store(session)
+    os.truncate(path, 600_000_000)  # takes no space on the disk
+    session.make_room()
+    assert path.exists()
 
 
 def test_old_files_and_sessions_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,8 +157,8 @@ def test_a_picture_is_no_film(tmp_path: Path) -> None:
         work.film(save_picture(tmp_path / "a.png"), "udnie")
 
 
-def test_the_parts_of_a_film_count(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "QUOTA", 100)
+def test_the_parts_of_a_film_count(session: Session) -> None:
+    session.quota = 100
     folder = session.new_folder()
     (folder / "film.resume").mkdir()
     (folder / "film.resume" / "0000.nut").write_bytes(bytes(200))

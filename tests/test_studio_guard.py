@@ -1,6 +1,7 @@
 """What the studio refuses: other sessions' and the server's files, bombs, floods, other pages."""
 
 import asyncio
+import errno
 import importlib.util
 import os
 import resource
@@ -9,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import typing
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +29,8 @@ from impasto import images, presets, recipes
 from impasto.errors import ImpastoError, InputError, RefusedError
 from impasto.recipes import STARTS, Photo, Transfer
 from impasto.studio import inspection, names, work
-from impasto.studio.guard import Attempts, _network
+from impasto.studio.guard import Attempts, Guard, _network
+from impasto.studio.jobs import Sessions
 
 # Files
 
@@ -35,6 +38,7 @@ from impasto.studio.guard import Attempts, _network
 def test_only_the_own_session_can_fetch_an_upload(client: httpx.Client, address: str) -> None:
     (path,) = upload(client, encoded()).json()
     assert client.get(f"{API}/file={path}").content == encoded()
+    assert client.get(f"{API}/file={Path(path).parent}/{'a' * 300}").status_code == 404
     with httpx.Client(base_url=address, timeout=60) as other:
         other.get("/")
         assert other.get(f"{API}/file={path}").status_code == 404
@@ -60,6 +64,7 @@ def test_other_files_are_not_found(client: httpx.Client, path: str) -> None:
 
 def test_unused_routes_are_closed(client: httpx.Client) -> None:
     for route in ("/docs", "/openapi.json", "/monitoring", f"{API}/proxy=http://127.0.0.1", f"{API}/deep_link",
+                  *(f"/{each}/{'a' * 300}" for each in ("assets", "static", "svelte")), f"/static{'/a' * 3000}",
                   f"{API}/component_server", f"{API}/runs", f"{API}/stream/x", "/custom_component/a"):  # fmt: skip
         assert client.get(route).status_code == 404, route
 
@@ -99,6 +104,35 @@ def bomb(width: int, height: int) -> bytes:
 def test_bad_uploads_are_refused(client: httpx.Client, name: str, data: bytes, said: str) -> None:
     answer = upload(client, data, name)
     assert answer.status_code == 400 and said in answer.text
+
+
+def test_a_form_in_an_odd_encoding_is_refused(client: httpx.Client) -> None:
+    for route, name, filename in ((f"{API}/upload", "files", "a-!"), ("/login", "username", "a")):
+        part = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\na-!\r\n--b--\r\n'
+        for charset in ("punycode", "idna", "undefined", "utf-7", "x"):
+            kind = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+            assert client.post(route, content=part.encode(), headers=kind).status_code in (400, 404, 422)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/place")
+
+
+@pytest.mark.parametrize("where", ["impasto.studio.guard._copy", "impasto.studio.guard.Path.rename"])
+def test_a_disk_that_fills_up_during_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    async def answered(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("not for Gradio")
+
+    monkeypatch.setattr(where, full)
+    guard = Guard(answered, Sessions(tmp_path), set(), most_bytes=10**6, most_pixels=10**6, login=False)
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://studio") as client:
+            return await client.post(f"{API}/upload", files={"files": ("a.png", encoded())})
+
+    answer = asyncio.run(send())
+    assert (answer.status_code, answer.text) == (507, "the file cannot be stored: No space left on device")
+    assert not list((tmp_path / "incoming").iterdir())
 
 
 def test_large_files_are_refused(client: httpx.Client) -> None:
@@ -248,17 +282,47 @@ def test_inspection(tmp_path: Path, data: bytes, said: str) -> None:
 def test_inspection_does_not_count_pages(tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(paged(100_000))
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    assert asyncio.run(inspection.inspect(tmp_path / "upload", most_pixels=10_000)) == ".tiff"
+    assert asyncio.run(inspection.inspect([tmp_path / "upload"], most_pixels=10_000)) == [".tiff"]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3  # 52 s if they are counted
 
 
 def test_inspection_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded())
-    assert asyncio.run(inspection.inspect(tmp_path / "a.png", most_pixels=10_000)) == ".png"
-    monkeypatch.setattr(inspection, "SECONDS", 0.01)
+    assert asyncio.run(inspection.inspect([tmp_path / "a.png"] * 2, most_pixels=10_000)) == [".png", ".png"]
+    monkeypatch.setattr(inspection, "SECONDS", 2.0)  # for one picture, not for all
     monkeypatch.setattr(inspection, "AT_ONCE", asyncio.Semaphore(1))
+    began = time.monotonic()
     with pytest.raises(RefusedError, match="seconds to read"):
-        asyncio.run(inspection.inspect(tmp_path / "a.png", most_pixels=10_000))
+        asyncio.run(inspection.inspect([tmp_path / "a.png"] * 100, most_pixels=10_000))
+    assert time.monotonic() - began < 20  # 100 pictures take longer
+
+
+def only_restricted() -> None:
+    """Runs in a process of its own: prints the decoders that are left after a HEIC photograph was opened."""
+    import PIL.Image
+
+    from impasto import decoding
+
+    inspection.restrict()
+    decoding._register_heic()
+    print(*PIL.Image.ID)
+
+
+def test_no_decoder_is_added_later() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "import test_studio_guard as t; t.only_restricted()"],
+        capture_output=True, text=True, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert set(found.stdout.split()) <= inspection.SUFFIXES.keys() and "PNG" in found.stdout, found.stderr
+
+
+def test_films_are_not_read_as_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(encoded())  # as a decoder of pictures would take it
+    with pytest.raises(images.ImageError, match="is a film"):
+        work.read(tmp_path / "a.mp4")
+    images.write(tmp_path / "b.png", images.to_tensor(tmp_path / "a.mp4"), receipt={})
+    assert work.restore(tmp_path / "b.png") == {}
+    assert work.restore((tmp_path / "b.png").rename(tmp_path / "b.mp4")) is None
 
 
 def test_pictures_are_read_with_the_limit_of_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +356,7 @@ def test_results_are_no_larger_than_uploads(tmp_path: Path) -> None:
     [
         ({"origin": "http://localhost:3000"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),
@@ -401,6 +466,43 @@ def test_signals_leave_no_files(tmp_path: Path, number: int) -> None:
     assert list(tmp_path.iterdir()) == [other]
 
 
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A studio that ignores two signals, as if started by nohup in a script."""
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}, preexec_fn=ignore
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_ignored_signals_stay_ignored(starting: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert starting.stdout is not None
+    address = starting.stdout.readline().strip()
+    for number in (signal.SIGHUP, signal.SIGINT):
+        starting.send_signal(number)
+    assert httpx.get(f"{address}/theme.css", timeout=60).status_code == 200
+    starting.terminate()
+    assert starting.wait(30) == 0 and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_gradio_loads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    wait_for(lambda: list(tmp_path.glob("*/lock")), "its folder")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "impasto: stopped\n")
+    assert process.returncode == 130 and not list(tmp_path.iterdir())
+
+
 # The password
 
 
@@ -423,6 +525,17 @@ def test_auth_requires_name_and_password() -> None:
         assert last.status_code == 400
         last = client.post("/login", data={"username": "ada", "password": "lovelace"})
         assert last.status_code == 429 and 0 < int(last.headers["retry-after"]) <= 30
+
+
+def test_guesses_cannot_choose_their_address() -> None:
+    with (
+        serving("--auth", "ada", IMPASTO_PASSWORD="lovelace") as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        guess = {"username": "ada", "password": "x"}
+        for number in range(Attempts.FREE + 1):
+            last = client.post("/login", data=guess, headers={"x-forwarded-for": f"10.0.0.{number}"})
+        assert last.status_code == 429
 
 
 def test_waits_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -38,6 +38,7 @@ KEY = "impasto.session"  # of the token in the ASGI scope
 BODY = 4_000_000  # the most bytes of a request without files
 FORM = 10_000  # the most bytes of a form around its files, and of the login
 SECONDS, QUIET = 300.0, 20.0  # for a request's body, and for its next part
+LONGEST = 1000  # characters of a path; Gradio answers 500 to those that no file can have
 FILE = "/gradio_api/file="
 OPEN = re.compile(r"/(|config|theme\.css|favicon\.ico|manifest\.json|login|assets/.*|static/.*|svelte/.*)/?")
 API = re.compile(
@@ -124,7 +125,8 @@ class Guard:
             raise HTTPException(403, "a request from another page")
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise HTTPException(405, "not allowed")
-        if not OPEN.fullmatch(path) and not API.fullmatch(path):
+        short = len(path) <= LONGEST and all(len(os.fsencode(part)) <= 255 for part in path.split("/"))
+        if not short or (not OPEN.fullmatch(path) and not API.fullmatch(path)):
             raise HTTPException(404, "not found")
         if path.rstrip("/") == "/login" and scope["method"] == "POST":
             await self._log_in(request, send)
@@ -204,9 +206,9 @@ class Guard:
             return message
 
         incoming = self.sessions.root / "incoming" / secrets.token_hex(8)
-        incoming.mkdir(mode=0o700)
         paths: list[tuple[Path, str]] = []
         try:
+            incoming.mkdir(mode=0o700)
             limits: Any = {"max_files": names.FILES, "max_fields": names.FILES, "max_part_size": FORM}
             async with asyncio.timeout(SECONDS), Request(request.scope, counted).form(**limits) as form:
                 for number, file in enumerate(form.getlist("files")):
@@ -215,7 +217,7 @@ class Guard:
                         await asyncio.to_thread(_copy, file.file, paths[-1][0])
             if not paths:
                 raise RefusedError("no file was sent")
-            suffixes = [await inspection.inspect(path, most_pixels=self.most_pixels) for path, _ in paths]
+            suffixes = await inspection.inspect([path for path, _ in paths], most_pixels=self.most_pixels)
             session = self.sessions.get(token)
             stored = []
             for (path, name), suffix in zip(paths, suffixes, strict=True):
@@ -226,6 +228,10 @@ class Guard:
             raise HTTPException(408, "the upload took too long") from None
         except (RefusedError, MultiPartException) as error:
             raise HTTPException(400, str(error)) from None
+        except UnicodeError:  # some encodings that a form may state raise more than UnicodeDecodeError
+            raise HTTPException(400, "the form cannot be read; send it as UTF-8") from None
+        except OSError as error:
+            raise HTTPException(507, f"the file cannot be stored: {error.strerror}") from None
         except BusyError as error:
             raise HTTPException(503, str(error)) from None
         finally:
@@ -245,7 +251,8 @@ class Guard:
             if path not in self.public and not (session is not None and session.owns(path)):
                 raise HTTPException(404, "no such file in this session")
             if path not in self.public:
-                os.utime(Path(path).parent)  # the files used last are removed last
+                with suppress(OSError):  # removed meanwhile
+                    os.utime(Path(path).parent)  # the files used last are removed last
         await self.app(request.scope, _replayed(body, request.receive), send)
 
 
@@ -289,7 +296,10 @@ def _same_origin(request: Request) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:  # no address, such as http://[
+        return False
 
 
 async def _body(request: Request, most: int) -> bytes:

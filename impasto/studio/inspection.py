@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from impasto import files
@@ -18,7 +19,7 @@ from impasto.errors import RefusedError
 from impasto.studio import films
 
 PIXELS = 50_000_000  # the most of a picture
-SECONDS, PROCESSOR = 120.0, 8  # for one file; of a picture, the processor's time
+SECONDS, PROCESSOR = 120.0, 8  # for all files of a form; of one picture, the processor's time
 BYTES = 3_000_000_000  # of address space
 SUFFIXES = {
     "PNG": ".png",
@@ -35,32 +36,38 @@ NEITHER = "not a picture or a film; upload a PNG, JPEG, WebP or TIFF, or an MP4"
 AT_ONCE = asyncio.Semaphore(2)
 
 
-async def inspect(path: Path, *, most_pixels: int) -> str:
-    """Check that a file is a picture or a film, and nothing else.
+async def inspect(paths: Sequence[Path], *, most_pixels: int) -> list[str]:
+    """Check that each file of a form is a picture or a film, and nothing else.
 
     Returns:
-        The suffix for its format.
+        The suffix for the format of each.
 
     Raises:
-        RefusedError: it is neither, too large, takes too long, or is also a page, a script, a PDF or an archive.
+        RefusedError: one is neither, too large, or also a page, a script, a PDF or an archive; or all take too long.
     """
+    async with AT_ONCE:
+        try:
+            async with asyncio.timeout(SECONDS):
+                return [await _inspect(path, most_pixels) for path in paths]
+        except TimeoutError:
+            raise RefusedError(
+                f"the upload takes more than {SECONDS:.0f} seconds to read; save it again as PNG, or shorten the film"
+            ) from None
+
+
+async def _inspect(path: Path, most_pixels: int) -> str:
     command = (sys.executable, "-m", "impasto.studio.inspection", str(path), str(most_pixels))
     few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each thread would take address space
     none = asyncio.subprocess.DEVNULL
-    async with AT_ONCE:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=none, stdout=asyncio.subprocess.PIPE, stderr=none, env=os.environ | few
-        )
-        try:
-            said, _ = await asyncio.wait_for(process.communicate(), SECONDS)
-        except TimeoutError:
-            raise RefusedError(
-                f"the file takes more than {SECONDS:.0f} seconds to read; save it again as PNG, or shorten the film"
-            ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=none, stdout=asyncio.subprocess.PIPE, stderr=none, env=os.environ | few
+    )
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     text = said.decode().strip()
     if process.returncode == 0 and text in (*SUFFIXES.values(), *films.FORMATS.values()):
         return text
@@ -116,6 +123,7 @@ def restrict() -> None:
 
     PIL.Image.init()
     PIL.Image.ID[:] = [kind for kind in PIL.Image.ID if kind in SUFFIXES]
+    PIL.Image.register_open = lambda *_, **__: None  # none is added later, such as that of HEIC
 
 
 def _check_tiff(path: Path, size: tuple[int, int], most_pixels: int) -> None:

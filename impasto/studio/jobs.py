@@ -22,7 +22,7 @@ from impasto.errors import BusyError, InputError
 SESSIONS = 200  # the most sessions kept
 PREVIEWS = 20  # live pictures kept for a job: about ten seconds
 RESULTS = 60  # results kept for a session
-QUOTA = 500_000_000  # bytes of a session's files; the oldest go first
+QUOTA = 500_000_000  # bytes of a session's files, or as many as two uploads may have
 SPARE = 500_000_000  # bytes of the disk that the studio leaves free
 UNWATCHED = 600.0  # seconds after which a job that nobody follows ends
 KEPT = 24 * 3600.0  # seconds for which files and sessions that nobody uses are kept
@@ -241,6 +241,7 @@ class Session:
     Attributes:
         token: identifies the browser, in its cookie.
         folder: the folder of its files, which nobody else may fetch.
+        quota: the most bytes of its files; the oldest go first.
         results: its results, the latest first.
         jobs: the latest job of each kind.
         seen: the time of its last request.
@@ -250,6 +251,7 @@ class Session:
 
     token: str
     folder: Path
+    quota: int
     results: list[Result] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
@@ -290,10 +292,13 @@ class Session:
     def owns(self, path: str) -> bool:
         """Whether this is a file of the session, spelt as the studio spells it."""
         file = Path(path)
-        return (
-            str(file) == path and ".." not in file.parts and len(file.parts) == len(self.folder.parts) + 2
-            and file.parts[:-2] == self.folder.parts and file.is_file() and not file.is_symlink()
-        )  # fmt: skip
+        try:
+            return (
+                str(file) == path and ".." not in file.parts and len(file.parts) == len(self.folder.parts) + 2
+                and file.parts[:-2] == self.folder.parts and file.is_file() and not file.is_symlink()
+            )  # fmt: skip
+        except OSError:  # such as a name that is too long
+            return False
 
     def make_room(self) -> None:
         """Remove the oldest files: beyond the quota, older than a day, and of more results than are kept."""
@@ -304,7 +309,7 @@ class Session:
             folders = sorted(((each.stat().st_mtime, each) for each in self.folder.iterdir()), reverse=True)
             for used, folder in folders:
                 total += sum(file.stat().st_size for file in folder.rglob("*"))
-                if folder not in kept and (total > QUOTA or folder in excess or time.time() - used > KEPT):
+                if folder not in kept and (total > self.quota or folder in excess or time.time() - used > KEPT):
                     shutil.rmtree(folder, ignore_errors=True)
         for gone in [result for result in self.results if not result.file.exists()]:
             with suppress(ValueError):  # in place, as another thread may add one
@@ -312,10 +317,15 @@ class Session:
 
 
 class Sessions:
-    """All sessions, below one folder. A browser's token is a random name, signed, so that no client can choose one."""
+    """All sessions, below one folder. A browser's token is a random name, signed, so that no client can choose one.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: the folder.
+        most_bytes: of an upload.
+    """
+
+    def __init__(self, root: Path, most_bytes: int = 0) -> None:
+        self.root, self.quota = root, max(QUOTA, 2 * most_bytes)
         for name in ("sessions", "incoming"):
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.known: dict[str, Session] = {}
@@ -352,7 +362,7 @@ class Sessions:
                 self._make_way()
                 folder = self.root / "sessions" / secrets.token_hex(16)
                 folder.mkdir(mode=0o700)
-                session = self.known[token] = Session(token, folder)
+                session = self.known[token] = Session(token, folder, self.quota)
             return session
 
     def tidy(self) -> None:

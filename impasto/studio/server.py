@@ -87,7 +87,7 @@ def application(
         if (path := bundled.thumbnail(name))
     }
     gr.set_static_paths([root / "sessions", root / "styles"])  # otherwise Gradio copies each file into its cache
-    sessions = Sessions(root)
+    sessions = Sessions(root, most_bytes)
     threading.Thread(target=_tidy, args=[sessions], daemon=True).start()
     studio = Studio(sessions, Pool(1, QUICK, _give_back), Pool(jobs, seconds, _give_back), thumbnails, models)
     page: Any = build(studio)

@@ -287,7 +287,14 @@ def mask_of(layers: Sequence[Path]) -> Tensor | None:
 
 def read(path: Path) -> images.Picture:
     """Read a picture, which may have as many pixels as an upload."""
-    return images.read(path, pixels=PIXELS)
+    return images.read(_picture(path), pixels=PIXELS)
+
+
+def _picture(path: Path) -> Path:
+    """The path; ImageError if it is a film's, which was not inspected by decoders of pictures."""
+    if path.suffix in films.FORMATS.values():
+        raise ImageError(f"{path.name}: is a film; choose a picture")
+    return path
 
 
 def _on_white(picture: images.Picture) -> images.Picture:
@@ -341,7 +348,7 @@ def _preview(image: Tensor, path: Path) -> None:
 def restore(path: Path) -> dict[str, Any] | None:
     """The receipt of a picture, if it has one."""
     try:
-        return images.read_receipt(path)
+        return images.read_receipt(_picture(path))
     except ImageError:
         return None
 
