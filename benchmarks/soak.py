@@ -3,7 +3,9 @@
     python benchmarks/soak.py [--jobs N] [--clients N]
 
 Prints the answers, how the jobs ended, the growth of memory after the first sixth of them, and the files
-left. Exits with 1 if a request gave 5xx, memory grew by more than 10 %, or files were left.
+left: those that no upload or result needs when all jobs have ended, and all files when the studio has.
+Exits with 1 if a request gave 5xx, a job failed or was refused, memory grew by more than 10 %, or files
+were left.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ import io
 import json
 import os
 import random
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -61,6 +66,15 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
 
     sent = counted(client.post(f"{API}/upload", files={"files": ("photo.jpg", picture(number))}))
     given = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+    way = chance.choice(["wait", "wait", "stop", "close", "leave"])
+    if way == "stop":
+        last = ""
+        for line in trigger(client, "study-go", given, given, "content, layer by layer", 64, 50):
+            if '"running' in line and '"running' not in last:  # its first sign
+                list(trigger(client, "study-stop"))
+            last = line
+        seen.ended["stopped" if '"success":true' in last else "failed"] += 1
+        return
     name, data = chance.choice(
         [
             ("repaint", [given, chance.choice(STYLES), 1, 0, "none"]),
@@ -69,9 +83,8 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
         ]
     )
     asked = counted(client.post(f"{API}/call/{name}", json={"data": data}))
-    way = chance.choice(["wait", "wait", "close", "leave"])
     if way == "leave" or asked.status_code != 200:
-        seen.ended["left" if way == "leave" else "refused"] += 1
+        seen.ended["left" if asked.status_code == 200 else "refused"] += 1
         return
     with client.stream("GET", f"{API}/call/{name}/{asked.json()['event_id']}") as stream:
         seen.codes[stream.status_code] += 1
@@ -88,6 +101,28 @@ def one_job(client: httpx.Client, number: int, seen: Seen) -> None:
     seen.ended["done"] += 1
 
 
+def trigger(client: httpx.Client, element: str, *data: Any) -> Iterator[str]:
+    """Click a button of the page, as its script does; yields the answers."""
+    config = client.get("/config").json()
+    (target,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == element)
+    number = next(each["id"] for each in config["dependencies"] if [target, "click"] in each["targets"])
+    asked = {"data": data, "fn_index": number, "session_hash": secrets.token_hex(8)}
+    client.post(f"{API}/queue/join", json=asked).raise_for_status()
+    with client.stream("GET", f"{API}/queue/data", params={"session_hash": asked["session_hash"]}) as said:
+        yield from (line.replace('\\"', '"') for line in said.iter_lines() if '"process_' in line)
+
+
+def stray(root: Path) -> list[Path]:
+    """The files and empty folders that no upload or result needs; the page may still load two previews of a job."""
+    found = [path for name in ("incoming", "uploads") for path in (root / name).rglob("*")]
+    for folder in (root / "sessions").glob("*/*"):
+        inside = sorted(folder.rglob("*"))
+        found += [path for path in inside if path.name.startswith((".", "first-")) or path.is_dir()]
+        found += [path for path in inside if path.name.startswith("live-")][2:]
+        found += [] if inside else [folder]
+    return found
+
+
 def soak(jobs: int, clients: int, rounds: int = 6) -> tuple[Seen, list[int], list[Path]]:
     """Run the jobs in rounds; returns what was seen, the bytes of memory after each round, and the files left."""
     seen = Seen()
@@ -99,6 +134,8 @@ def soak(jobs: int, clients: int, rounds: int = 6) -> tuple[Seen, list[int], lis
         stack.callback(process.terminate)
         assert process.stdout is not None
         address = process.stdout.readline().strip()
+        (root,) = Path(folder).iterdir()
+        before = stray(root)  # Gradio's own
         opened = [stack.enter_context(httpx.Client(base_url=address, timeout=600)) for _ in range(clients)]
         for client in opened:
             seen.codes[client.get("/").status_code] += 1
@@ -112,8 +149,9 @@ def soak(jobs: int, clients: int, rounds: int = 6) -> tuple[Seen, list[int], lis
         for index in range(rounds):
             run(range(index * jobs // rounds, (index + 1) * jobs // rounds))
             memory.append(psutil.Process(process.pid).memory_info().rss)
+        left = [path for path in stray(root) if path not in before]
         stack.close()
-        return seen, memory, sorted(Path(folder).rglob("*"))
+        return seen, memory, left + sorted(Path(folder).rglob("*"))
 
 
 def settled(pid: int) -> None:
@@ -133,7 +171,8 @@ def main() -> int:
     growth = max(memory) / memory[0]
     print(f"answers: {dict(seen.codes)}\njobs: {dict(seen.ended)}\nfiles left: {len(left)}")
     print(f"memory: {', '.join(f'{each / 1e6:.0f}' for each in memory)} MB; at most {growth:.3f} times the first")
-    return int(any(code >= 500 for code in seen.codes) or growth > 1.1 or bool(left))
+    lost = seen.ended["failed"] + seen.ended["refused"]
+    return int(any(code >= 500 for code in seen.codes) or lost > 0 or growth > 1.1 or bool(left))
 
 
 if __name__ == "__main__":

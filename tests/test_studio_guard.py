@@ -13,6 +13,7 @@ import sys
 import time
 import typing
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from io import BytesIO
@@ -569,12 +570,50 @@ def test_half_requests_do_not_stop_the_studio() -> None:
             half.close()
 
 
-def test_a_short_soak() -> None:
+@pytest.fixture
+def soak() -> Any:
     spec = importlib.util.spec_from_file_location("soak", Path(__file__).parent.parent / "benchmarks" / "soak.py")
     assert spec is not None and spec.loader is not None
     soak = importlib.util.module_from_spec(spec)
     sys.modules["soak"] = soak  # where its dataclass looks for its types
     spec.loader.exec_module(soak)
-    seen, _, left = soak.soak(jobs=10, clients=3, rounds=1)
-    assert set(seen.codes) == {200} and seen.ended["failed"] == 0 and sum(seen.ended.values()) == 10
+    return soak
+
+
+def test_a_short_soak(soak: Any) -> None:
+    seen, _, left = soak.soak(jobs=12, clients=3, rounds=1)
+    assert set(seen.codes) == {200} and sum(seen.ended.values()) == 12
+    assert seen.ended["stopped"] and seen.ended["failed"] == seen.ended["refused"] == 0
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "ended", "memory", "left", "code"),
+    [
+        ({200: 9}, {"done": 9, "stopped": 1}, [100, 109], [], 0),
+        ({200: 9, 500: 1}, {"done": 9}, [100, 100], [], 1),
+        ({200: 9}, {"done": 9, "failed": 1}, [100, 100], [], 1),
+        ({200: 9, 400: 1}, {"done": 9, "refused": 1}, [100, 100], [], 1),
+        ({200: 9}, {"done": 9}, [100, 111], [], 1),
+        ({200: 9}, {"done": 9}, [100, 100], [Path("a")], 1),
+    ],
+)
+def test_what_a_soak_does_not_accept(
+    soak: Any, monkeypatch: pytest.MonkeyPatch, codes: Any, ended: Any, memory: list[int], left: list[Path], code: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["soak.py"])
+    seen = soak.Seen(Counter(codes), Counter(ended))
+    monkeypatch.setattr(soak, "soak", lambda *_: (seen, memory, left))
+    assert soak.main() == code
+
+
+def test_files_that_nothing_needs(soak: Any, tmp_path: Path) -> None:
+    names = ["uploads/a.png", "incoming/x/0", *(f"sessions/s/job/live-{number}.jpg" for number in range(3))]
+    names += ["sessions/s/job/photo.png", "sessions/s/job/.impasto-1.png", "sessions/s/other/photo.png", "lock"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sessions/s/empty").mkdir()
+    found = {str(path.relative_to(tmp_path)) for path in soak.stray(tmp_path)}
+    wanted = {*names[:2], "incoming/x", "sessions/s/job/live-2.jpg", "sessions/s/job/.impasto-1.png"}
+    assert found == {*wanted, "sessions/s/empty"}
