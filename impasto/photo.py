@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import color, encoder, images, light, objective, optimize
+from impasto import color, encoder, images, light, machine, objective, optimize
 from impasto.errors import InputError
 from impasto.matching import Borders, Regions
 from impasto.matting import Guide, widest
@@ -29,6 +29,9 @@ FITTING = 1e5  # weight of the mean squared distance to the transported colours
 FITS = 60  # iterations of L-BFGS of the fit to them
 CALM_RADIUS = 8  # of the windows in which chroma is freed of noise, in pixels at the working size
 CALM_NOISE = 0.015  # standard deviation of that noise, in sRGB
+# Bytes at the peak, measured: of a pixel of the photograph; of one at the working size, and for each region there; of
+# one with the style loss, without the encoder; of the encoder with its smallest tile.
+PIXEL, WORKING, REGION, STYLED, TILE = 130, 180, 65, 300, 200_000_000
 CLIPPING = 300.0  # weight of the mean square beyond black and white, where relief is lost
 
 
@@ -36,6 +39,36 @@ def check_size(content: Tensor, recipe: Photo) -> None:
     """Check that a photograph, (1, 3, H, W), is not too narrow; raises InputError."""
     if widest(images.at_most(content, recipe.size)) < 1:
         raise InputError("the photograph is too narrow: at `size`, the short side needs 3 pixels")
+
+
+def spare_memory(content: Tensor, regions: int, recipe: Photo) -> float:
+    """Bytes that the encoder may take, which works in tiles if needed.
+
+    Args:
+        content: the photograph, (1, 3, H, W), on the device to compute on.
+        regions: their number.
+        recipe: for the working size and the iterations.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        InputError: the free memory is not enough for the rest.
+    """
+    height, width = content.shape[-2:]
+    rows, columns = images.fit(height, width, min(recipe.size, max(height, width)))
+    held = PIXEL * height * width
+    need = held + (WORKING + REGION * (regions + 1)) * rows * columns
+    styled = held + STYLED * rows * columns
+    free = machine.free_memory(content.device)
+    if recipe.steps:
+        need = max(need, styled + TILE)
+    if need > free:
+        raise InputError(
+            f"not enough memory: {width} x {height} at {columns} x {rows} needs {need / 1e9:.1f} GB, {free / 1e9:.1f} "
+            "are free; use a smaller `size`, or a smaller photograph"
+        )
+    return max(TILE, 0.7 * (free - styled))
 
 
 def transported(
@@ -159,10 +192,11 @@ def steps(
         or the state's own again.
 
     Raises:
-        InputError: the photograph is too narrow.
+        InputError: the photograph is too narrow, or needs more than the free memory.
         DivergedError: a loss or gradient is not finite.
     """
     check_size(content, recipe)
+    spare = spare_memory(content, len(regions.content), recipe)
     small, other = (images.at_most(each, recipe.size) for each in (content, style))
     regions = regions.at(small, other)
     borders = Borders(small, regions.content)
@@ -184,7 +218,9 @@ def steps(
         state = None
     if not recipe.steps:
         return
-    goal = objective_of(light.Scene(small, borders.shares(small), tables), fit.image, small, other, regions, recipe)
+    goal = objective_of(
+        light.Scene(small, borders.shares(small), tables), fit.image, small, other, regions, recipe, spare
+    )
     for step in optimize.minimize(start, goal, optimizer="lbfgs", steps=recipe.steps, rate=1.0, state=state):
         yield found(step, 1 + step.index, fit.image + step.image, step.state)
 
@@ -216,8 +252,9 @@ def fitted(scene: light.Scene, moved: Tensor, known: Tensor, evenness: float) ->
 
 
 def objective_of(
-    scene: light.Scene, base: Tensor, content: Tensor, style: Tensor, regions: Regions, recipe: Photo
-) -> optimize.ValueAndGradient:
+    scene: light.Scene, base: Tensor, content: Tensor, style: Tensor, regions: Regions, recipe: Photo,
+    budget: float = 0,
+) -> optimize.ValueAndGradient:  # fmt: skip
     """The objective of the iterations with the style loss.
 
     Args:
@@ -226,13 +263,15 @@ def objective_of(
         content, style: the photographs, at the working size.
         regions: of their sizes.
         recipe: for the weights.
+        budget: bytes that the encoder may take, see `objective.build`.
 
     Returns:
         What is added to curves and fields -> the weighted terms, and the gradient of their sum.
     """
     vgg = encoder.load(recipe.encoder).to(content.device)
     goal = objective.build(
-        vgg, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style
+        vgg, recipe.loss_recipe(), content, [style] * len(regions.style), regions.content, regions.style,
+        budget=budget,
     )  # fmt: skip
 
     def relight(added: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:

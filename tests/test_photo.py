@@ -146,6 +146,38 @@ def test_highlights() -> None:
     assert torch.equal(photo.keep_highlights(photograph, result, 0.0), result)
 
 
+@pytest.mark.parametrize(
+    ("settings", "need"),
+    [
+        ({"size": 8192, "steps": 0}, 12_000_000 * (130 + 180 + 2 * 65)),
+        ({"size": 400, "steps": 0}, 12_000_000 * 130 + 400 * 300 * (180 + 2 * 65)),
+        ({"size": 400, "steps": 1}, 12_000_000 * 130 + 400 * 300 * 300 + 200_000_000),
+    ],
+)
+def test_a_photograph_that_does_not_fit(
+    settings: dict[str, int], need: int, recipe: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.zeros(1, 3, 1, 1).expand(1, 3, 3000, 4000)
+    monkeypatch.setattr("impasto.machine.free_memory", lambda device: need)
+    assert photo.spare_memory(content, 1, replace(recipe, **settings)) >= photo.TILE
+    monkeypatch.setattr("impasto.machine.free_memory", lambda device: need - 1)
+    whole = matching.Regions([torch.ones(1, 1, 4, 4)], [torch.ones(1, 1, 4, 4)], torch.ones(1, 3))
+    with pytest.raises(InputError, match=r"not enough memory: 4000 x 3000 .* are free; use a smaller `size`"):
+        next(photo.steps(content, content, whole, replace(recipe, **settings)))
+
+
+def test_the_style_loss_in_tiles(recipe: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, style = torch.rand(2, 1, 3, 300, 400, generator=torch.Generator().manual_seed(0))
+    whole = matching.Regions([torch.ones(1, 1, 4, 4)], [torch.ones(1, 1, 4, 4)], torch.ones(1, 3))
+    settings = replace(recipe, size=400, steps=1, precision="float32")
+    losses = []
+    for tile in (10**9, 25_000_000):  # all at once; tiles
+        monkeypatch.setattr(photo, "TILE", tile)
+        monkeypatch.setattr("impasto.machine.free_memory", lambda device, tile=tile: 160_000_000 + tile)
+        losses.append([step.loss for step in photo.steps(content, style, whole, settings)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_photograph_that_is_too_narrow(recipe: Photo) -> None:
     with pytest.raises(InputError, match="too narrow"):
         photo.check_size(torch.rand(1, 3, 2, 60), recipe)

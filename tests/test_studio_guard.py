@@ -349,6 +349,13 @@ def test_results_are_no_larger_than_uploads(tmp_path: Path) -> None:
             list(todo.frames(tmp_path))
 
 
+def test_light_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded((800, 600)))
+    monkeypatch.setattr("impasto.machine.free_memory", lambda device: 1e8)
+    with pytest.raises(InputError, match="not enough memory: 800 x 600"):
+        list(work.light(tmp_path / "a.png", tmp_path / "a.png", Photo(size=8192, steps=1), None).frames(tmp_path))
+
+
 # Other pages, and no page
 
 
