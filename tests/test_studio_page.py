@@ -3,14 +3,15 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import film, frames, save_picture
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
-from studio_server import serving
+from playwright.sync_api import Browser, Page, TimeoutError as TakesTooLong, sync_playwright
+from studio_server import drawer, serving
 
 from impasto import bundled, images
 
@@ -25,8 +26,9 @@ DONE = '#repaint-status [data-state="done"]'
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving() as where:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    network = drawer(tmp_path_factory.mktemp("networks") / "lines.safetensors")
+    with serving("--models", str(network)) as where:
         yield where
 
 
@@ -299,6 +301,42 @@ def test_translate(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
     page.click("#translate-go")
     page.wait_for_selector('#translate-status [data-state="done"]')
     assert images.read_receipt(saved(page, tmp_path, "translate"))["command"] == "pix2pix apply"
+
+
+def test_draw_on_the_canvas(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Translate", exact=True).click()
+    for patience in (10_000, 20_000, 40_000):  # a click is lost while Gradio builds the tab
+        page.click('#translate-model label:has-text("colorize")')
+        with (
+            suppress(TakesTooLong),
+            page.expect_response(lambda answer: answer.url.endswith("/canvas.png"), timeout=patience),
+        ):
+            page.click('#translate-model label:has-text("lines")')
+            break
+    canvas = page.wait_for_selector("#translate-canvas canvas")
+    page.click("#translate-go")
+    page.get_by_text("draw something first").wait_for()
+    made = []
+    for height in (0.4, 0.5):  # a line, then another one below
+        page.wait_for_timeout(1500)  # the paper is put under the brush
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * height)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * height, steps=8)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        page.click("#translate-go")
+        if made:  # the gallery shows two results or more
+            page.wait_for_selector("#translate-results button >> nth=1")
+        page.wait_for_selector('#translate-status [data-state="done"]')
+        picture = saved(page, tmp_path, "translate")
+        assert images.read_receipt(picture)["command"] == "pix2pix apply"
+        made.append(images.to_tensor(picture))
+    assert made[0].shape == made[1].shape == (1, 3, 512, 512)
+    rows = (made[0] - made[1]).abs().amax((0, 1, 3))
+    assert rows.max() > 0.2 and 128 < rows.argmax() < 384  # at the second line; the network's norms spread a little
 
 
 def test_study(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
