@@ -207,8 +207,9 @@ def build(
 ) -> Objective:
     """The recipe's objective for these pictures, with its targets computed, once.
 
-    Without masks, the styles' Gram matrices are blended into one target, which has the gradient of the blended losses.
-    With masks, each style has its own target in its own region, weighted by the region's share of the picture.
+    Without masks, the styles' Gram matrices are blended into one target: for terms that are not divided by the target,
+    that has the gradient of the blended losses. With masks, each style has its own target in its own region, weighted
+    by the region's share of the picture and by the style's weight relative to the mean.
 
     Args:
         network: the encoder; one that is not a `VGG` is left to autograd.

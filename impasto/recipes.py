@@ -59,7 +59,7 @@ class Transfer:
     content_layer_weights: tuple[float, ...] = within(0, 1e9, ())
     """Weight of each content layer; default: 1 each."""
     content_term: ContentTerm = "relative"
-    """Normalisation of the content's squared error; see impasto.losses.CONTENT_TERMS."""
+    """Normalisation of the content's squared error; see docs/losses.md."""
     style_layers: tuple[str, ...] = FIVE
     """Encoder layers whose Gram matrices are matched to the style's."""
     layer_weights: tuple[float, ...] = within(0, 1e9, ())
@@ -67,7 +67,7 @@ class Transfer:
     style_weight: float = within(0, 1e9, 20.0)
     """Weight of the style term (beta)."""
     style_term: StyleTerm = "relative"
-    """Normalisation of the Gram matrices' squared difference; see impasto.losses.STYLE_TERMS."""
+    """Normalisation of the Gram matrices' squared difference; see docs/losses.md."""
     smoothness: float = within(0, 1e6, 3.0)
     """Weight of the total variation; higher values give a smoother picture."""
     feature_scale: float = within(0, 1e6, 0.0)

@@ -19,7 +19,7 @@ from impasto import anystyle, color, encoder, images, machine, masks, objective,
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
-MARGIN = 0.7  # share of the memory that is planned with
+USABLE = 0.7  # share of free memory that a run takes, and of its memory that tiles are planned with
 LIBRARIES = 330_000_000  # bytes for kernels and small buffers, whatever the size
 
 
@@ -157,7 +157,8 @@ def steps(
         resumed = Resumed(int(state["done"]), state["inner"]["image"].to(target), state["inner"])
     if follow is not None:
         follow = follow[0].to(target), follow[1].to(target)
-    image, colors = resumed.image, pictures.photograph if recipe.keep_colors == "luma" else None
+    image = resumed.image
+    colors = pictures.photograph if recipe.keep_colors == "luma" else None
     for scale in plan(recipe, pictures):
         end = scale.before + scale.steps
         if end <= resumed.done and end < recipe.steps:  # the last scale yields a finished run's step again
@@ -264,19 +265,19 @@ def paint(
         [images.to_size(style, longest) for style in pictures.styles],
         [images.resize(mask, *scale.size) for mask in pictures.content_masks],
         pictures.style_masks,
-        budget=MARGIN * (spare - optimize.memory(content, recipe.optimizer)),
+        budget=USABLE * (spare - optimize.memory(content, recipe.optimizer)),
     )
     if follow is not None:
         wanted, trusted = (images.resize(each, *scale.size) for each in follow)
-        image = content.lerp(wanted, trusted) if image is None else image
         goal = objective.following(goal, wanted, trusted)
-    if image is None:
-        if recipe.init == "one-pass":
-            image = in_one_pass(recipe, content, pictures)
-        else:
-            image = start(recipe, content, pictures.styles)
-    elif state is None:
-        image = to_next_scale(image, pictures.content, content, recipe)
+    if image is not None:
+        image = image if state is not None else to_next_scale(image, pictures.content, content, recipe)
+    elif follow is not None:
+        image = content.lerp(wanted, trusted)
+    elif recipe.init == "one-pass":
+        image = in_one_pass(recipe, content, pictures)
+    else:
+        image = start(recipe, content, pictures.styles)
     return optimize.minimize(
         image, goal, optimizer=recipe.optimizer, steps=scale.steps, rate=recipe.rate, clip=recipe.clip,
         flat=recipe.flat, state=state,
@@ -333,7 +334,7 @@ def in_one_pass(recipe: Transfer, content: Tensor, pictures: Pictures) -> Tensor
     )  # fmt: skip
 
 
-def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
+def to_next_scale(image: Tensor, full: Tensor, content: Tensor, recipe: Transfer) -> Tensor:
     """Enlarge a picture painted at one scale to the next, and add the detail that the content has only there.
 
     This is a step of the Laplacian pyramid (BurtAdelson1983). Without that detail, the next scale would spend a
@@ -341,7 +342,7 @@ def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Tr
 
     Args:
         image: (1, 3, h, w) the picture.
-        photograph, content: the content at its own size, and at the next scale, (1, 3, H, W).
+        full, content: the content at its own size, and at the next scale, (1, 3, H, W).
         recipe: without a content term, no detail is added.
 
     Returns:
@@ -351,7 +352,7 @@ def to_next_scale(image: Tensor, photograph: Tensor, content: Tensor, recipe: Tr
     large = images.resize(image, *shape)
     if not (recipe.content_weight and recipe.content_layers):
         return large
-    blurred = images.resize(images.resize(photograph, image.shape[-2], image.shape[-1]), *shape)
+    blurred = images.resize(images.resize(full, image.shape[-2], image.shape[-1]), *shape)
     return large + (content - blurred)
 
 
@@ -386,11 +387,11 @@ def _spare_memory(pictures: Pictures, recipe: Transfer, network: encoder.VGG, me
     if pictures.content is not pictures.photograph:
         inputs.append(pictures.content)
     held = LIBRARIES + sum(x.nbytes for x in inputs)
-    spare = (memory * 1e9 or MARGIN * machine.free_memory(pictures.photograph.device)) - held
+    spare = (memory * 1e9 or USABLE * machine.free_memory(pictures.photograph.device)) - held
     height, width = plan(recipe, pictures)[-1].size
     image = pictures.photograph[..., :1, :1].expand(1, 3, height, width)  # of this size, without its memory
     tile = objective.least_memory(network, recipe, image, len(pictures.styles))
-    least = optimize.memory(image, recipe.optimizer) + tile / MARGIN
+    least = optimize.memory(image, recipe.optimizer) + tile / USABLE
     if spare <= least:
         need = (least + held) / 1e9
         raise InputError(f"not enough memory: {width} x {height} needs over {need:.1f} GB; raise `memory`")

@@ -10,7 +10,7 @@ from impasto.schema import check
 
 FIVE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
-# The values of the five sources, field by field; fields that a source does not give are left out.
+# The values of the sources, field by field; fields that a source does not give are left out.
 TABLE: dict[str, dict[str, Any]] = {
     "gatys-2016": {
         "content_layers": ("relu4_2",),

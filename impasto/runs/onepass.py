@@ -42,7 +42,7 @@ from impasto.onepass import Model
 from impasto.recipes import Training
 from impasto.runs import film as run_film, folders, receipts, terminal, torchrun
 
-PRECISIONS = {8: "auto", 16: "float32"}  # by the bits of a picture's channel: bfloat16 has eight
+PRECISIONS = {8: "auto", 16: "float32"}  # by the bits of a channel: bfloat16 is too coarse for 16
 PHOTOGRAPHS = 2000  # the most that a training uses: they are kept in memory, 1.2 MB each
 
 
@@ -181,7 +181,7 @@ class Painter:
         return "; ".join(filter(None, notes)) or None
 
     def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:
-        """Everything that determines the repainted picture; without it, the frames of a film."""
+        """Everything that determines the result; without ``picture``, that of a film."""
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
             strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,

@@ -185,7 +185,7 @@ class Translator:
         return None
 
     def receipt(self, picture: images.Picture | None = None) -> dict[str, Any]:
-        """Everything that determines the translated picture; without it, the frames of a film."""
+        """Everything that determines the result; without ``picture``, that of a film."""
         content = {} if picture is None else {"content": picture}
         return receipts.build(
             "pix2pix apply", model=dict(self.model.metadata), seed=self.seed, trace=self.trace, **content
