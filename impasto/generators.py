@@ -191,6 +191,8 @@ class PatchGAN(nn.Module):
 
 def initialise(network: nn.Module) -> None:
     """Normal weights of deviation 0.02, around 1 for normalisations, and biases of 0 (Isola2017, section 6.2)."""
+    if next(network.parameters()).is_meta:  # only the shapes are wanted; normal_ would import torch._dynamo, in seconds
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
