@@ -158,7 +158,7 @@ def settled(pid: int) -> None:
     """Wait until the studio has been idle for a moment."""
     process = psutil.Process(pid)
     end = time.monotonic() + 600
-    while process.cpu_percent(2.0) > 5 and time.monotonic() < end:
+    while process.cpu_percent(1.0) > 30 and time.monotonic() < end:  # a job takes 100, an idle studio up to 10
         pass
 
 

@@ -15,6 +15,7 @@ import typing
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
@@ -457,58 +458,58 @@ def test_only_the_user_can_read_the_folders(client: httpx.Client) -> None:
     assert {stat.S_IMODE(each.stat().st_mode) for each in (root, *root.rglob("*"))} == {0o700, 0o600}
 
 
+@contextmanager
+def started(folder: Path, handler: signal.Handlers = signal.SIG_DFL) -> Iterator[subprocess.Popen[str]]:
+    """A studio with its files in a folder. ``handler``: of SIGHUP and SIGINT, whatever the tests themselves have."""
+
+    def handle() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, handler)
+
+    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(folder)},
+        preexec_fn=handle,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_signals_leave_no_files(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
     other = tmp_path / "impasto-studio-of-somebody-else"
     other.mkdir()
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None and process.stdout.readline()
-    assert len(list(tmp_path.iterdir())) == 2
-    process.send_signal(number)
-    process.communicate(timeout=30)
+    with started(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        assert len(list(tmp_path.iterdir())) == 2
+        process.send_signal(number)
+        process.communicate(timeout=30)
     if number == signal.SIGKILL:  # the next one removes them
         with serving(TMPDIR=str(tmp_path)):
             assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == [other]
 
 
-@pytest.fixture
-def starting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A studio that ignores two signals, as if started by nohup in a script."""
-
-    def ignore() -> None:
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    """As if started by nohup in a script."""
+    with started(tmp_path, signal.SIG_IGN) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
         for number in (signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-
-    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}, preexec_fn=ignore
-    ) as process:
-        yield process
-        process.kill()
-
-
-def test_ignored_signals_stay_ignored(starting: subprocess.Popen[str], tmp_path: Path) -> None:
-    assert starting.stdout is not None
-    address = starting.stdout.readline().strip()
-    for number in (signal.SIGHUP, signal.SIGINT):
-        starting.send_signal(number)
-    assert httpx.get(f"{address}/theme.css", timeout=60).status_code == 200
-    starting.terminate()
-    assert starting.wait(30) == 0 and not list(tmp_path.iterdir())
+            process.send_signal(number)
+        assert httpx.get(f"{address}/theme.css", timeout=60).status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0 and not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_while_gradio_loads(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "impasto", "studio", "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
-    )
-    wait_for(lambda: list(tmp_path.glob("*/lock")), "its folder")
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", "impasto: stopped\n")
-    assert process.returncode == 130 and not list(tmp_path.iterdir())
+    with started(tmp_path) as process:
+        wait_for(lambda: list(tmp_path.glob("*/lock")), "its folder")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "impasto: stopped\n")
+        assert process.returncode == 130 and not list(tmp_path.iterdir())
 
 
 # The password
