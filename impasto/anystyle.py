@@ -258,9 +258,9 @@ class Repainter(nn.Module):
             film: what the frames of a film share.
         """
         half = torch.is_autocast_enabled(image.device.type)
-        own = style if strength == 1 else self.style_of(images.at_most(image, WHOLE))
+        own = None if strength == 1 else self.style_of(images.at_most(image, WHOLE))
         with as_it_is(image):
-            if strength == 1:
+            if own is None:
                 return self._paint(image, style, mask, grain, half, film)
             if film is not None:
                 own = own.over(film.part("own style"))
@@ -290,8 +290,7 @@ class Repainter(nn.Module):
 
     def _encode(self, image: Tensor, half: bool) -> dict[str, Tensor]:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
-            features: dict[str, Tensor] = self.vgg(image, CONTENT)
-        return features
+            return dict(self.vgg(image, CONTENT))
 
     def _in_tiles(self, image: Tensor, canvas: Canvas) -> Tensor:
         """As `Canvas.paint`, but each level's statistics are collected from all tiles before the next is painted."""
@@ -362,14 +361,9 @@ def load() -> tuple[Repainter, Mapping[str, str]]:
 
 @torch.no_grad()
 def repaint(
-    photograph: Tensor,
-    paintings: Sequence[Tensor],
-    shares: Sequence[float],
-    *,
-    style_scale: float,
-    content_masks: Sequence[Tensor] = (),
-    style_masks: Sequence[Tensor] = (),
-) -> Tensor:
+    photograph: Tensor, paintings: Sequence[Tensor], shares: Sequence[float], *, style_scale: float,
+    content_masks: Sequence[Tensor] = (), style_masks: Sequence[Tensor] = (),
+) -> Tensor:  # fmt: skip
     """Paint a photograph after several paintings, by the embedded network.
 
     Args:

@@ -195,16 +195,10 @@ class Objective:
 
 
 def build(
-    network: VGG,
-    recipe: Transfer,
-    content: Tensor,
-    styles: Sequence[Tensor],
-    content_masks: Sequence[Tensor] = (),
-    style_masks: Sequence[Tensor] = (),
-    *,
-    by_hand: bool = True,
+    network: VGG, recipe: Transfer, content: Tensor, styles: Sequence[Tensor],
+    content_masks: Sequence[Tensor] = (), style_masks: Sequence[Tensor] = (), *, by_hand: bool = True,
     budget: float = 0,
-) -> Objective:
+) -> Objective:  # fmt: skip
     """The recipe's objective for these pictures, with its targets computed, once.
 
     Without masks, the styles' Gram matrices are blended into one target: for terms that are not divided by the target,

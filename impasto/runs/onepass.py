@@ -175,8 +175,7 @@ class Painter:
         picture = images.read(path)
         with room.hold(picture.image[0, 0].numel()) if room else nullcontext():
             painted = self(picture.image, precision=PRECISIONS[picture.bits])
-        facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
-        receipts.write(out, painted, receipt=self.receipt(picture), **facts)
+        receipts.write(out, painted, picture, receipt=self.receipt(picture))
         notes = [picture.note, *(masking.stretched(mask, picture) for mask in self.masks)]
         return "; ".join(filter(None, notes)) or None
 

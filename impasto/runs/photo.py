@@ -101,10 +101,7 @@ def save(pair: Pair, recipe: Photo, step: photo.PhotoStep, out: Path) -> None:
     """
     ours = pair.photograph.image.to(step.added.device)
     result = photo.keep_highlights(ours, step.lift(ours), recipe.keep_highlights).cpu()
-    source = pair.photograph
-    receipts.write(
-        out, result, alpha=source.alpha, profile=source.profile, receipt=pair.receipt, bits=source.bits, dither=True
-    )
+    receipts.write(out, result, pair.photograph, receipt=pair.receipt, dither=True)
 
 
 def replay(receipt: dict[str, Any], folders: Sequence[Path], out: Path, *, device: str, quiet: bool) -> None:

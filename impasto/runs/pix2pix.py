@@ -174,8 +174,7 @@ class Translator:
         if into in (1, 3) and channels in (1, 3):
             picture = images.read(path)
             painted = self(picture.image, precision=run_onepass.PRECISIONS[picture.bits])
-            facts: dict[str, Any] = {"alpha": picture.alpha, "profile": picture.profile, "bits": picture.bits}
-            receipts.write(out, painted, receipt=self.receipt(picture), **facts)
+            receipts.write(out, painted, picture, receipt=self.receipt(picture))
             return picture.note
         output = self(pairing.read(path, into), precision="float32")
         if channels in (1, 3):

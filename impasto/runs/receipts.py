@@ -136,16 +136,19 @@ def _check_entry(name: str, entry: object) -> None:
     _check_sha256(name.replace("_", " "), entry.get("sha256"))
 
 
-def write(path: Path, image: torch.Tensor, **facts: Any) -> None:
+def write(path: Path, image: torch.Tensor, source: Picture | None = None, **facts: Any) -> None:
     """`images.write`; if that fails, the picture is kept as PNG where it can be, and the error says where.
 
     Args:
         path, image: of the picture.
+        source: the picture whose transparency, colour profile and depth it gets.
         facts: the other arguments of `images.write`.
 
     Raises:
         ImageError: the picture could not be written to ``path``.
     """
+    if source is not None:
+        facts |= {"alpha": source.alpha, "profile": source.profile, "bits": source.bits}
     try:
         images.write(path, image, **facts)
     except ImageError as error:

@@ -210,10 +210,7 @@ def save(watch: Watch, inputs: Inputs, image: Tensor, path: Path | None = None) 
         image: (1, 3, H, W) sRGB in [0, 1].
         path: of the file; None: ``watch.out``.
     """
-    source = inputs.content
-    receipts.write(
-        path or watch.out, image, alpha=source.alpha, profile=source.profile, receipt=watch.receipt, bits=source.bits
-    )
+    receipts.write(path or watch.out, image, inputs.content, receipt=watch.receipt)
 
 
 def labelled(out: Path, label: str) -> Path:
