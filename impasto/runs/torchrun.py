@@ -103,7 +103,7 @@ def follow(
     Raises:
         InputError: the checkpoint does not fit.
         Stopped: after Ctrl-C; the last step has been saved.
-        whatever the steps raise, and ``save`` at the last step.
+        whatever the steps raise: and what ``save`` raises at the last step.
     """
     with terminal.progress(total, quiet=quiet, label="training") as report, terminal.interruption() as interrupted:
         for step in receipts.resuming(steps) if resumed else steps:
