@@ -307,5 +307,5 @@ def survey(
 
 def _files(folder: Path, own: Container[str]) -> tuple[list[Path], list[Path]]:
     pictures, others = datasets.survey(folder, own)
-    arrays = [path for path in others if path.suffix == ".npy" and path.is_file()]
+    arrays = {path for path in others if path.suffix.lower() == ".npy" and path.is_file()}
     return sorted([*pictures, *arrays]), [path for path in others if path not in arrays]

@@ -60,9 +60,9 @@ def spare_memory(content: Tensor, regions: int, recipe: Photo) -> float:
     held = PIXEL * height * width
     need = held + (WORKING + REGION * (regions + 1)) * rows * columns
     styled = held + STYLED * rows * columns
-    free = machine.free_memory(content.device)
     if recipe.steps:
         need = max(need, styled + TILE)
+    free = machine.free_memory(content.device)
     if need > free:
         raise InputError(
             f"not enough memory: {width} x {height} at {columns} x {rows} needs {need / 1e9:.1f} GB, {free / 1e9:.1f} "

@@ -280,9 +280,8 @@ def _pictures(path: Path) -> list[Path]:
     before, after = ("", "") if path.is_dir() else NUMBER.split(path.name, maxsplit=1)
     found = []
     for each in folder.iterdir() if folder.is_dir() else ():
-        if each.name.startswith("."):
-            continue
-        if each.suffix.lower() in encoding.FORMATS and each.name.startswith(before) and each.name.endswith(after):
+        named = each.name.startswith(before) and each.name.endswith(after) and not each.name.startswith(".")
+        if named and each.suffix.lower() in encoding.FORMATS:
             middle = each.name[len(before) : len(each.name) - len(after)] if after else each.stem
             numbers = re.findall(r"\d+", middle)
             if path.is_dir() or middle.isdigit():

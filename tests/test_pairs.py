@@ -99,6 +99,12 @@ def test_edges_are_black_lines_on_white(tmp_path: Path) -> None:
     assert set(source.unique().tolist()) == {-1.0, 1.0} and set(black) <= {29, 30}
 
 
+def test_arrays_with_a_capital_suffix_are_found(tmp_path: Path) -> None:
+    with open(tmp_path / "x.NPY", "wb") as file:
+        np.save(file, np.zeros((8, 16, 5), np.uint8))
+    assert pairs.survey(tmp_path) == ([(tmp_path / "x.NPY", None)], [])
+
+
 def test_grey_sixteen_bits_and_many_channels(tmp_path: Path) -> None:
     import tifffile
 

@@ -268,7 +268,7 @@ def _pictures(out: Path, *, resume: bool) -> Sink:
 
 @contextmanager
 def _animation(film: Film, out: Path, crf: int) -> Iterator[Sink]:
-    """An animated picture. What was painted before an error is kept; a film that was there, if it cannot be written."""
+    """An animated picture. After an error, it holds what was painted; if it cannot be written, an older one stays."""
     failure: Exception | None = None
     with files.atomic(out) as part:
         try:

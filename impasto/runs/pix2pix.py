@@ -87,10 +87,11 @@ def train(
 
 def _rows(stored: Any, checkpoint: Path) -> list[dict[str, float]]:
     """The measurements in a checkpoint; InputError for anything else."""
-    rows: list[Any] = stored if isinstance(stored, list) else [None]
-    if not all(isinstance(row, dict) and all(isinstance(x, float) for x in row.values()) for row in rows):
-        raise InputError(f"{checkpoint}: not a checkpoint of this training; remove it to start again")
-    return rows
+    if isinstance(stored, list) and all(
+        isinstance(row, dict) and all(isinstance(x, float) for x in row.values()) for row in stored
+    ):
+        return stored
+    raise InputError(f"{checkpoint}: not a checkpoint of this training; remove it to start again")
 
 
 class _History:

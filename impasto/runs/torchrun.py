@@ -56,11 +56,14 @@ def _launched() -> bool:
 
 
 def claim(out: Path, suffixes: Sequence[str]) -> set[str]:
-    """The files of a training, as `os.path.realpath` names them; its pictures are all others.
+    """Name the files that a training writes, so that they are not taken for its pictures.
 
     Args:
         out: the network; its checkpoint is one of the files.
         suffixes: of the others.
+
+    Returns:
+        Their paths, as `os.path.realpath` names them.
 
     Raises:
         OutputError: one of the others is there before the network and the checkpoint: it is something else.
