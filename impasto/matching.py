@@ -47,13 +47,19 @@ class Regions:
         ]
         return replace(self, content=sides[0], style=sides[1])
 
-    def picture(self, of: Literal["content", "style"]) -> Tensor:
-        """The regions of one side as flat colours, (1, 3, H, W): a mask to edit."""
+    def picture(self, of: Literal["content", "style"], height: int, width: int) -> Tensor:
+        """The regions of one side as flat colours, (1, 3, height, width): a mask to edit."""
         side, colour = (self.content, REST[0]) if of == "content" else (self.style, REST[1])
-        rest = (1 - torch.cat([*side], 1).sum(1, keepdim=True)).clamp(0, 1)
-        labels = torch.cat([*side, rest], 1).argmax(1)[0].cpu()
+        labels = torch.full((height, width), len(side), dtype=torch.uint8)
+        rest, largest = torch.ones(height, width), torch.zeros(height, width)
+        for index, mask in enumerate(side):  # one at a time: they are as large as the photograph
+            share = images.resize(mask, height, width)[0, 0].cpu()
+            labels[share > largest] = index
+            torch.maximum(largest, share, out=largest)
+            rest -= share
+        labels[rest > largest] = len(side)
         colours = torch.cat([self.colours, colour[None].to(self.colours)])
-        return colours[labels].permute(2, 0, 1)[None]
+        return torch.stack([channel[labels.int()] for channel in colours.T])[None]
 
 
 def from_masks(content_mask: Tensor, style_mask: Tensor) -> Regions:

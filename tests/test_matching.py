@@ -45,7 +45,7 @@ def test_the_same_colour_is_the_same_region(photograph: Tensor, other: Tensor) -
         at = 10 if colour == list(RED) else 50
         assert float(ours[0, 0, 20, at]) == 1
         assert float(theirs[0, 0, 20, 50 - round(at * 50 / 60)]) == 1
-    torch.testing.assert_close(regions.picture("content"), halves(RED, BLUE))
+    torch.testing.assert_close(regions.picture("content", *photograph.shape[-2:]), halves(RED, BLUE))
 
 
 def test_a_class_that_the_style_lacks_follows_the_others() -> None:
@@ -56,8 +56,8 @@ def test_a_class_that_the_style_lacks_follows_the_others() -> None:
     assert "#00ff00" in regions.notes[0] and "follows" in regions.notes[0]
     assert float(sum(regions.content)[..., 40:].max()) == 0 and float(sum(regions.content)[..., :40].min()) == 1
     # Saved and read again, it is still in no region.
-    whole = regions.at(mask, mask)  # as photographs of this size are saved
-    again = matching.from_masks(whole.picture("content"), whole.picture("style"))
+    ours, theirs = (regions.picture(side, *mask.shape[-2:]) for side in ("content", "style"))
+    again = matching.from_masks(ours, theirs)
     assert len(again.content) == 2 and float(sum(again.content)[..., 40:].max()) == 0
 
 

@@ -429,6 +429,18 @@ def test_sessions_with_pictures_are_not_dropped_for_new_ones(tmp_path: Path, mon
     assert kept.exists() and len(sessions.known) == 3
 
 
+def test_uploads_without_results_do_not_fill_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SESSIONS", 2)
+    sessions = Sessions(tmp_path)
+    painted, sent = new(sessions), new(sessions)
+    painted.results.append(Result(store(painted)))
+    store(sent)
+    for each in (painted, sent):
+        each.seen -= 2 * jobs.UNWATCHED
+    assert new(sessions).token in sessions.known
+    assert sent.token not in sessions.known and painted.results[0].file.exists()
+
+
 def test_a_token_is_made_by_the_studio_only(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     token = sessions.new_token()

@@ -1,13 +1,14 @@
 """Train the network of any painting.
 
     python training/anystyle.py --assets DIR [--out impasto/models/any-style.safetensors] [--steps N] [--device D]
-        [--start bundled] [--share 1]
+        [--start bundled] [--share 1] [--adain]
 
 The decoder first learns to reproduce pictures, then to paint photographs with the statistics of paintings; every tenth
 step stays a reproduction. As in `refine.py`, the loss sees the original VGG-19 up to relu3_1, content is the relative
 squared error, and the photograph is first taken to the painting's colours. An interrupted training resumes from its
 checkpoint; with --start bundled, the embedded network is trained further, and with a --share below 1 the result lies
-between the network before and after.
+between the network before and after. --adain trains the
+baseline: means and deviations of relu4_1 only (`adain.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adain import AdaIN
 from averaging import averaged as moving_average
 from rich.progress import track
 from teachers import content_term, style_term
@@ -48,10 +50,10 @@ class Trainer:
 
     def __init__(
         self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], teacher: VGG, *,
-        steps: int, beginning: int, batch: int, strengths: tuple[float, float],
+        steps: int, beginning: int, batch: int, strengths: tuple[float, float], canvas: type[Canvas] = Canvas,
     ) -> None:  # fmt: skip
         self.decoder, self.pools, self.steps, self.beginning, self.batch = decoder, pools, steps, beginning, batch
-        self.strengths = strengths
+        self.strengths, self.canvas = strengths, canvas
         self.device = pools[0].canvas.device
         self.half = machine.precision("auto", self.device) == torch.bfloat16
         vgg, dtype = encoder.load("compact").to(self.device), torch.bfloat16 if self.half else torch.float32
@@ -114,7 +116,7 @@ class Trainer:
         with torch.no_grad():
             features, target = self.features(picture), self.measured(picture)
             style = self.style_of(picture, features)
-        canvas = Canvas(self.decoder, style, half=self.half)
+        canvas = self.canvas(self.decoder, style, half=self.half)
         painted = canvas.paint(features)
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
@@ -140,7 +142,7 @@ class Trainer:
             goals = {layer: share * gram + (1 - share) * gram.roll(1, 0) for layer, gram in goals.items()}
             recoloured = affine(photographs, *transport(moments(photographs), style.moments["rgb"])).clamp(0, 1)
             content = self.measured(recoloured)
-        painted = Canvas(self.decoder, style, half=self.half).paint(self.features(noisy))
+        painted = self.canvas(self.decoder, style, half=self.half).paint(self.features(noisy))
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
             return {
@@ -205,6 +207,7 @@ def main() -> None:
     parser.add_argument("--start", choices=("random", "bundled"), default="random")
     parser.add_argument("--strengths", type=float, nargs=2, default=STRENGTHS, help="in the first and in the last step")
     parser.add_argument("--share", type=float, default=1.0, help="how much of the change of the weights is kept")
+    parser.add_argument("--adain", action="store_true", help="train the baseline")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     if args.share < 1 and args.start == "random":
@@ -227,8 +230,9 @@ def main() -> None:
     teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
     pools = photographs, paintings
     trainer = Trainer(
-        decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch, strengths=args.strengths
-    )
+        decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch, strengths=args.strengths,
+        canvas=AdaIN if args.adain else Canvas,
+    )  # fmt: skip
     averaged = moving_average(decoder, 0.998)
     if state is not None:
         averaged.load_state_dict(state["averaged"])

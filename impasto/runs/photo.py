@@ -83,10 +83,9 @@ def mask_files(out: Path) -> tuple[Path, Path]:
 
 def save_masks(pair: Pair, out: Path) -> tuple[Path, Path]:
     """Save the regions as OUT-content-mask.png and OUT-style-mask.png, at the photographs' sizes."""
-    whole = pair.regions.at(pair.photograph.image, pair.other.image)
     ours, theirs = mask_files(out)
-    images.write(ours, whole.picture("content"))
-    images.write(theirs, whole.picture("style"))
+    images.write(ours, pair.regions.picture("content", *pair.photograph.image.shape[-2:]))
+    images.write(theirs, pair.regions.picture("style", *pair.other.image.shape[-2:]))
     return ours, theirs
 
 

@@ -352,7 +352,7 @@ class Sessions:
         """The session of a token, created if needed.
 
         Raises:
-            BusyError: there are too many sessions with pictures.
+            BusyError: there are too many sessions with results.
         """
         if not self.valid(token):
             raise InputError("this session does not exist")
@@ -375,10 +375,17 @@ class Sessions:
             session.make_room()
 
     def _make_way(self) -> None:
-        """Drop the sessions without pictures that were idle longest; never one with pictures."""
+        """Drop the session that was idle longest, of those without results that nobody uses; never one with results.
+
+        An upload without a result is kept for `UNWATCHED` seconds, so that uploads cannot fill the studio.
+        """
         if len(self.known) < SESSIONS:
             return
-        empty = [each for each in self.known.values() if not each.working and not any(each.folder.iterdir())]
+        empty = [
+            each
+            for each in self.known.values()
+            if not (each.working or each.results) and (each.unwatched or not any(each.folder.iterdir()))
+        ]
         if not empty:
             raise BusyError("too many people use this studio: try again later")
         self._drop(max(empty, key=lambda each: each.idle))
