@@ -1,14 +1,14 @@
 """Compare photorealistic transfer with the published results of Luan2017; writes benchmarks/photo.md.
 
     python benchmarks/photo.py --assets DIR [--save DIR] [--only NAME ...] [--size PX] [--free]
-    python benchmarks/photo.py --assets DIR --evenness 1 3 10 --size 256
+    python benchmarks/photo.py --assets DIR --cross --size 256
     python benchmarks/photo.py --assets DIR --relit
 
 For each pair it measures the photorealism energy of the result (matting Laplacian of the content, mean over the
 channels), the style loss within the masks with the original VGG-19 (relu1_1, relu2_1, relu3_1), and the structural
 similarity of the luma gradients with the content's. --save writes the results, for a blind comparison; --size reduces
-the pairs first; --free also finds the regions, without masks. Several values of --evenness are cross-validated: the
-one that wins most often on every second pair is reported on the others, and the other way round.
+the pairs first; --free also finds the regions, without masks. --cross tries several weights of the fit: those that win
+most often on every second pair are reported on the others, and the other way round.
 
 --relit measures photographs whose right answer is known: a photograph, with two regions relit by a curve each, is to be
 found from the photograph and a mirrored crop of the answer. The measure is the mean CIEDE2000 to the answer, next
@@ -19,28 +19,71 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Sequence
-from dataclasses import replace
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
 import torch
 from rich.progress import track
-from run import HERE, STDERR, hardware, seconds, table
+from run import HERE, STDERR, hardware, table
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
 
 import impasto
-from impasto import color, encoder, images, machine, matching, objective, photo
+from impasto import color, encoder, images, machine, matching, objective, optimize, photo
 from impasto.matting import Guide
 from impasto.recipes import Photo, Transfer
 
 BLOCKS = ("relu1_1", "relu2_1", "relu3_1")
 ROWS = ("photorealism energy below the published", "masked style loss below", "structure above")
 GOALS = ("80 %", "55 %", "80 %")
+WEIGHTS = {"evenness": (1.0, 3.0, 10.0), "ALIKE": (0.04, 0.07, 0.12), "PLACED": (0.15, 0.3, 0.6)}  # that --cross tries
 Measures = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair of photographs with drawn masks, the published result, and what measures results."""
+
+    name: str
+    content: Tensor
+    style: Tensor
+    published: Tensor
+    given: matching.Regions
+    measure: Callable[[Tensor], Measures]
+
+    def solve(self, recipe: Photo, regions: matching.Regions | None = None) -> Tensor:
+        *_, last = photo.steps(self.content, self.style, regions or self.given, recipe)
+        return last.lift(self.content)
+
+
+def read_pairs(args: argparse.Namespace) -> Iterator[Pair]:
+    folder = args.assets / "photo_pairs"
+    names = args.only or sorted(path.name.split("_")[0] for path in folder.glob("*_content.jpg"))
+    teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
+    judge = Transfer(content_weight=0.0, content_layers=(), style_layers=BLOCKS, smoothness=0.0, precision="float32")
+    for name in track(names, console=STDERR):
+        content, style, published = (
+            images.to_tensor(folder / f"{name}_{what}.jpg") for what in ("content", "style", "published_result")
+        )
+        if args.size:
+            content, style = images.to_size(content, args.size), images.to_size(style, args.size)
+        marks = (images.to_tensor(folder / f"{name}_{what}_mask.png") for what in ("content", "style"))
+        given = matching.from_masks(*marks)
+        guide, at = Guide(content.double()), given.at(content, style)
+        goal = objective.build(teacher, judge, content, [style] * len(at.style), at.content, at.style)
+
+        def measure(
+            result: Tensor, guide: Guide = guide, goal: optimize.ValueAndGradient = goal, content: Tensor = content
+        ) -> Measures:
+            return energy(result, guide), float(goal(result)[0]["style"]), structure(result, content)
+
+        yield Pair(name, content, style, images.resize(published, *content.shape[-2:]), given, measure)
 
 
 def energy(result: Tensor, guide: Guide) -> float:
@@ -79,64 +122,32 @@ def crossed(wins: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def pairs(args: argparse.Namespace) -> None:
-    folder = args.assets / "photo_pairs"
-    names = args.only or sorted(path.name.split("_")[0] for path in folder.glob("*_content.jpg"))
-    teacher = encoder.load(str(args.assets / "teachers" / "vgg19_conv1_1_to_conv3_4_caffe.safetensors"))
-    judge = Transfer(content_weight=0.0, content_layers=(), style_layers=BLOCKS, smoothness=0.0, precision="float32")
-    recipes = [Photo(evenness=value) for value in args.evenness or [Photo().evenness]]
-    labels = [f"ours, evenness {recipe.evenness:g}" for recipe in recipes] if args.evenness else ["ours"]
-    labels += ["without masks"] if args.free else []
+    labels = ["ours", "without masks"] if args.free else ["ours"]
     rows, wins, times = [], [], []
-    for name in track(names, console=STDERR):
-        content, style, published = (
-            images.to_tensor(folder / f"{name}_{what}.jpg") for what in ("content", "style", "published_result")
-        )
-        if args.size:
-            content, style = images.to_size(content, args.size), images.to_size(style, args.size)
-        marks = (images.to_tensor(folder / f"{name}_{what}_mask.png") for what in ("content", "style"))
-        given = matching.from_masks(*marks)
-        results: dict[str, Tensor] = {"published": images.resize(published, *content.shape[-2:])}
-
-        def solve(
-            label: str, recipe: Photo, regions: matching.Regions | None, content: Tensor = content,
-            style: Tensor = style, results: dict[str, Tensor] = results,
-        ) -> None:  # fmt: skip
-            regions = regions or matching.find(content, style, recipe)
-            *_, last = photo.steps(content, style, regions, recipe)
-            results[label] = last.lift(content)
-
-        for label, recipe in zip(labels, recipes, strict=False):
-            times.append(seconds(lambda solve=solve, args=(label, recipe, given): solve(*args)))
+    for pair in read_pairs(args):
+        begun = time.perf_counter()
+        results = {"ours": pair.solve(Photo())}
+        times.append(time.perf_counter() - begun)
         if args.free:
-            solve("without masks", recipes[0], None)
+            results["without masks"] = pair.solve(Photo(), matching.find(pair.content, pair.style, Photo()))
         if args.save:
-            images.write(args.save / f"{name}.png", results[labels[0]], dither=True)
-        guide, at = Guide(content.double()), given.at(content, style)
-        goal = objective.build(teacher, judge, content, [style] * len(at.style), at.content, at.style)
-        found = {
-            label: (energy(result, guide), float(goal(result)[0]["style"]), structure(result, content))
-            for label, result in results.items()
-        }
-        wins.append([better(found[label], found["published"]) for label in labels])
-        rows.append((name, *(f"{1e6 * f[0]:.1f} / {f[1]:.2f} / {f[2]:.3f}" for f in found.values())))
+            images.write(args.save / f"{pair.name}.png", results["ours"], dither=True)
+        published, *found = (pair.measure(result) for result in (pair.published, *results.values()))
+        wins.append([better(each, published) for each in found])
+        rows.append((pair.name, *(f"{1e6 * f[0]:.1f} / {f[1]:.2f} / {f[2]:.3f}" for f in (published, *found))))
         print(rows[-1], flush=True)
-    won = torch.tensor(wins).float()
-    shares, heads = [*won.mean(0)], [*labels]
-    if args.evenness:
-        share, chosen = crossed(won[:, : len(recipes)])
-        shares.append(share)
-        heads.append("cross-validated (chosen: " + ", ".join(f"{recipes[k].evenness:g}" for k in chosen) + ")")
+    shares = torch.tensor(wins).float().mean(0)
     size = f"{args.size} px" if args.size else "its own size, about 700 px"
     lines = [
         "# Photorealistic transfer",
         "",
         f"Measured by `python benchmarks/photo.py` on {datetime.date.today()}, impasto {impasto.__version__}, on",
-        f"{len(names)} pairs of Luan2017. Hardware: {hardware()}. One pair at {size}:",
+        f"{len(rows)} pairs of Luan2017. Hardware: {hardware()}. One pair at {size}:",
         f"{median(times):.0f} s at the median, {max(times):.0f} s at the most.",
         "",
     ]
     lines += table(
-        ("pairs where ours has", "goal", *heads),
+        ("pairs where ours has", "goal", *labels),
         [
             (which, goal, *(f"{float(share[k]):.0%}" for share in shares))
             for k, (which, goal) in enumerate(zip(ROWS, GOALS, strict=True))
@@ -148,6 +159,25 @@ def pairs(args: argparse.Namespace) -> None:
     print(text)
     if not (args.only or args.size):
         (HERE / "photo.md").write_text(text)
+
+
+def cross_validate(args: argparse.Namespace) -> None:
+    choices = [*itertools.product(*WEIGHTS.values())]
+    wins = []
+    for pair in read_pairs(args):
+        published, won = pair.measure(pair.published), []
+        for evenness, photo.ALIKE, photo.PLACED in choices:
+            won.append(better(pair.measure(pair.solve(Photo(evenness=evenness))), published))
+        wins.append(won)
+        print(pair.name, *(sum(each) for each in won), flush=True)
+    shares = torch.tensor(wins).float()
+    reported, chosen = crossed(shares)
+    rows = [(choices[k], shares.mean(0)[k]) for k in chosen]
+    print(*table(
+        ("weights: " + ", ".join(WEIGHTS), *ROWS),
+        [(", ".join(f"{each:g}" for each in which), *(f"{float(x):.0%}" for x in share)) for which, share in rows]
+        + [("cross-validated", *(f"{float(x):.0%}" for x in reported))],
+    ), sep="\n")  # fmt: skip
 
 
 def curve(colors: Tensor, draw: torch.Generator) -> Tensor:
@@ -204,11 +234,11 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--size", type=int, default=0)
-    parser.add_argument("--evenness", nargs="*", type=float, default=[])
+    parser.add_argument("--cross", action="store_true")
     parser.add_argument("--free", action="store_true")
     parser.add_argument("--relit", action="store_true")
     args = parser.parse_args()
-    (relit if args.relit else pairs)(args)
+    (relit if args.relit else cross_validate if args.cross else pairs)(args)
 
 
 if __name__ == "__main__":
