@@ -88,9 +88,10 @@ class Encoder:
         else:
             frame = self.av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
             if self.stream.pix_fmt == "yuv420p":
-                frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=VIDEO_RANGE)
+                target = {"format": "yuv420p", "dst_colorspace": BT709, "dst_color_range": VIDEO_RANGE}
+                frame = frame.reformat(**target, threads=1)  # as in `video.picture`
             elif self.stream.pix_fmt == "bgra":
-                frame = frame.reformat(format="bgra")
+                frame = frame.reformat(format="bgra", threads=1)
         base = self.stream.codec_context.time_base
         self.last = max(self.last + 1, round(time / base))
         frame.pts, frame.time_base = self.last, base

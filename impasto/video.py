@@ -307,7 +307,9 @@ def picture(frame: Any) -> Tensor:
     code = int(frame.colorspace)
     # Unmarked films: BT.709 since high definition, BT.601 before.
     matrix = MATRICES.get(code, BT709 if frame.height > 576 or frame.width > 1024 else BT601)
-    rgb = frame.reformat(format="rgb48le" if deep else "rgb24", src_colorspace=matrix, dst_colorspace=matrix)
+    kind = "rgb48le" if deep else "rgb24"
+    # More threads would be started for each frame, and live until it is collected.
+    rgb = frame.reformat(format=kind, src_colorspace=matrix, dst_colorspace=matrix, threads=1)
     turn, across, down = orientation(frame)
     pixels = rgb.to_ndarray()
     pixels = pixels.transpose(1, 0, 2) if turn else pixels

@@ -1,16 +1,18 @@
 """Films as they are read, and repainted."""
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
-from conftest import save_picture
+from conftest import film, save_picture
 from PIL import Image
 
-from impasto import decoding, video
+from impasto import decoding, recording, video
 from impasto.errors import ImageError, VideoError
 from impasto.runs.film import Settings, repaint
 
@@ -184,3 +186,18 @@ def test_a_transport_stream_begins_where_it_is_asked_to(start: float, tmp_path: 
     found = list(video.find(tmp_path / "clip.ts", start=start).frames())
     assert len(found) == 160 - 10 * start
     assert float(found[0][0].float().mean()) == pytest.approx(10 * start, abs=3)
+
+
+def test_frames_leave_no_threads(tmp_path: Path) -> None:
+    """Neither decoding nor encoding starts threads for each frame, which would live until it is collected."""
+    clip = film(tmp_path / "clip.mp4", count=24, width=64, height=64)
+    gc.disable()
+    try:
+        with recording.writer(tmp_path / "out.mp4", 64, 64, fps=10) as add:
+            counts = []
+            for frame, _ in video.find(clip).frames():
+                add(frame.float() / 255)
+                counts.append(psutil.Process().num_threads())
+    finally:
+        gc.enable()
+    assert len(counts) == 24 and counts[-1] == counts[4]
