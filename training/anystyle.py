@@ -1,14 +1,14 @@
 """Train the network of any painting.
 
     python training/anystyle.py --assets DIR [--out impasto/models/any-style.safetensors] [--steps N] [--device D]
-        [--start bundled] [--share 1] [--adain]
+        [--start bundled] [--share 1] [--coherence 1] [--adain]
 
 The decoder first learns to reproduce pictures, then to paint photographs with the statistics of paintings; every tenth
 step stays a reproduction. As in `refine.py`, the loss sees the original VGG-19 up to relu3_1, content is the relative
 squared error, and the photograph is first taken to the painting's colours. An interrupted training resumes from its
 checkpoint; with --start bundled, the embedded network is trained further, and with a --share below 1 the result lies
-between the network before and after. --adain trains the
-baseline: means and deviations of relu4_1 only (`adain.py`).
+between the network before and after. --coherence adds a term of
+neighbouring places (Wu2022). --adain trains the baseline: means and deviations of relu4_1 only (`adain.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from averaging import averaged as moving_average
 from rich.progress import track
 from teachers import content_term, style_term
 from torch import Tensor
+from torch.nn import functional as F
 
 import impasto
 from impasto import anystyle, datasets, encoder, files, fitting, losses, machine, networks, optimize
@@ -41,6 +42,8 @@ STRENGTHS = (6.0, 3.0)  # weight of the style in the first and in the last step:
 CROP, GRAIN = 192, 0.08
 BEGINNING = 0.15  # fraction of the steps that only reproduce, from random weights
 EVERY = 50  # steps between two checkpoints
+COHERENT = ("relu2_1", "relu3_1", "relu4_1")
+ANCHORS, TEMPERATURE = 8, 0.07  # of `coherence`
 
 Terms = dict[str, Tensor]
 
@@ -50,10 +53,11 @@ class Trainer:
 
     def __init__(
         self, decoder: Decoder, pools: tuple[datasets.Pool, datasets.Pool], teacher: VGG, *,
-        steps: int, beginning: int, batch: int, strengths: tuple[float, float], canvas: type[Canvas] = Canvas,
+        steps: int, beginning: int, batch: int, strengths: tuple[float, float], coherence: float = 0.0,
+        canvas: type[Canvas] = Canvas,
     ) -> None:  # fmt: skip
         self.decoder, self.pools, self.steps, self.beginning, self.batch = decoder, pools, steps, beginning, batch
-        self.strengths, self.canvas = strengths, canvas
+        self.strengths, self.coherence, self.canvas = strengths, coherence, canvas
         self.device = pools[0].canvas.device
         self.half = machine.precision("auto", self.device) == torch.bfloat16
         vgg, dtype = encoder.load("compact").to(self.device), torch.bfloat16 if self.half else torch.float32
@@ -145,15 +149,19 @@ class Trainer:
         painted = self.canvas(self.decoder, style, half=self.half).paint(self.features(noisy))
 
         def loss(found: Mapping[str, Tensor]) -> Terms:
-            return {
+            terms = {
                 "content": content_term(found, content, CONTENT),
                 "style": strength * style_term(found, goals, STYLE),
             }
+            if self.coherence:
+                parts = [coherence(found[layer], content[layer]) for layer in COHERENT]
+                terms["coherence"] = self.coherence * torch.stack(parts).mean()
+            return terms
 
         terms, carried = self.measure(painted, loss)
         return {
+            **terms,
             "content": terms["content"] + carried,
-            "style": terms["style"],
             "outside": 5 * (painted - painted.detach().clamp(0, 1)).square().mean(),
             "smooth": losses.total_variation(painted) + 300 * losses.lattice(painted),
         }
@@ -174,6 +182,33 @@ class Trainer:
             gradient += each.backward(record, add)
         optimize.inward_(gradient, painted)
         return {name: x.detach() for name, x in terms.items()}, optimize.handed_on(gradient, painted)
+
+
+def coherence(found: Tensor, wanted: Tensor) -> Tensor:
+    """How badly differences of neighbouring places tell whose they are (Wu2022, equation 4, without projection).
+
+    Args:
+        found, wanted: features (B, C, H, W) of the painting and the photograph.
+
+    Returns:
+        The cross-entropy of recognising the photograph's difference at the same place among all others.
+    """
+    height, width = found.shape[-2:]
+    down, along = (torch.linspace(1, side - 2, ANCHORS).long() for side in (height, width))
+    rows, columns = torch.cartesian_prod(down, along).T
+
+    def differences(x: Tensor) -> Tensor:
+        around = [
+            x[:, :, rows + down, columns + along] - x[:, :, rows, columns]
+            for down in (-1, 0, 1)
+            for along in (-1, 0, 1)
+            if down or along
+        ]
+        return F.normalize(torch.cat(around, 2), dim=1)
+
+    likeness = torch.einsum("bci,bcj->bij", differences(found), differences(wanted)) / TEMPERATURE
+    same = torch.arange(likeness.shape[1], device=found.device).expand(len(likeness), -1)
+    return F.cross_entropy(likeness, same)
 
 
 def collage(style: Style, kept: Tensor) -> Style:
@@ -207,6 +242,7 @@ def main() -> None:
     parser.add_argument("--start", choices=("random", "bundled"), default="random")
     parser.add_argument("--strengths", type=float, nargs=2, default=STRENGTHS, help="in the first and in the last step")
     parser.add_argument("--share", type=float, default=1.0, help="how much of the change of the weights is kept")
+    parser.add_argument("--coherence", type=float, default=0.0, help="weight of the term of neighbouring places")
     parser.add_argument("--adain", action="store_true", help="train the baseline")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -231,7 +267,7 @@ def main() -> None:
     pools = photographs, paintings
     trainer = Trainer(
         decoder, pools, teacher, steps=args.steps, beginning=beginning, batch=args.batch, strengths=args.strengths,
-        canvas=AdaIN if args.adain else Canvas,
+        coherence=args.coherence, canvas=AdaIN if args.adain else Canvas,
     )  # fmt: skip
     averaged = moving_average(decoder, 0.998)
     if state is not None:

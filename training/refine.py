@@ -1,7 +1,8 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4 | --own-hues] [--focus -0.4] [--strengths 25 8 3.2] [--share 1] [--out DIR]
+        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 1000] [--strengths 25 8 3.2] [--share 1]
+        [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -16,8 +17,8 @@ windows. With --luma, the photograph takes the painting's whole palette, hue by 
 the skies get the painting's colours. With --own-hues, it keeps its hues, and takes only the painting's lights and darks
 and the strength of its colours; colours count in the content then, and little in the style. This is for a painting that
 is mostly grey. With a negative --focus, the content counts more where the photograph has weak features: clear skies
-stay clear. With a --share below 1, what is written lies between the network before and after
-(Wortsman2022).
+stay clear. With --motion, the painting of a crop that is moved a little must be its painting, moved: films flicker
+less. With a --share below 1, what is written lies between the network before and after (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -36,7 +37,7 @@ from teachers import Teachers, content_term, style_term
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import bundled, color, datasets, files, fitting, images, losses, machine, onepass, onepass_training
+from impasto import bundled, color, datasets, files, fitting, flow, images, losses, machine, onepass, onepass_training
 from impasto.matting import Guide
 from impasto.moments import affine, moments, transport
 from impasto.onepass import Model
@@ -108,8 +109,17 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
             recoloured = in_palette(crops, sample, args.luma)
         else:
             recoloured = affine(crops, *transport(moments(crops), palette)).clamp(0, 1)
+        seen, extra = crops, {}
+        if args.motion:
+            moves = flow.wander(len(crops), CROP, CROP, generator)
+            noise = onepass_training.NOISE * torch.randn(crops.shape, generator=generator, device=device)
+            seen = torch.cat([crops, (flow.warp(crops, moves) + noise).clamp(0, 1)])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            painted = network(crops, grain=GRAIN)
+            painted = network(seen, grain=GRAIN)
+            if args.motion:
+                painted, again = painted.float().split(len(crops))
+                apart = (again - flow.warp(painted, moves)).square() * flow.inside(moves)
+                extra["motion"] = args.motion * apart.mean()
             saved = painted.detach().clamp(0, 1)
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
             with torch.no_grad():
@@ -123,6 +133,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
             "outside": 5 * (painted - saved).square().mean(),
             "smoothness": recipe.smoothness * losses.total_variation(painted),
             "lattice": recipe.lattice * losses.lattice(painted),
+            **extra,
         }
 
     checkpoint = args.out / f"{name}.resume"
@@ -142,7 +153,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus", "share")
+    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus", "motion", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
@@ -169,6 +180,7 @@ def main() -> None:
         "--luma", type=float, default=0.0, help="how much luma counts where hues are matched, 0.3 to 1; 0: not matched"
     )
     parser.add_argument("--focus", type=float, default=0.0, help="0: the content counts equally everywhere; -1 to 1")
+    parser.add_argument("--motion", type=float, default=0.0, help="weight of the difference after a motion")
     parser.add_argument("--own-hues", action="store_true", help="the content keeps the photograph's hues")
     parser.add_argument(
         "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),

@@ -14,11 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto import files, images, muxing, recording, steady, transfer, video
+from impasto import files, images, machine, muxing, recording, steady, transfer, video
 from impasto.errors import InputError, OutputError, Stopped, VideoError
 from impasto.recipes import Transfer
 from impasto.runs import receipts, terminal
 from impasto.video import Film, Frame
+
+TRIMMED = 50  # frames after which unused memory is given back: otherwise it grows over some hundred frames
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Painting:
         for count, (image, when) in enumerate(self.paintings, 1):
             self.sink.add(image, when)
             self.done, self.speed = self.sink.skipped + count, count / (time.monotonic() - began)
+            if count % TRIMMED == 0:
+                machine.give_memory_back()
             yield image
         if not self.done and not self.sink.skipped:
             raise VideoError(f"{self.film.path}: contains no readable frame")

@@ -33,6 +33,7 @@ TABS = {
     "Translate": translate.build,
     "Study": study.build,
 }
+PAGES = 50  # open pages whose components Gradio remembers, at 0.3 MB each; our pages do not need it
 QUICK = 300.0  # seconds: the time limit of work in one pass
 
 
@@ -92,6 +93,7 @@ def application(
     studio = Studio(sessions, Pool(1, QUICK, _give_back), Pool(jobs, seconds, _give_back), thumbnails, models)
     page: Any = build(studio)
     page.queue(api_open=False, max_size=256)
+    page.state_session_capacity = PAGES
     parent = FastAPI(openapi_url=None)
     parent.add_middleware(CORSMiddleware)  # allows no origin; without it, Gradio allows every port of localhost
     app = gr.mount_gradio_app(

@@ -125,15 +125,20 @@ def dropzone(label: str, name: str, invitation: str, height: int = 190) -> gr.Im
     ))  # fmt: skip
 
 
-def style_choice(studio: Studio, prefix: str = "") -> tuple[gr.Gallery, gr.Image]:
-    """The bundled styles to click, and a painting to drop; ``prefix`` begins the names of their elements."""
+def style_choice(studio: Studio, prefix: str = "") -> tuple[gr.Gallery, gr.Textbox, gr.Image]:
+    """The bundled styles to click, the name of the chosen one, and a painting to drop.
+
+    The name is kept in the browser, not in a `gr.State`, so that the server can forget pages. ``prefix`` begins the
+    names of the elements.
+    """
     thumbnails = [(str(studio.thumbnails[name]), shipped.title) for name, shipped in bundled.STYLES.items()]
     styles = gr.Gallery(
         thumbnails, label="Styles", show_label=False, columns=4, height="auto", object_fit="cover",
         allow_preview=False, interactive=False, elem_id=f"{prefix}styles", elem_classes="styles", buttons=[],
     )  # fmt: skip
+    chosen = gr.Textbox(visible="hidden", label="Style", elem_id=f"{prefix}chosen")
     with gr.Accordion("Or any painting", open=False, elem_id=f"{prefix}own"):
-        return styles, dropzone("Painting", f"{prefix}painting", "Drop a painting to use as style", 160)
+        return styles, chosen, dropzone("Painting", f"{prefix}painting", "Drop a painting to use as style", 160)
 
 
 def as_path(picture: gr.Image) -> gr.Image:

@@ -17,13 +17,12 @@ SIZES = {"480": 480, "640": 640, "960": 960, "as the film": 0}
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    style = gr.State("")
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
             clip = gr.Video(
                 label="Film", elem_id="film-clip", height=210, sources=["upload"], interactive=True, buttons=[],
             )  # fmt: skip
-            styles, painting = style_choice(studio, "film-")
+            styles, style, painting = style_choice(studio, "film-")
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="film-strength")
             with gr.Row(elem_classes="pair"):

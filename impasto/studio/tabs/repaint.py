@@ -25,11 +25,10 @@ ADVANCED = forms.all_but(Transfer, *SHOWN, *ELSEWHERE)
 
 
 def build(page: gr.Blocks, studio: Studio) -> None:
-    style = gr.State([])
     with gr.Row(elem_classes="room"):
         with gr.Column(min_width=300, elem_classes="choose"):
             photo = dropzone("Photograph", "photo", "Drop a photograph, paste it, or click", 210)
-            styles, painting = style_choice(studio)
+            styles, style, painting = style_choice(studio)
         with gr.Column(min_width=300, elem_classes="settings"):
             strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", elem_id="strength")
             with gr.Row(elem_classes="pair"):
@@ -67,7 +66,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     running: dict[str, Any] = {**quiet, "concurrency_limit": None, "outputs": shown.outputs}
 
     def in_one_pass(
-        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str],
+        request: gr.Request, photo: str | None, painting: str | None, chosen: str, mixture: list[str],
         shares: str, strength: float, size: str, keep: str, drawing: Any, scale: float,
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
@@ -76,7 +75,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
             session = studio.session(request)
-            styles: list[str | Path] = [names.name("style", each) for each in mixture or chosen]
+            styles: list[str | Path] = [names.name("style", each) for each in mixture or [chosen]]
             parts = forms.read(Transfer, {"style_weights": shares if mixture and not painting else ""}).style_weights
             todo = work.one_pass(
                 Path(photo), [Path(painting)] if painting else styles, style_weights=parts, strength=strength,
@@ -86,7 +85,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
         yield from shown.begin(studio, session, todo, quick=True)
 
     def repeat(
-        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str], *rest: Any
+        request: gr.Request, photo: str | None, painting: str | None, chosen: str, mixture: list[str], *rest: Any
     ) -> Any:  # fmt: skip
         """Paint the last picture again with the new settings, if it was painted in one pass."""
         session = studio.known(request)
@@ -97,7 +96,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             yield from in_one_pass(request, photo, painting, chosen, mixture, *rest)
 
     def optimised(
-        request: gr.Request, photo: str | None, painting: str | None, chosen: list[str], mixture: list[str],
+        request: gr.Request, photo: str | None, painting: str | None, chosen: str, mixture: list[str],
         shares: str, strength: float, size: str, keep: str, drawing: Any, preset: str, *values: Any, on: bool = False,
     ) -> Iterator[list[Any]]:  # fmt: skip
         from impasto.studio import work
@@ -106,7 +105,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
             session = studio.session(request)
-            styles = [names.name("style", each) for each in mixture or chosen]
+            styles = [names.name("style", each) for each in mixture or [chosen]]
             named = dict(zip(("style_scale", "seed", *ADVANCED), values, strict=True))
             named |= {"size": SIZES[size], "strength": strength, "keep_colors": KEEP[keep]}
             if not painting:
@@ -128,8 +127,8 @@ def build(page: gr.Blocks, studio: Studio) -> None:
     quick_inputs = [photo, painting, style, mixture, shares, strength, size, keep, where, scale]
     slow_inputs = [photo, painting, style, mixture, shares, strength, size, keep, where, preset, scale, seed, *advanced]
 
-    def choose(event: gr.SelectData) -> list[str]:
-        return [list(bundled.STYLES)[event.index]]
+    def choose(event: gr.SelectData) -> str:
+        return str([*bundled.STYLES][event.index])
 
     def only_style() -> tuple[list[str], None]:
         """No mixture and no painting: the style that was chosen last is the one that is painted."""
@@ -170,7 +169,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             elif fields[name] in names_of:
                 changes[inputs[name]] = names_of[fields[name]]
         if styles:
-            changes[style] = styles
+            changes[style] = styles[0]
         if len(styles) > 1:
             changes |= {mixture: styles, shares: forms.shown(weights)}
         if changes:
