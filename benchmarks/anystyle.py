@@ -1,6 +1,6 @@
 """Measure the network of any styles on photographs and paintings that it was not trained on.
 
-    python benchmarks/anystyle.py --assets DIR [--out FOLDER] [--weights FILE] [--pairs N] [--size 512]
+    python benchmarks/anystyle.py --assets DIR [--out FOLDER] [--weights FILE] [--adain] [--pairs N] [--size 512]
 
 The pairs take each photograph of DIR/contents with about three paintings of DIR/styles. It prints style left and
 content distance (see `published.py`) for each pair and their means, and writes the pictures next to photograph and
@@ -10,6 +10,7 @@ painting to FOLDER.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from published import Judge
 
 from impasto import anystyle, datasets, images, onepass, sheets, weights
 from impasto.onepass import Model
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))
+from adain import AdaIN
 
 
 def pairs(assets: Path, count: int) -> Iterator[tuple[Path, Path]]:
@@ -35,7 +39,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--size", type=int, default=512, help="long edge of the photographs")
     parser.add_argument("--scale", type=float, default=1.0, help="the style scale")
+    parser.add_argument("--adain", action="store_true", help="the baseline, as trained by --adain")
     args = parser.parse_args()
+    if args.adain:
+        anystyle.Canvas = AdaIN  # type: ignore[misc]
     if args.weights:
         network, _ = anystyle.load()
         state, _ = weights.load(args.weights)
