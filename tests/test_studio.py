@@ -28,7 +28,7 @@ from studio_server import API, call, defaults, drawer, encoded, file, serving, t
 from impasto import cli, images, presets, schema
 from impasto.errors import BusyError, InputError, RecipeError
 from impasto.recipes import Photo, Transfer
-from impasto.studio import forms, jobs, names
+from impasto.studio import forms, jobs, names, server
 from impasto.studio.jobs import Frame, Job, Result, Session, Sessions, Work
 from impasto.studio.pool import JOBS, WAITING, Pool
 from impasto.studio.viewer import complaint, status
@@ -613,3 +613,16 @@ def test_networks_of_the_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for path, said in ((tmp_path / "text.safetensors", "text.safetensors"), (network, "has this name")):
         assert cli.main(["studio", "--models", str(path)]) == 1
         one_line(capsys, said, only=True)
+
+
+def test_gradio_remembers_a_few_pages_only(tmp_path: Path) -> None:
+    """A page takes 0.3 MB of memory, and anybody may open as many as they like."""
+    app: Any = server.application(
+        tmp_path, most_bytes=1, jobs=1, seconds=1, hosts=["localhost"], models={}
+    ).app  # fmt: skip
+    while not hasattr(app, "routes"):
+        app = app.app
+    pages = app.routes[-1].app.state_holder
+    for number in range(server.PAGES + 5):
+        pages[str(number)]
+    assert len(pages.session_data) == server.PAGES
