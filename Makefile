@@ -11,7 +11,7 @@ demo: .venv/.user
 	@echo "The picture is there: $(CURDIR)/demo.png"
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: .venv/.dev
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest tests/fuzz

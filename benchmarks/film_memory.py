@@ -51,7 +51,7 @@ def main() -> None:
         model = onepass.load(args.style)
         painter = run_onepass.Painter([model], [1.0], 1.0, "none", machine.pick_device("auto"), size=args.paint)
         out, settings = Path(folder) / "out.mp4", run_film.Settings()
-        marks = {50 * 2**power for power in range(12)} | {1, args.frames}
+        marks = {50 * 2**power for power in range(12)} | {1, 10, args.frames}
         with run_film.painting(args.film, out, painter, settings, receipt={}) as made:
             for _ in made:
                 if made.done in marks:
