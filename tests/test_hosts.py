@@ -78,4 +78,4 @@ def test_training_on_two_hosts(hosts: tuple[str, str], painting: Path, tiny: str
         onepass.apply(images.read(painting), model, size=0, grain=0, precision="float32")
         for model in (tmp_path / "host-0" / "mine.safetensors", tmp_path / "alone.safetensors")
     ]
-    torch.testing.assert_close(*painted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(*painted, atol=1e-3, rtol=0)  # the three steps change up to 0.4

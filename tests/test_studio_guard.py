@@ -573,7 +573,7 @@ def test_half_requests_do_not_stop_the_studio() -> None:
         for _ in range(250):
             halves.append(socket.create_connection((host, int(port)), timeout=5))
             halves[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        assert httpx.get(f"{address}/theme.css", timeout=15).status_code == 200
+        assert httpx.get(f"{address}/theme.css", timeout=30).status_code == 200
         for half in halves:
             half.close()
 

@@ -75,7 +75,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
             session = studio.session(request)
-            styles: list[str | Path] = [names.name("style", each) for each in mixture or [chosen]]
+            styles: list[str | Path] = [names.name("style", each) for each in mixture or [chosen] if each]
             parts = forms.read(Transfer, {"style_weights": shares if mixture and not painting else ""}).style_weights
             todo = work.one_pass(
                 Path(photo), [Path(painting)] if painting else styles, style_weights=parts, strength=strength,
@@ -105,7 +105,7 @@ def build(page: gr.Blocks, studio: Studio) -> None:
             raise gr.Error("choose a photograph, and a style or a painting", print_exception=False)
         with spoken():
             session = studio.session(request)
-            styles = [names.name("style", each) for each in mixture or [chosen]]
+            styles = [names.name("style", each) for each in mixture or [chosen] if each]
             named = dict(zip(("style_scale", "seed", *ADVANCED), values, strict=True))
             named |= {"size": SIZES[size], "strength": strength, "keep_colors": KEEP[keep]}
             if not painting:
