@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from impasto.anystyle import Canvas
@@ -16,8 +15,8 @@ class AdaIN(Canvas):
 
     def paint(self, features: Mapping[str, Tensor]) -> Tensor:
         """The encoder's features at relu4_1 of the whole photograph -> (B, 3, H, W)."""
-        self.modulation = {name: (torch.ones(1), torch.zeros(1)) for name in self.decoder.modulated}
         x = self.decoder.units("relu4_1", features["relu4_1"])
+        self.modulation = {name: (x.new_ones(1), x.new_zeros(1)) for name in self.decoder.modulated}
         mean, deviation = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
         goal = self.style.moments["relu4_1"]
         matched = deviations(goal)[..., None, None] * (x - mean) / (deviation + 1e-5) + goal.mean[..., None, None]

@@ -194,8 +194,8 @@ def coherence(found: Tensor, wanted: Tensor) -> Tensor:
         The cross-entropy of recognising the photograph's difference at the same place among all others.
     """
     height, width = found.shape[-2:]
-    down, along = (torch.linspace(1, side - 2, ANCHORS).long() for side in (height, width))
-    rows, columns = torch.cartesian_prod(down, along).T
+    lines = (torch.linspace(1, side - 2, ANCHORS).long() for side in (height, width))
+    rows, columns = torch.cartesian_prod(*lines).T
 
     def differences(x: Tensor) -> Tensor:
         around = [

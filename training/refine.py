@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 1000] [--strengths 25 8 3.2] [--share 1]
+        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--strengths 25 8 3.2] [--share 1]
         [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
