@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from conftest import paged, striped, tiff, wait_for
 from PIL import Image
@@ -576,6 +577,24 @@ def test_half_requests_do_not_stop_the_studio() -> None:
         assert httpx.get(f"{address}/theme.css", timeout=30).status_code == 200
         for half in halves:
             half.close()
+
+
+def test_many_connections_at_once_do_not_stop_the_studio() -> None:
+    """They wait for the loop, as on a busy machine, and are not accepted all before the oldest are closed."""
+    few = (256, 256)
+    with serving(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, few)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        assert httpx.get(f"{address}/theme.css", timeout=30).status_code == 200
+        studio = max(psutil.Process().children(), key=lambda each: each.create_time())
+        studio.suspend()
+        waiting = [socket.socket() for _ in range(250)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex((host, int(port)))
+        studio.resume()
+        assert httpx.get(f"{address}/theme.css", timeout=30).status_code == 200
+        for each in waiting:
+            each.close()
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ def serve(
         uvicorn.Config(
             application, http=connections.Connection, ws="none", log_level="critical", access_log=False,
             proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else any client could choose its address
+            backlog=min(2048, connections.Connection.most),  # asyncio accepts so many before the oldest can be closed
         )
     )  # fmt: skip
     running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # ours stay
