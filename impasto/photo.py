@@ -25,6 +25,7 @@ PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some
 ROUNDS = 24  # of the transport
 ALIKE = 0.07  # distance in sRGB of affine map and transport at which transport with and without place count alike
 PLACED = 0.3  # distance in sRGB that counts as much as a standard deviation of place
+CONTRAST = 1.5  # how much steeper than a linear stretch of luma transport may be
 FITTING = 1e5  # weight of the mean squared distance to the transported colours
 FITS = 60  # iterations of L-BFGS of the fit to them
 CALM_RADIUS = 8  # of the windows in which chroma is freed of noise, in pixels at the working size
@@ -103,6 +104,7 @@ def transported(
         ours, theirs = _placed(even, inside), _placed(style, counterpart)
         joint = color.transport_colors(ours, theirs, inside, counterpart, rounds=ROUNDS)[:, :3]
         moved = torch.lerp(joint, moved, ALIKE**8 / (ALIKE**8 + apart**4))
+        moved = limited(moved, content, black_and_white(content, inside), black_and_white(style, counterpart))
         goal += inside * moved
         weights.append(inside.flatten())
         maps.append(affine)
@@ -113,6 +115,34 @@ def transported(
         residuals.append(torch.zeros_like(colors))
     known = torch.cat([*shares[: len(what)]]).sum(0, keepdim=True)
     return light.tables(colors, weights, maps, residuals), goal / known.clamp_min(1e-3)
+
+
+def limited(moved: Tensor, content: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Limit how bright transport makes dark colours (as Pizer1987 the contrast of equalised histograms).
+
+    Transport matches quantiles: if much of a region is dark and little of its counterpart, black trunks turn bright.
+    Light multiplies, so what is black stays black. Here, luma rises above black at most CONTRAST times as fast as
+    in a linear stretch from the region's black and white to those of its counterpart.
+
+    Args:
+        moved: (1, 3, H, W), the transported colours of ``content``.
+        content: (1, 3, H, W) sRGB in [0, 1].
+        ours, theirs: luma of black and white in the region and in its counterpart, from `black_and_white`.
+
+    Returns:
+        (1, 3, H, W) in [0, 1].
+    """
+    (black, white), (goal_black, goal_white) = ours, theirs
+    stretch = (goal_white - goal_black).clamp_min(light.NOISE) / (white - black).clamp_min(light.NOISE)
+    limit = goal_black + CONTRAST * stretch * (color.luma(content) - black).clamp_min(0)
+    return (moved - (color.luma(moved) - limit).clamp_min(0)).clamp(0, 1)
+
+
+def black_and_white(picture: Tensor, mask: Tensor) -> Tensor:
+    """The luma below which 2 % and 98 % of a region lie, (2,)."""
+    values, order = color.luma(picture).flatten().sort()
+    mass = mask.flatten()[order].cumsum(0)
+    return values[torch.searchsorted(mass, mass[-1] * mass.new_tensor([0.02, 0.98]))]
 
 
 def _placed(picture: Tensor, inside: Tensor) -> Tensor:

@@ -43,6 +43,19 @@ def test_two_lights_in_one_region_keep_their_places() -> None:
     assert top[0] > 2 * top[2] and bottom[2] > 2 * bottom[0]
 
 
+def test_black_stays_black_where_the_counterpart_is_mostly_bright() -> None:
+    """Quantiles alone would turn black trunks bright."""
+
+    def grey(dark: int) -> Tensor:
+        noise = 0.02 * torch.rand(1, 1, 40, 60, generator=torch.Generator().manual_seed(0))
+        return (torch.where(torch.arange(60) < dark, 0.05, 0.85) + noise).expand(-1, 3, -1, -1)
+
+    whole = torch.ones(1, 1, 40, 60)
+    tables, moved = photo.transported(grey(48), grey(12), [whole], [whole])
+    for result in (moved, light.lit(grey(48), [whole], tables, light.neutral(1))):
+        assert result[..., :48].mean() < 0.15 and result[..., 48:].mean() > 0.8
+
+
 def reinhard(content: Tensor, style: Tensor, masks: list[Tensor]) -> Tensor:
     """Mean and standard deviation of L*, a* and b* in each region (Reinhard2001, in CIELAB)."""
     ours, theirs = color.to_lab(content), color.to_lab(style)
