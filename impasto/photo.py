@@ -135,7 +135,8 @@ def limited(moved: Tensor, content: Tensor, ours: Tensor, theirs: Tensor) -> Ten
     (black, white), (goal_black, goal_white) = ours, theirs
     stretch = (goal_white - goal_black).clamp_min(light.NOISE) / (white - black).clamp_min(light.NOISE)
     limit = goal_black + CONTRAST * stretch * (color.luma(content) - black).clamp_min(0)
-    return (moved - (color.luma(moved) - limit).clamp_min(0)).clamp(0, 1)
+    excess: Tensor = (color.luma(moved) - limit).clamp_min(0)
+    return (moved - excess).clamp(0, 1)
 
 
 def black_and_white(picture: Tensor, mask: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def test_two_lights_in_one_region_keep_their_places() -> None:
 
 
 def test_black_stays_black_where_the_counterpart_is_mostly_bright() -> None:
-    """Quantiles alone would turn black trunks bright."""
+    """Only by quantiles, black trunks would turn bright."""
 
     def grey(dark: int) -> Tensor:
         noise = 0.02 * torch.rand(1, 1, 40, 60, generator=torch.Generator().manual_seed(0))
