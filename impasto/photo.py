@@ -25,7 +25,7 @@ PALETTE_SIZE = 112  # long edge in pixels at which colours are transported: some
 ROUNDS = 24  # of the transport
 ALIKE = 0.07  # distance in sRGB of affine map and transport at which transport with and without place count alike
 PLACED = 0.3  # distance in sRGB that counts as much as a standard deviation of place
-CONTRAST = 1.5  # how much steeper than a linear stretch of luma transport may be
+CONTRAST = 1.5  # limit of the slope of luma above black, relative to a linear stretch
 FITTING = 1e5  # weight of the mean squared distance to the transported colours
 FITS = 60  # iterations of L-BFGS of the fit to them
 CALM_RADIUS = 8  # of the windows in which chroma is freed of noise, in pixels at the working size
@@ -118,11 +118,11 @@ def transported(
 
 
 def limited(moved: Tensor, content: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Limit how bright transport makes dark colours (as Pizer1987 the contrast of equalised histograms).
+    """Limit how bright dark colours become. Pizer1987 limits the contrast of equalised histograms for the same reason.
 
     Transport matches quantiles: if much of a region is dark and little of its counterpart, black trunks turn bright.
-    Light multiplies, so what is black stays black. Here, luma rises above black at most CONTRAST times as fast as
-    in a linear stretch from the region's black and white to those of its counterpart.
+    Light multiplies, so what is black must stay black. A linear stretch takes the region's black and white to those of
+    its counterpart; luma may rise above black CONTRAST times as fast.
 
     Args:
         moved: (1, 3, H, W), the transported colours of ``content``.
