@@ -305,15 +305,14 @@ def test_translate(page: Page, files: dict[str, Path], tmp_path: Path) -> None:
 
 def test_draw_on_the_canvas(page: Page, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Translate", exact=True).click()
-    for patience in (10_000, 20_000, 40_000):  # a click is lost while Gradio builds the tab
+    for patience in (10_000, 20_000, 60_000):  # a click is lost while Gradio builds the tab, or answers another one
         page.click('#translate-model label:has-text("colorize")')
-        with (
-            suppress(TakesTooLong),
-            page.expect_response(lambda answer: answer.url.endswith("/canvas.png"), timeout=patience),
-        ):
-            page.click('#translate-model label:has-text("lines")')
+        with suppress(TakesTooLong):
+            with page.expect_response(lambda answer: answer.url.endswith("/canvas.png"), timeout=patience):
+                page.click('#translate-model label:has-text("lines")')
+            page.wait_for_selector("#translate-canvas canvas", timeout=patience)
             break
-    canvas = page.wait_for_selector("#translate-canvas canvas")
+    canvas = page.wait_for_selector("#translate-canvas canvas", timeout=1000)
     page.click("#translate-go")
     page.get_by_text("draw something first").wait_for()
     made = []
