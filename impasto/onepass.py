@@ -19,6 +19,7 @@ from impasto import (
     anystyle,
     bundled,
     color,
+    halos,
     images,
     interop,
     machine,
@@ -175,9 +176,10 @@ def apply(
 ) -> Tensor:
     """Repaint photographs in one pass.
 
-    The photograph is extended by a few pixels, and the result cut, so that no frame appears along the border. A
-    photograph longer than `SIZE` is painted at that size: at its own, the strokes would be too fine to see. The
-    result is enlarged to the photograph's size, and sharpened where it follows the photograph; see `joint_upsample`.
+    The photograph is extended by a few pixels, and the result cut, so that no frame appears along the border. In the
+    style of any painting, halos are removed, see `halos`. A photograph longer than `SIZE` is painted at that size: at
+    its own, the strokes would be too fine to see. The result is enlarged to the photograph's size, and sharpened where
+    it follows the photograph; see `joint_upsample`.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
@@ -273,7 +275,7 @@ def _paint(
         mask = None if mask is None else images.extend(mask, margin)
         style = model.style.to(photograph.device)
         painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-        return images.cut(painted, margin).clamp_(0, 1)
+        return halos.removed(images.cut(painted, margin).clamp_(0, 1), photograph)
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:

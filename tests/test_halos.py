@@ -1,0 +1,73 @@
+"""Halos around what stands in front of an even area."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto import halos, onepass
+
+
+def tower(height: int = 240, width: int = 320) -> tuple[Tensor, Tensor]:
+    """A dark tower in front of an even sky, and where the sky lies near it, (1, 1, H, W)."""
+    inside = torch.zeros(1, 1, height, width)
+    inside[..., 60:, 130:190] = 1
+    near = torch.zeros_like(inside)
+    near[..., 80:, 120:128] = 1
+    return (0.7 - 0.6 * inside).expand(-1, 3, -1, -1).contiguous(), near
+
+
+def haloed(photograph: Tensor) -> Tensor:
+    """Blue for the sky and brown for the tower, with a white halo in the sky and fine strokes everywhere."""
+    dark = (photograph[:, :1] < 0.4).float()
+    soft = F.avg_pool2d(F.pad(dark, [12] * 4, "replicate"), 25, 1)
+    halo = 0.8 * soft * (1 - dark)
+    colours = dark * torch.tensor([0.3, 0.2, 0.1]).view(1, 3, 1, 1)
+    colours = colours + (1 - dark) * torch.tensor([0.2, 0.3, 0.6]).view(1, 3, 1, 1)
+    strokes = 0.1 * (torch.arange(photograph.shape[-1]) % 4 < 2) - 0.05
+    return (colours + halo + strokes).clamp(0, 1)
+
+
+def test_a_halo_goes_and_strokes_and_edges_stay() -> None:
+    photograph, near = tower()
+    painted = haloed(photograph)
+    result = halos.removed(painted, photograph)
+
+    def excess(x: Tensor) -> float:
+        """How much lighter the sky is near the tower than far from it."""
+        return float((x * near).sum() / near.sum() / 3 - x[..., :, :60].mean())
+
+    assert excess(painted) > 0.05
+    assert 0 < excess(result) < 0.6 * excess(painted)
+    strokes = (x[..., 100:200, 20:100].diff(dim=-1).std() for x in (result, painted))
+    torch.testing.assert_close(*strokes, rtol=0.05, atol=0)
+    inside = (x[..., 100:200, 135:185].mean() for x in (result, painted))
+    torch.testing.assert_close(*inside, rtol=0, atol=0.02)
+
+
+def test_even_photographs_keep_their_strokes() -> None:
+    painted = torch.rand(1, 3, 100, 120, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(halos.removed(painted, torch.full_like(painted, 0.5)), painted)
+
+
+def test_batches_and_small_pictures() -> None:
+    photographs = torch.cat([tower()[0], tower()[0].flip(3)])
+    painted = torch.cat([haloed(each) for each in photographs.split(1)])
+    together = halos.removed(painted, photographs)
+    apart = [halos.removed(*each) for each in zip(painted.split(1), photographs.split(1), strict=True)]
+    torch.testing.assert_close(together, torch.cat(apart))
+    tiny = torch.rand(1, 3, 6, 40)
+    assert torch.equal(halos.removed(tiny, 1 - tiny), tiny)
+
+
+def test_any_painting_is_painted_without_halos(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    model = onepass.from_painting(torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(1)))
+    wanted = halos.removed
+    monkeypatch.setattr(halos, "removed", lambda painted, photograph: painted)
+    plain = onepass.apply(image, model, precision="float32")
+    monkeypatch.setattr(halos, "removed", lambda painted, photograph: torch.ones_like(painted))
+    assert onepass.apply(image, model, precision="float32").min() == 1 and plain.mean() < 1
+    assert onepass.apply(image, "candy").min() < 1
+    monkeypatch.setattr(halos, "removed", wanted)
+    torch.testing.assert_close(onepass.apply(image, model, precision="float32"), wanted(plain, image))
