@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from impasto import color, images
 from impasto.matting import Guide, widest
 
-SIDE = 320  # long edge in pixels at which halos are found; they are broader than a stroke
-WIDE, NEAR = 24, 4  # radius of the windows that know the area's colours; of those that separate halo and strokes
+SIDE = 240  # long edge in pixels at which halos are found; they are broader than a stroke
+NEAR = 3  # radius of the windows that separate halo and strokes, in pixels
+COARSE, WIDE = 80, 6  # long edge and radius, in pixels, for the windows that know an area's colours
 EPSILON = 2e-3  # of both regressions, see `matting.Guide`
-REACH = 12  # pixels from an edge
+REACH = 9  # pixels from an edge
 EDGE, FULL, EVEN = 0.04, 0.14, 0.05  # deviation of luma in 3 x 3 pixels: of no edge, of a strong edge; of no even area
 
 
@@ -38,9 +39,9 @@ def removed(painted: Tensor, photograph: Tensor) -> Tensor:
 
 def _halo(painted: Tensor, photograph: Tensor) -> Tensor:
     """What a painting, (1, 3, h, w), has too much near edges of the photograph."""
-    radii = (min(radius, widest(photograph)) for radius in (WIDE, NEAR))
-    wide, near = (Guide(photograph, radius=radius, epsilon=EPSILON) for radius in radii)
-    return _where(photograph) * near.filter(painted - wide.filter(painted))
+    coarse = [images.at_most(x, COARSE) for x in (painted, photograph)]
+    wide = Guide(coarse[1], radius=min(WIDE, widest(coarse[1])), epsilon=EPSILON).lift(coarse[0], photograph)
+    return _where(photograph) * Guide(photograph, radius=NEAR, epsilon=EPSILON).filter(painted - wide)
 
 
 def _where(photograph: Tensor) -> Tensor:
