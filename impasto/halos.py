@@ -1,7 +1,8 @@
-"""Removal of the halos that networks paint around what stands in front of an even area, such as a tower's before a sky.
+"""Removal of halos: rims of another colour that a network paints in an even area near an edge.
 
-A network sees an edge from some distance, so it paints the area near it in other colours. In the photograph the area is
-even. What the painting has there in broad shapes, and what colour does not explain over a wider area, is the halo.
+An example is the sky around a tower. A network sees the edge from some distance, so it paints the sky there in other
+colours. In the photograph the sky is even. In a wide window, the painting is regressed on the photograph's colours;
+what is left near the edge, smoothed so that strokes stay, is the halo.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ def removed(painted: Tensor, photograph: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    if widest(images.at_most(photograph, SIDE)) < NEAR:
+    ours, theirs = (images.at_most(x, SIDE) for x in (painted, photograph))
+    if widest(theirs) < NEAR:
         return painted
-    pairs = zip(*(images.at_most(x, SIDE).chunk(len(x)) for x in (painted, photograph)), strict=True)
-    found = torch.cat([_halo(*pair) for pair in pairs])
+    found = torch.cat([_halo(ours[i : i + 1], theirs[i : i + 1]) for i in range(len(ours))])
     return images.resize(found, *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
 
 
 def _halo(painted: Tensor, photograph: Tensor) -> Tensor:
-    """What a painting, (1, 3, h, w), has too much near edges of the photograph."""
-    coarse = [images.at_most(x, COARSE) for x in (painted, photograph)]
-    wide = Guide(coarse[1], radius=min(WIDE, widest(coarse[1])), epsilon=EPSILON).lift(coarse[0], photograph)
+    """The halos of one painting, both (1, 3, h, w)."""
+    ours, theirs = (images.at_most(x, COARSE) for x in (painted, photograph))
+    wide = Guide(theirs, radius=min(WIDE, widest(theirs)), epsilon=EPSILON).lift(ours, photograph)
     return _where(photograph) * Guide(photograph, radius=NEAR, epsilon=EPSILON).filter(painted - wide)
 
 

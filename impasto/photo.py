@@ -80,7 +80,7 @@ def transported(
     An affine map matches mean and covariance, optimal transport matches all. If the two differ little, the counterpart
     shows the same things, and colour is enough to tell what becomes what. If they differ much, it holds several lights
     or other things. Then colour and place are transported together: a glow low in the sky stays low, lit walls stay
-    in the middle.
+    in the middle. What is black stays black, see `limited`.
 
     Args:
         content, style: (1, 3, H, W) sRGB in [0, 1]; some ten thousand pixels are enough.
