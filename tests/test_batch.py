@@ -311,6 +311,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        patch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120")  # 30, too short for a busy machine
         quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}  # to notice a dead node
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
@@ -416,6 +417,23 @@ def test_a_node_killed_in_the_middle(nodes: Any, tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{number}.png" for number in range(6)]
     tries = Counter(path.name.split()[0] for path in begun.iterdir())
     assert set(tries) == {f"{number}.png" for number in range(6)} and sum(tries.values()) == 7
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_refuses(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has Ray's reason in one line, and the next connection succeeds."""
+    import ray
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ConnectionAbortedError("Initialization failure:\nTraceback\nRuntimeError: Version mismatch:\n    Ray: 1\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ray.util.client.worker.Worker.connection_info", refuse)
+        with pytest.raises(InputError, match=r"does not answer \(Version mismatch: Ray: 1\); `ray start"):
+            with cluster.connected(nodes.from_outside):
+                pass
+    with cluster.connected("auto"):
+        assert ray.is_initialized()
 
 
 def test_no_cluster(photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

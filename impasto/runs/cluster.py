@@ -170,7 +170,9 @@ def connected(address: str) -> Iterator[None]:
             socket.create_connection((host, port), PATIENCE).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, UnicodeError) as error:  # of a host's name; ConnectionError is an OSError
-        raise InputError(f"`cluster` {address}: no Ray cluster answers there; `ray start --head` starts one") from error
+        ray.shutdown()  # otherwise Ray remains half connected, and the next attempt fails
+        why = " ".join(str(error).split("Error: ")[-1].split())  # without a traceback of the cluster
+        raise InputError(f"`cluster` {address} does not answer ({why}); `ray start --head` starts one") from error
     try:
         yield
     finally:
