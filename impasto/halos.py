@@ -34,8 +34,12 @@ def removed(painted: Tensor, photograph: Tensor) -> Tensor:
     ours, theirs = (images.at_most(x, SIDE) for x in (painted, photograph))
     if widest(theirs) < NEAR:
         return painted
-    found = torch.cat([_halo(ours[i : i + 1], theirs[i : i + 1]) for i in range(len(ours))])
-    return images.resize(found, *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
+    return images.resize(found(ours, theirs), *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
+
+
+def found(painted: Tensor, photograph: Tensor) -> Tensor:
+    """The halos of paintings of about `SIDE` pixels, (B, 3, H, W); linear in the paintings, so it can be trained on."""
+    return torch.cat([_halo(*pair) for pair in zip(painted.split(1), photograph.split(1), strict=True)])
 
 
 def _halo(painted: Tensor, photograph: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Carrier:
 
     def __call__(self, frame: Tensor, painted: Tensor) -> Tensor:
         """The painting of ``frame``, given what it is by itself; both (1, 3, H, W) in [0, 1]."""
-        result = painted
+        result = painted = painted.contiguous()  # a network's is in channels last, in which pooling is slow
         if self.last is not None:
             # When a film is continued, the last frame and its painting are on the CPU, in the film's own size.
             before, painting = (images.resize(each.to(frame), *frame.shape[-2:]) for each in self.last)
