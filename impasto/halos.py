@@ -31,15 +31,23 @@ def removed(painted: Tensor, photograph: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    ours, theirs = (images.at_most(x, SIDE) for x in (painted, photograph))
-    if widest(theirs) < NEAR:
-        return painted
-    return images.resize(found(ours, theirs), *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
+    halos = found(painted, photograph)
+    return images.resize(halos, *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
 
 
 def found(painted: Tensor, photograph: Tensor) -> Tensor:
-    """The halos of paintings of about `SIDE` pixels, (B, 3, H, W); linear in the paintings, so it can be trained on."""
-    return torch.cat([_halo(*pair) for pair in zip(painted.split(1), photograph.split(1), strict=True)])
+    """The halos of a painting; they are linear in it, so a network can be trained not to paint them.
+
+    Args:
+        painted, photograph: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, h, w), what is too much, in a picture of at most `SIDE` pixels.
+    """
+    ours, theirs = (images.at_most(x, SIDE) for x in (painted, photograph))
+    if widest(theirs) < NEAR:
+        return torch.zeros_like(ours)
+    return torch.cat([_halo(ours[i : i + 1], theirs[i : i + 1]) for i in range(len(ours))])
 
 
 def _halo(painted: Tensor, photograph: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from impasto import datasets, encoder, fitting, flow, images, losses, objective, onepass, optimize, recipes
+from impasto import datasets, encoder, fitting, flow, halos, images, losses, objective, onepass, optimize, recipes
 from impasto.networks import Network
 
 NOISE = 0.02  # standard deviation of the noise that is added to a moved crop
@@ -117,14 +117,15 @@ def task(
         if recipe.motion:  # both in one pass, which DistributedDataParallel needs
             moves = flow.wander(recipe.batch, recipe.crop, recipe.crop, generator)[rank::world]
             noise = torch.randn((recipe.batch, *crops.shape[1:]), generator=generator, device=device)[rank::world]
-            seen = torch.cat([crops, (flow.warp(crops, moves) + NOISE * noise).clamp(0, 1)])
+            seen = torch.cat([crops, moved(crops, moves, noise)])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = painter(seen.contiguous(memory_format=layout), grain=recipe.grain)
         extra = {}
         if recipe.motion:
             painted, again = painted.split(len(crops))
-            apart = (again - flow.warp(painted, moves)).square() * flow.inside(moves)
-            extra["motion"] = recipe.motion * apart.mean()
+            extra["motion"] = recipe.motion * unsteadiness(painted, again, moves)
+        if recipe.halos:
+            extra["halos"] = recipe.halos * halos.found(painted.float(), crops).square().mean()
         if recipe.lattice:
             extra["lattice"] = recipe.lattice * losses.lattice(painted)
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
@@ -138,6 +139,16 @@ def task(
         return {**terms, first: terms[first] + optimize.handed_on(gradient, painted), **extra}
 
     return loss
+
+
+def moved(crops: Tensor, moves: Tensor, noise: Tensor) -> Tensor:
+    """Crops, (B, 3, H, W) in [0, 1], moved by a flow, with `NOISE` of a noise of variance 1 added."""
+    return (flow.warp(crops, moves) + NOISE * noise).clamp(0, 1)
+
+
+def unsteadiness(painted: Tensor, again: Tensor, moves: Tensor) -> Tensor:
+    """Mean squared difference of a painting, moved, and the painting of the moved crop, where both show the crop."""
+    return ((again - flow.warp(painted, moves)).square() * flow.inside(moves)).mean()
 
 
 def prepare_style(style: Tensor, recipe: recipes.Training) -> Tensor:

@@ -153,6 +153,8 @@ class Training:
     motion: float = within(0, 1e6, 0.0)
     """For steadier films: weight of the consistency loss. Repainting a shifted crop should equal shifting the repainted
     crop. A step takes twice as long. 0: none."""
+    halos: float = within(0, 1e6, 0.0)
+    """Weight of the penalty on rims of another colour that are painted around towers, trees or heads. 0: none."""
     ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"

@@ -425,13 +425,13 @@ def test_a_cluster_that_refuses(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> 
     import ray
 
     def refuse(*arguments: object, **options: object) -> None:
-        raise ConnectionAbortedError("Initialization failure:\nTraceback\nRuntimeError: Version mismatch:\n    Ray: 1\n")
+        raise ConnectionAbortedError("Initialization failure:\nTraceback\nRuntimeError: Version mismatch:\n   Ray: 1\n")
 
     with monkeypatch.context() as patch:
         patch.setattr("ray.util.client.worker.Worker.connection_info", refuse)
-        with pytest.raises(InputError, match=r"does not answer \(Version mismatch: Ray: 1\); `ray start"):
-            with cluster.connected(nodes.from_outside):
-                pass
+        refused = pytest.raises(InputError, match=r"does not answer \(Version mismatch: Ray: 1\); `ray start")
+        with refused, cluster.connected(nodes.from_outside):
+            pass
     with cluster.connected("auto"):
         assert ray.is_initialized()
 

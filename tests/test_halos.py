@@ -45,6 +45,18 @@ def test_a_halo_goes_and_strokes_and_edges_stay() -> None:
     torch.testing.assert_close(*inside, rtol=0, atol=0.02)
 
 
+def test_halos_can_be_trained_on() -> None:
+    photograph, _ = tower()
+    painted = haloed(photograph).requires_grad_(True)
+    halo = halos.found(painted, photograph)
+    (gradient,) = torch.autograd.grad(halo.square().sum(), painted)
+    rate = 0.5 * gradient.square().sum() / halos.found(gradient, photograph).square().sum()  # the best along it
+    with torch.no_grad():
+        better = halos.found(painted - rate * gradient, photograph)
+        torch.testing.assert_close(halos.found(painted / 2, photograph), halo / 2, rtol=0, atol=5e-3)
+    assert better.square().sum() < 0.8 * halo.square().sum()
+
+
 def test_even_photographs_keep_their_strokes() -> None:
     painted = torch.rand(1, 3, 100, 120, generator=torch.Generator().manual_seed(0))
     assert torch.equal(halos.removed(painted, torch.full_like(painted, 0.5)), painted)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, save_picture
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impasto import datasets, encoder, fitting, flow, objective, onepass, onepass_training
 from impasto.networks import Network
@@ -123,10 +124,36 @@ def test_training_for_motion_steadies_the_network(recipe: Training, pool: datase
         crops = datasets.random_crops(pool, 2, 64, generator)
         moves = flow.wander(2, 64, 64, generator)
         with torch.no_grad():
-            apart = network(flow.warp(crops, moves)) - flow.warp(network(crops), moves)
-        return float((apart.square() * flow.inside(moves)).mean())
+            again = network(flow.warp(crops, moves))
+            return float(onepass_training.unsteadiness(network(crops), again, moves))
 
     assert unsteadiness(300.0) < 0.7 * unsteadiness(0.0)
+
+
+class Rim(nn.Module):
+    """Paints a picture as it is, with a lighter rim around what is dark."""
+
+    def __init__(self, contrast: float) -> None:
+        super().__init__()
+        self.contrast = nn.Parameter(torch.tensor(contrast))
+
+    def forward(self, image: Tensor, grain: float = 0.0) -> Tensor:
+        dark = (image < 0.3).float()
+        return image + self.contrast * (F.max_pool2d(dark, 9, 1, 4) - dark)
+
+
+def test_rims_cost_what_they_stand_out(recipe: Training, pool: datasets.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = torch.full((2, 3, 64, 64), 0.7)
+    crops[..., 20:, 24:40] = 0.1
+    monkeypatch.setattr(datasets, "random_crops", lambda *_, **__: crops)
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+
+    def term(contrast: float) -> Tensor:
+        return onepass_training.task(Rim(contrast), painting(), pool, replace(recipe, halos=200.0))(0)["halos"]
+
+    assert float(term(0.0).detach()) < 1e-3
+    assert float(term(0.2).detach()) > 0.05
+    torch.testing.assert_close(term(0.2), 4 * term(0.1), rtol=0.1, atol=0)
 
 
 def test_initial_weights_of_a_training(recipe: Training) -> None:

@@ -19,7 +19,8 @@ and the strength of its colours; colours count in the content then, and little i
 is mostly grey. With a negative --focus, the content counts more where the photograph has weak features: clear skies
 stay clear. With --motion, the painting of a crop that is moved a little must be its painting, moved: films flicker
 less. With --halos, rims of another colour near edges are penalised. With --scale, the painting is learnt at another
-size than in `styles.py`: its strokes are larger above 1. With a --share below 1, what is written lies between the network before and after (Wortsman2022).
+size than in `styles.py`: above 1, strokes are larger. With a --share below 1, what is written lies between the network
+before and after (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -38,7 +39,20 @@ from teachers import Teachers, content_term, style_term
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import bundled, color, datasets, files, fitting, flow, halos, images, losses, machine, onepass, onepass_training
+from impasto import (
+    bundled,
+    color,
+    datasets,
+    files,
+    fitting,
+    flow,
+    halos,
+    images,
+    losses,
+    machine,
+    onepass,
+    onepass_training,
+)
 from impasto.matting import Guide
 from impasto.moments import affine, moments, transport
 from impasto.onepass import Model
@@ -92,8 +106,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True).to(device)
     half = machine.precision("auto", device) == torch.bfloat16
-    recipe = Training(steps=args.steps, rate=args.rate, start="", style_size=round(args.scale * painting.size), descreen=painting.descreen,
-                      crop=CROP, batch=args.batch, grain=GRAIN, smoothness=1.0)  # fmt: skip
+    recipe = Training(steps=args.steps, rate=args.rate, start="", style_size=painting.size, style_scale=args.scale,
+                      descreen=painting.descreen, crop=CROP, batch=args.batch, grain=GRAIN, smoothness=1.0)  # fmt: skip
     source = images.read(args.assets / "styles" / painting.file).image
     target = onepass_training.prepare_style(source, recipe).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -113,14 +127,13 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         seen, extra = crops, {}
         if args.motion:
             moves = flow.wander(len(crops), CROP, CROP, generator)
-            noise = onepass_training.NOISE * torch.randn(crops.shape, generator=generator, device=device)
-            seen = torch.cat([crops, (flow.warp(crops, moves) + noise).clamp(0, 1)])
+            noise = torch.randn(crops.shape, generator=generator, device=device)
+            seen = torch.cat([crops, onepass_training.moved(crops, moves, noise)])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = network(seen, grain=GRAIN)
             if args.motion:
                 painted, again = painted.float().split(len(crops))
-                apart = (again - flow.warp(painted, moves)).square() * flow.inside(moves)
-                extra["motion"] = args.motion * apart.mean()
+                extra["motion"] = args.motion * onepass_training.unsteadiness(painted, again, moves)
             if args.halos:
                 extra["halos"] = args.halos * halos.found(painted.float(), crops).square().mean()
             saved = painted.detach().clamp(0, 1)
@@ -156,7 +169,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     with torch.no_grad():
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
-    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus", "motion", "halos", "scale", "share")
+    options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus")
+    options += ("motion", "halos", "scale", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
