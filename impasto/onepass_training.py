@@ -147,7 +147,15 @@ def moved(crops: Tensor, moves: Tensor, noise: Tensor) -> Tensor:
 
 
 def unsteadiness(painted: Tensor, again: Tensor, moves: Tensor) -> Tensor:
-    """Mean squared difference of a painting, moved, and the painting of the moved crop, where both show the crop."""
+    """How much a network's strokes do not move with the picture.
+
+    Args:
+        painted, again: paintings of crops and of the moved crops, (B, 3, H, W).
+        moves: the flow that moved them, (B, 2, H, W) pixels.
+
+    Returns:
+        Mean squared difference of the moved painting and the painting of the moved crop, where both show the crop.
+    """
     return ((again - flow.warp(painted, moves)).square() * flow.inside(moves)).mean()
 
 
