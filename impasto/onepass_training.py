@@ -142,7 +142,16 @@ def task(
 
 
 def moved(crops: Tensor, moves: Tensor, noise: Tensor) -> Tensor:
-    """Crops, (B, 3, H, W) in [0, 1], moved by a flow, with `NOISE` of a noise of variance 1 added."""
+    """Move crops, and add a little noise.
+
+    Args:
+        crops: (B, 3, H, W) in [0, 1].
+        moves: a flow, (B, 2, H, W) pixels.
+        noise: (B, 3, H, W), of variance 1, of which `NOISE` is added.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
     return (flow.warp(crops, moves) + NOISE * noise).clamp(0, 1)
 
 
