@@ -50,6 +50,19 @@ def found(painted: Tensor, photograph: Tensor) -> Tensor:
     return torch.cat([_halo(ours[i : i + 1], theirs[i : i + 1]) for i in range(len(ours))])
 
 
+def weave(painted: Tensor, photograph: Tensor) -> Tensor:
+    """How much of a canvas's weave, dots and other fine marks a network paints where the photograph is even.
+
+    Args:
+        painted, photograph: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        The mean squared difference, in even areas, of the painting and its means of 3 x 3 pixels.
+    """
+    even = (1 - _roughness(photograph, 3) / EVEN).clamp(0, 1)
+    return (even * (painted - _mean(painted, 1)).square()).mean()
+
+
 def _halo(painted: Tensor, photograph: Tensor) -> Tensor:
     """The halos of one painting, both (1, 3, h, w)."""
     ours, theirs = (images.at_most(x, COARSE) for x in (painted, photograph))
@@ -59,10 +72,15 @@ def _halo(painted: Tensor, photograph: Tensor) -> Tensor:
 
 def _where(photograph: Tensor) -> Tensor:
     """How much each pixel of (1, 3, h, w) lies in an even area near an edge, (1, 1, h, w) in [0, 1]."""
-    luma = color.luma(photograph)
-    rough = (_mean(luma.square(), 1) - _mean(luma, 1).square()).clamp_min(0).sqrt()
+    rough = _roughness(photograph, 1)
     edges = _mean(F.max_pool2d(rough, 2 * REACH + 1, 1, REACH), REACH)
     return ((edges - EDGE) / (FULL - EDGE)).clamp(0, 1) * (1 - rough / EVEN).clamp(0, 1)
+
+
+def _roughness(photograph: Tensor, radius: int) -> Tensor:
+    """The standard deviation of luma in a window around each pixel, (B, 1, h, w)."""
+    luma = color.luma(photograph)
+    return (_mean(luma.square(), radius) - _mean(luma, radius).square()).clamp_min(0).sqrt()
 
 
 def _mean(x: Tensor, radius: int) -> Tensor:

@@ -126,6 +126,8 @@ def task(
             extra["motion"] = recipe.motion * unsteadiness(painted, again, moves)
         if recipe.halos:
             extra["halos"] = recipe.halos * halos.found(painted.float(), crops).square().mean()
+        if recipe.weave:
+            extra["weave"] = recipe.weave * halos.weave(painted.float(), crops)
         if recipe.lattice:
             extra["lattice"] = recipe.lattice * losses.lattice(painted)
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))

@@ -155,6 +155,8 @@ class Training:
     crop. A step takes twice as long. 0: none."""
     halos: float = within(0, 1e6, 0.0)
     """Weight of the penalty on rims of another colour that are painted around towers, trees or heads. 0: none."""
+    weave: float = within(0, 1e6, 0.0)
+    """Weight of the penalty on dots, meshes and other fine marks where the photograph is even. 0: none."""
     ramp: float = within(0, 1, 0.1)
     """Fraction of the steps in which the strength rises, so that the network first learns to keep the photograph."""
     start: str = "the-great-wave"

@@ -57,6 +57,16 @@ def test_halos_can_be_trained_on() -> None:
     assert better.square().sum() < 0.8 * halo.square().sum()
 
 
+def test_weave_by_hand() -> None:
+    """Stripes of 0 and 0.3 differ by 0.2 from their means of 3 x 3; they count in the even half only."""
+    photograph = torch.full((1, 3, 60, 90), 0.5)
+    photograph[..., 45:] = torch.rand(1, 3, 60, 45, generator=torch.Generator().manual_seed(0))
+    stripes = 0.3 * (torch.arange(90) % 2.0).expand(1, 3, 60, -1)
+    inner = (45 - 3) / 90  # the windows of the last three columns have the rough half in them
+    assert float(halos.weave(stripes, photograph)) == pytest.approx(inner * 0.2**2, rel=0.05)
+    assert float(halos.weave(torch.full_like(photograph, 0.2), photograph)) < 1e-9
+
+
 def test_even_photographs_keep_their_strokes() -> None:
     painted = torch.rand(1, 3, 100, 120, generator=torch.Generator().manual_seed(0))
     assert torch.equal(halos.removed(painted, torch.full_like(painted, 0.5)), painted)

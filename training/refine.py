@@ -1,8 +1,8 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--halos 200] [--scale 1.2] [--strengths 25 8 3.2]
-        [--share 1] [--out DIR]
+        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--halos 300] [--weave 1500] [--scale 1.2]
+        [--strengths 25 8 3.2] [--share 1] [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
@@ -18,9 +18,9 @@ the skies get the painting's colours. With --own-hues, it keeps its hues, and ta
 and the strength of its colours; colours count in the content then, and little in the style. This is for a painting that
 is mostly grey. With a negative --focus, the content counts more where the photograph has weak features: clear skies
 stay clear. With --motion, the painting of a crop that is moved a little must be its painting, moved: films flicker
-less. With --halos, rims of another colour near edges are penalised. With --scale, the painting is learnt at another
-size than in `styles.py`: above 1, strokes are larger. With a --share below 1, what is written lies between the network
-before and after (Wortsman2022).
+less. With --halos, rims of another colour near edges are penalised, and with --weave, fine marks in even areas. With
+--scale, the painting is learnt at another size than in `styles.py`: above 1, strokes are larger. With a --share below
+1, what is written lies between the network before and after (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -136,6 +136,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
                 extra["motion"] = args.motion * onepass_training.unsteadiness(painted, again, moves)
             if args.halos:
                 extra["halos"] = args.halos * halos.found(painted.float(), crops).square().mean()
+            if args.weave:
+                extra["weave"] = args.weave * halos.weave(painted.float(), crops)
             saved = painted.detach().clamp(0, 1)
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
             with torch.no_grad():
@@ -170,7 +172,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
     options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus")
-    options += ("motion", "halos", "scale", "share")
+    options += ("motion", "halos", "weave", "scale", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--focus", type=float, default=0.0, help="0: the content counts equally everywhere; -1 to 1")
     parser.add_argument("--motion", type=float, default=0.0, help="weight of the difference after a motion")
     parser.add_argument("--halos", type=float, default=0.0, help="weight of the squared halos")
+    parser.add_argument("--weave", type=float, default=0.0, help="weight of fine marks in even areas")
     parser.add_argument("--scale", type=float, default=1.0, help="of the painting, relative to styles.py")
     parser.add_argument("--own-hues", action="store_true", help="the content keeps the photograph's hues")
     parser.add_argument(
