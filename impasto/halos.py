@@ -1,4 +1,6 @@
-"""Removal of halos: rims of another colour that a network paints in an even area near an edge.
+"""What a network paints in even areas though the photograph has nothing there: halos and a weave.
+
+Halos are rims of another colour near an edge. They are removed from pictures, and both can be penalised in training.
 
 An example is the sky around a tower. A network sees the edge from some distance, so it paints the sky there in other
 colours. In the photograph the sky is even. In a wide window, the painting is regressed on the photograph's colours;
