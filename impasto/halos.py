@@ -1,10 +1,11 @@
-"""What a network paints in even areas though the photograph has nothing there: halos and a weave.
+"""Halos and weave: what a network paints in even areas, where the photograph has nothing.
 
-Halos are rims of another colour near an edge. They are removed from pictures, and both can be penalised in training.
+Halos are rims of another colour near an edge, for example in the sky around a tower. A network sees the edge from some
+distance, so it paints the sky there in other colours. In a wide window, the painting is regressed on the photograph's
+colours; what is left near the edge, smoothed so that strokes stay, is the halo. A weave is made of dots, meshes and
+other fine marks.
 
-An example is the sky around a tower. A network sees the edge from some distance, so it paints the sky there in other
-colours. In the photograph the sky is even. In a wide window, the painting is regressed on the photograph's colours;
-what is left near the edge, smoothed so that strokes stay, is the halo.
+`onepass.apply` removes halos in the style of any painting. Training can penalise both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ NEAR = 3  # radius of the windows that separate halo and strokes, in pixels
 COARSE, WIDE = 80, 6  # long edge and radius, in pixels, for the windows that know an area's colours
 EPSILON = 2e-3  # of both regressions, see `matting.Guide`
 REACH = 9  # pixels from an edge
-EDGE, FULL, EVEN = 0.04, 0.14, 0.05  # deviation of luma in 3 x 3 pixels: of no edge, of a strong edge; of no even area
+EDGE, FULL = 0.04, 0.14  # deviation of luma around a pixel up to which there is no edge, from which it is strong
+EVEN = 0.05  # deviation of luma around a pixel from which an area is not even
 
 
 def removed(painted: Tensor, photograph: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def found(painted: Tensor, photograph: Tensor) -> Tensor:
         painted, photograph: (B, 3, H, W) in [0, 1].
 
     Returns:
-        (B, 3, h, w), what is too much, in a picture of at most `SIDE` pixels.
+        (B, 3, h, w), the painting minus what it would be without halos, with a long edge of at most `SIDE` pixels.
     """
     ours, theirs = (images.at_most(x, SIDE) for x in (painted, photograph))
     if widest(theirs) < NEAR:
@@ -53,13 +55,13 @@ def found(painted: Tensor, photograph: Tensor) -> Tensor:
 
 
 def weave(painted: Tensor, photograph: Tensor) -> Tensor:
-    """How much of a canvas's weave, dots and other fine marks a network paints where the photograph is even.
+    """How strong the fine marks of a painting are where the photograph is even.
 
     Args:
         painted, photograph: (B, 3, H, W) in [0, 1].
 
     Returns:
-        The mean squared difference, in even areas, of the painting and its means of 3 x 3 pixels.
+        A scalar: the mean squared difference of the painting and its means of 3 x 3 pixels, weighted by evenness.
     """
     even = (1 - _roughness(photograph, 3) / EVEN).clamp(0, 1)
     return (even * (painted - _mean(painted, 1)).square()).mean()
@@ -80,7 +82,7 @@ def _where(photograph: Tensor) -> Tensor:
 
 
 def _roughness(photograph: Tensor, radius: int) -> Tensor:
-    """The standard deviation of luma in a window around each pixel, (B, 1, h, w)."""
+    """The standard deviation of luma around each pixel: (B, 3, h, w) -> (B, 1, h, w)."""
     luma = color.luma(photograph)
     return (_mean(luma.square(), radius) - _mean(luma, radius).square()).clamp_min(0).sqrt()
 

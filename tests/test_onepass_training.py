@@ -12,7 +12,7 @@ from conftest import SMALL, save_picture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto import datasets, encoder, fitting, flow, objective, onepass, onepass_training
+from impasto import datasets, encoder, fitting, flow, halos, objective, onepass, onepass_training
 from impasto.networks import Network
 from impasto.onepass import Model
 from impasto.recipes import GRAIN, Training
@@ -148,12 +148,14 @@ def test_rims_cost_what_they_stand_out(recipe: Training, pool: datasets.Pool, mo
     monkeypatch.setattr(datasets, "random_crops", lambda *_, **__: crops)
     monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
 
-    def term(contrast: float) -> Tensor:
-        return onepass_training.task(Rim(contrast), painting(), pool, replace(recipe, halos=200.0))(0)["halos"]
+    def term(contrast: float, name: str) -> Tensor:
+        weighted = replace(recipe, halos=200.0, weave=1500.0)
+        return onepass_training.task(Rim(contrast), painting(), pool, weighted)(0)[name]
 
-    assert float(term(0.0).detach()) < 1e-3
-    assert float(term(0.2).detach()) > 0.05
-    torch.testing.assert_close(term(0.2), 4 * term(0.1), rtol=0.1, atol=0)
+    assert float(term(0.0, "halos").detach()) < 1e-3
+    assert float(term(0.2, "halos").detach()) > 0.05
+    torch.testing.assert_close(term(0.2, "halos"), 4 * term(0.1, "halos"), rtol=0.1, atol=0)
+    torch.testing.assert_close(term(0.2, "weave"), 1500 * halos.weave(Rim(0.2)(crops), crops))
 
 
 def test_initial_weights_of_a_training(recipe: Training) -> None:

@@ -1,7 +1,7 @@
 """Train bundled one-pass networks further, one at a time, with the features of the original VGG-19.
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
-        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--halos 300] [--weave 1500] [--scale 1.2]
+        [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--halos 300] [--weave 1500]
         [--strengths 25 8 3.2] [--share 1] [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
@@ -18,9 +18,8 @@ the skies get the painting's colours. With --own-hues, it keeps its hues, and ta
 and the strength of its colours; colours count in the content then, and little in the style. This is for a painting that
 is mostly grey. With a negative --focus, the content counts more where the photograph has weak features: clear skies
 stay clear. With --motion, the painting of a crop that is moved a little must be its painting, moved: films flicker
-less. With --halos, rims of another colour near edges are penalised, and with --weave, fine marks in even areas. With
---scale, the painting is learnt at another size than in `styles.py`: above 1, strokes are larger. With a --share below
-1, what is written lies between the network before and after (Wortsman2022).
+less. With --halos, rims of another colour near edges are penalised, and with --weave, fine marks in even areas. With a
+--share below 1, what is written lies between the network before and after (Wortsman2022).
 
 An interrupted training resumes from its checkpoint in --out.
 """
@@ -106,8 +105,8 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     model = onepass.load(name)
     network = onepass.require_network(model, name).requires_grad_(True).to(device)
     half = machine.precision("auto", device) == torch.bfloat16
-    recipe = Training(steps=args.steps, rate=args.rate, start="", style_size=painting.size, style_scale=args.scale,
-                      descreen=painting.descreen, crop=CROP, batch=args.batch, grain=GRAIN, smoothness=1.0)  # fmt: skip
+    recipe = Training(steps=args.steps, rate=args.rate, start="", style_size=painting.size, descreen=painting.descreen,
+                      crop=CROP, batch=args.batch, grain=GRAIN, smoothness=1.0)  # fmt: skip
     source = images.read(args.assets / "styles" / painting.file).image
     target = onepass_training.prepare_style(source, recipe).to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -172,7 +171,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         for weight, trained in zip(refined.parameters(), averaged.module.parameters(), strict=True):
             weight.lerp_(trained.to(weight.device), args.share)
     options = ("steps", "batch", "rate", "strengths", "detailed", "luma", "own_hues", "focus")
-    options += ("motion", "halos", "weave", "scale", "share")
+    options += ("motion", "halos", "weave", "share")
     facts = {option: getattr(args, option) for option in options}
     earlier = json.loads(model.metadata.get("refined", "[]"))
     metadata = {**model.metadata, "refined": json.dumps([*earlier, facts])}
@@ -202,7 +201,6 @@ def main() -> None:
     parser.add_argument("--motion", type=float, default=0.0, help="weight of the difference after a motion")
     parser.add_argument("--halos", type=float, default=0.0, help="weight of the squared halos")
     parser.add_argument("--weave", type=float, default=0.0, help="weight of fine marks in even areas")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the painting, relative to styles.py")
     parser.add_argument("--own-hues", action="store_true", help="the content keeps the photograph's hues")
     parser.add_argument(
         "--strengths", type=float, nargs=3, default=(25.0, 8.0, 3.2),
