@@ -1,4 +1,4 @@
-"""Colours of one picture and another: luma transfer, histogram matching, optimal transport; CIE L*a*b*."""
+"""Colours: local contrast, luma transfer, histogram matching, optimal transport; CIE L*a*b*."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from impasto import hdr
+
+CELLS = 48  # along the long edge, in which the local contrast is measured
+CONTRAST = 0.16  # standard deviation of luma up to which local contrast is raised
+GAIN = 3.0  # by which it is raised at most
+NOISE, FORM = 0.01, 0.03  # standard deviation up to which there is only noise; from which there is form
 
 
 def luma(image: Tensor) -> Tensor:
@@ -27,6 +33,32 @@ def keep_luma(content: Tensor, result: Tensor) -> Tensor:
         raise ValueError(f"content {tuple(content.shape)} and result {tuple(result.shape)} must have the same shape")
     # Replacing Y and keeping U and V means adding the difference of Y to each of R, G and B.
     return (content + luma(result) - luma(content)).clamp(0, 1)
+
+
+def clarify(image: Tensor, amount: float = 1.0) -> Tensor:
+    """Bring out faint forms, such as clouds: raise the local contrast of luma where it is low (Wallis1976).
+
+    Areas that are even, apart from noise, stay as they are.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        amount: 0 changes nothing; 1 raises the local standard deviation up to `CONTRAST`, by `GAIN` at most.
+
+    Returns:
+        (B, 3, H, W) in [0, 1]; ``image`` itself if the amount is 0.
+    """
+    if amount == 0:
+        return image
+    brightness, (height, width) = luma(image), image.shape[-2:]
+    rows, columns = (max(1, min(side, round(CELLS * side / max(height, width)))) for side in (height, width))
+    moments = F.adaptive_avg_pool2d(torch.cat([brightness, brightness.square()], 1), (rows, columns))
+    for _ in range(2):
+        moments = F.avg_pool2d(moments, 3, 1, 1, count_include_pad=False)
+    mean, square = F.interpolate(moments, (height, width), mode="bilinear").chunk(2, 1)
+    deviation = (square - mean.square()).clamp_min(1e-8).sqrt()
+    gain = (CONTRAST / deviation).clamp(1, GAIN) - 1
+    gain *= ((deviation - NOISE) / (FORM - NOISE)).clamp(0, 1)
+    return (image + amount * gain * (brightness - mean)).clamp_(0, 1)
 
 
 def match_luma(style: Tensor, content: Tensor) -> Tensor:

@@ -57,6 +57,11 @@ class Model:
         return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
 
     @property
+    def clarity(self) -> float:
+        """How far faint forms are brought out first: fully, but not for paintings and for third-party networks."""
+        return 1.0 if "recipe" in self.metadata and self.style is None else 0.0
+
+    @property
     def margin(self) -> int:
         """Pixels by which a picture is extended before it is painted; 0 for third-party networks."""
         return MARGIN if "recipe" in self.metadata else 0
@@ -168,6 +173,7 @@ def apply(
     style_scale: float = 1.0,
     keep_colors: Literal["none", "luma", "histogram"] = "none",
     grain: float | None = None,
+    clarity: float | None = None,
     size: int | None = None,
     precision: str = "auto",
     device: str = "",
@@ -192,6 +198,8 @@ def apply(
         keep_colors: luma: paint only the brightness; histogram: match the result's channels to the photograph's.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
+        clarity: how far faint forms, such as clouds, are brought out before painting, from 0 to 1; see `color.clarify`.
+            None: 1; 0 for paintings, where it strengthens halos, and for third-party models.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -203,11 +211,11 @@ def apply(
         (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
-        InputError: strength, weights, masks, scale, grain or size are out of range.
+        InputError: strength, weights, masks, scale, grain, clarity or size are out of range.
         ImageError, WeightsError: a picture or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength, grain, size, masks)
+    parts = check_mixture(len(styles), style_weights, strength, grain, clarity, size, masks)
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
@@ -226,14 +234,14 @@ def apply(
         result = guidance.compose(
             photograph,
             lambda index, mask: _paint(
-                photograph, models[index], strength, grain, half, mask, film and film.part(index)
+                photograph, models[index], strength, grain, clarity, half, mask, film and film.part(index)
             ),
             [guidance.read(mask) for mask in masks],
             parts,
         )
     else:
         shown = [(model, part) for model, part in zip(models, parts, strict=True) if part > 0]
-        result = _mixture(photograph, _merged(shown), strength, grain, half, film)
+        result = _mixture(photograph, _merged(shown), strength, grain, clarity, half, film)
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
@@ -244,28 +252,29 @@ def apply(
 
 
 def _mixture(
-    photograph: Tensor, models: Sequence[tuple[Model, float]], strength: float, grain: float | None, half: bool,
-    film: Statistics | None,
+    photograph: Tensor, models: Sequence[tuple[Model, float]], strength: float, grain: float | None,
+    clarity: float | None, half: bool, film: Statistics | None,
 ) -> Tensor:  # fmt: skip
     """The pictures of several models, mixed by their shares."""
     result = torch.zeros(())
     for model, part in models:
-        painted = _paint(photograph, model, strength, grain, half, film=film)
+        painted = _paint(photograph, model, strength, grain, clarity, half, film=film)
         result = painted if part == 1 else result + painted.mul_(part)
         del painted
     return result
 
 
 def _paint(
-    photograph: Tensor, model: Model, strength: float, grain: float | None, half: bool, mask: Tensor | None = None,
-    film: Statistics | None = None,
+    photograph: Tensor, model: Model, strength: float, grain: float | None, clarity: float | None, half: bool,
+    mask: Tensor | None = None, film: Statistics | None = None,
 ) -> Tensor:  # fmt: skip
     """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
     margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
-    extended = images.extend(photograph, margin)
+    clarity = model.clarity if clarity is None else clarity
+    extended = images.extend(color.clarify(photograph, strength * clarity), margin)
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
             band = max(16, BAND // extended.shape[-1])
@@ -316,6 +325,7 @@ def check_mixture(
     style_weights: Sequence[float],
     strength: float,
     grain: float | None = None,
+    clarity: float | None = None,
     size: int | None = None,
     masks: Sequence[Any] = (),
 ) -> list[float]:
@@ -323,19 +333,21 @@ def check_mixture(
 
     Args:
         styles: number of styles.
-        style_weights, strength, grain, size, masks: those of `apply`; only the number of masks counts.
+        style_weights, strength, grain, clarity, size, masks: those of `apply`; only the number of masks counts.
 
     Returns:
         The share of each style; they sum to 1.
 
     Raises:
-        InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength or
-            grain is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
+        InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength,
+            grain or clarity is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:
         raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
+    if clarity is not None and not 0 <= clarity <= 1:
+        raise InputError(f"`clarity` must lie between 0 (the photograph as it is) and 1, not {clarity:g}")
     if size is not None and not 0 <= size <= recipes.LARGEST:
         raise InputError(f"`size` must lie between 0 (the photograph's own) and {recipes.LARGEST:,}, not {size}")
     if masks and len(masks) != styles:

@@ -10,7 +10,7 @@ from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impasto import anystyle, images, onepass
+from impasto import anystyle, color, images, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.onepass import Model
@@ -172,13 +172,31 @@ def test_grain(model: Model) -> None:
             onepass.apply(even, model, grain=wrong)
 
 
+def test_clarity(model: Model) -> None:
+    """Networks of one style see faint forms brought out; others see the photograph as it is."""
+    ours, photograph = Model(model.network, {"recipe": "{}"}), 0.4 + 0.1 * torch.rand(1, 3, 40, 50)
+    default, none, half, full = (
+        onepass.apply(photograph, ours, grain=0, clarity=c, precision="float32") for c in (None, 0, 0.5, 1)
+    )
+    assert torch.equal(default, full)
+    cleared = color.clarify(photograph)
+    torch.testing.assert_close(full, onepass.apply(cleared, ours, grain=0, clarity=0, precision="float32"))
+    assert 0 < float((half - none).abs().mean()) < float((full - none).abs().mean())
+    for other in (model, onepass.from_painting(torch.rand(1, 3, 40, 40))):
+        plain, same, changed = (onepass.apply(photograph, other, clarity=c, precision="float32") for c in (None, 0, 1))
+        assert torch.equal(plain, same) and not torch.equal(plain, changed)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="`clarity`"):
+            onepass.apply(photograph, model, clarity=wrong)
+
+
 def test_the_margin_is_cut_off(model: Model) -> None:
     """What a network paints along the border is cut off; third-party networks get the picture as it is."""
     torch.manual_seed(1)
     image, ours = torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": "{}"})
     wide = F.pad(image, [16] * 4, "reflect")
     for each, wanted in ((ours, model.network(wide)[..., 16:-16, 16:-16]), (model, model.network(image))):
-        painted = onepass.apply(image, each, grain=0, precision="float32")
+        painted = onepass.apply(image, each, grain=0, clarity=0, precision="float32")
         torch.testing.assert_close(painted, wanted.clamp(0, 1))
     assert onepass.apply(torch.rand(1, 3, 1, 3), ours).shape == (1, 3, 1, 3)
 

@@ -71,6 +71,9 @@ class ApplyCommand:
     grain: float | None = None
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the training of a bundled style; none for a painting."""
+    clarity: float | None = None
+    """How far faint forms, such as clouds, are brought out first, from 0 to 1. If omitted: 1; 0 for a painting or
+    a third-party checkpoint."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
@@ -92,7 +95,7 @@ class ApplyCommand:
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(
-            len(self.style), self.style_weights, self.strength, self.grain, self.size, self.masks
+            len(self.style), self.style_weights, self.strength, self.grain, self.clarity, self.size, self.masks
         )
         models = [onepass.load(style, self.style_scale) for style in self.style]
         if self.style_scale != 1 and all(model.style is None for model in models):
@@ -102,7 +105,7 @@ class ApplyCommand:
         # The workers of a cluster may not have this machine's GPU.
         device = machine.pick_device("cpu" if self.cluster and self.device == "auto" else self.device)
         painter = run_onepass.Painter(
-            models, parts, self.strength, self.keep_colors, device, self.grain, self.size, masks,
+            models, parts, self.strength, self.keep_colors, device, self.grain, self.clarity, self.size, masks,
             sources=[*self.style, *self.masks],
         )  # fmt: skip
         film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
@@ -122,8 +125,8 @@ class ExportCommand:
     """A name from `impasto list styles`, colorize, a model file, or any-style: the network that paints like any
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
-    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The noise
-    that `impasto apply` adds first (--grain) is not included."""
+    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. What
+    `impasto apply` does first (--grain, --clarity) is not included."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""

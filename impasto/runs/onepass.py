@@ -139,7 +139,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles and their weights in the mixture.
-        strength, keep_colors, grain, size: as `onepass.apply` takes them.
+        strength, keep_colors, grain, clarity, size: as `onepass.apply` takes them.
         device: where to compute.
         masks: one for each style, or none.
         sources: files of styles and masks, which must not be overwritten.
@@ -151,6 +151,7 @@ class Painter:
     keep_colors: Literal["none", "luma", "histogram"]
     device: torch.device
     grain: float | None = None
+    clarity: float | None = None
     size: int | None = None
     masks: Sequence[images.Picture] = ()
     sources: Sequence[str] = ()
@@ -159,7 +160,7 @@ class Painter:
                  precision: str = "auto") -> Tensor:  # fmt: skip
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
-            masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, clarity=self.clarity, size=self.size,
             film=film, settle=settle, precision=precision,
         )  # fmt: skip
         return painted.cpu()
@@ -183,7 +184,8 @@ class Painter:
         """Everything that determines the result; without ``picture``, that of a film."""
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
-            strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, size=self.size,
+            strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain,
+            clarity=self.clarity, size=self.size,
             **({} if picture is None else {"content": picture}),
         )  # fmt: skip
 
