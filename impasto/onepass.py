@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -230,18 +231,17 @@ def apply(
         original = photograph
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
+    paint = partial(_paint, photograph, strength=strength, grain=grain, clarity=clarity, half=half)
     if masks:
         result = guidance.compose(
             photograph,
-            lambda index, mask: _paint(
-                photograph, models[index], strength, grain, clarity, half, mask, film and film.part(index)
-            ),
+            lambda index, mask: paint(models[index], mask=mask, film=film and film.part(index)),
             [guidance.read(mask) for mask in masks],
             parts,
         )
     else:
         shown = [(model, part) for model, part in zip(models, parts, strict=True) if part > 0]
-        result = _mixture(photograph, _merged(shown), strength, grain, clarity, half, film)
+        result = _mixture(_merged(shown), partial(paint, film=film))
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
@@ -251,21 +251,18 @@ def apply(
     return color.match_histogram(result, original) if keep_colors == "histogram" else result
 
 
-def _mixture(
-    photograph: Tensor, models: Sequence[tuple[Model, float]], strength: float, grain: float | None,
-    clarity: float | None, half: bool, film: Statistics | None,
-) -> Tensor:  # fmt: skip
+def _mixture(models: Sequence[tuple[Model, float]], paint: Callable[[Model], Tensor]) -> Tensor:
     """The pictures of several models, mixed by their shares."""
     result = torch.zeros(())
     for model, part in models:
-        painted = _paint(photograph, model, strength, grain, clarity, half, film=film)
+        painted = paint(model)
         result = painted if part == 1 else result + painted.mul_(part)
         del painted
     return result
 
 
 def _paint(
-    photograph: Tensor, model: Model, strength: float, grain: float | None, clarity: float | None, half: bool,
+    photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None, half: bool,
     mask: Tensor | None = None, film: Statistics | None = None,
 ) -> Tensor:  # fmt: skip
     """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
