@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from impasto import hdr
+from impasto import hdr, images
 
 CELLS = 48  # along the long edge, in which the local contrast is measured
 CONTRAST = 0.16  # standard deviation of luma up to which local contrast is raised
 GAIN = 3.0  # by which it is raised at most
-NOISE, FORM = 0.01, 0.03  # standard deviation up to which there is only noise; from which there is form
+NOISE, FORM = 0.01, 0.03  # standard deviation up to which nothing is raised; from which all of it
 
 
 def luma(image: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def clarify(image: Tensor, amount: float = 1.0) -> Tensor:
         return image
     brightness, (height, width) = luma(image), image.shape[-2:]
     rows, columns = (max(1, min(side, round(CELLS * side / max(height, width)))) for side in (height, width))
-    moments = F.adaptive_avg_pool2d(torch.cat([brightness, brightness.square()], 1), (rows, columns))
+    moments = images.means(torch.cat([brightness, brightness.square()], 1), rows, columns)
     for _ in range(2):
         moments = F.avg_pool2d(moments, 3, 1, 1, count_include_pad=False)
     mean, square = F.interpolate(moments, (height, width), mode="bilinear").chunk(2, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from impasto.errors import VideoError
 
-PRESETS = {"fast": 1, "medium": 2}  # OpenCV's numbers
+PRESET = 2  # OpenCV's "medium"
 
 
-def between(first: Tensor, second: Tensor, *, preset: Literal["fast", "medium"] = "medium") -> Tensor:
+def between(first: Tensor, second: Tensor) -> Tensor:
     """Dense inverse search (Kroeger2016): how far each pixel of ``first`` has moved in ``second``.
 
     Args:
         first, second: (1, 3, H, W) sRGB in [0, 1], of one size.
-        preset: OpenCV's; "fast" takes a third of the time.
 
     Returns:
         (1, 2, H, W) pixels, x before y: the pixel at p of ``first`` is at p + flow(p) of ``second``.
@@ -32,7 +31,7 @@ def between(first: Tensor, second: Tensor, *, preset: Literal["fast", "medium"] 
     # The coarsest of its scales needs some patches of 8 pixels.
     margin = [0, max(0, 32 - width), 0, max(0, 32 - height)]
     greys = [_grey(F.pad(image, margin, "replicate")) for image in (first, second)]
-    found = cv2.DISOpticalFlow_create(PRESETS[preset]).calc(*greys, None)[:height, :width]
+    found = cv2.DISOpticalFlow_create(PRESET).calc(*greys, None)[:height, :width]
     return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)[None].to(first.device)
 
 

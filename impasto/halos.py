@@ -1,8 +1,9 @@
 """Halos and weave: what a network paints in even areas, where the photograph has nothing.
 
 Halos are rims of another colour near an edge, for example in the sky around a tower. A network sees the edge from some
-distance, so it paints the sky there in other colours. In a wide window, the painting is regressed on the photograph's
-colours; what is left near the edge, smoothed so that strokes stay, is the halo. A weave is made of dots, meshes and
+distance, so it paints the sky there in other colours. In wide windows, a linear regression predicts the painting from
+the photograph's colours. The halo is what it does not explain near an edge, smoothed so that strokes are not part of
+it. A weave is made of dots, meshes and
 other fine marks.
 
 `onepass.apply` removes halos in the style of any painting. Training can penalise both.
@@ -21,8 +22,8 @@ SIDE = 240  # long edge in pixels at which halos are found; they are broader tha
 NEAR = 3  # radius of the windows that separate halo and strokes, in pixels
 COARSE, WIDE = 80, 6  # long edge and radius, in pixels, for the windows that know an area's colours
 EPSILON = 2e-3  # of both regressions, see `matting.Guide`
-REACH = 9  # pixels from an edge
-EDGE, FULL = 0.04, 0.14  # deviation of luma around a pixel up to which there is no edge, from which it is strong
+REACH = 9  # pixels: radius of a maximum and of a mean, so an edge counts up to 18 pixels away
+EDGE, FULL = 0.04, 0.14  # deviation of luma around a pixel: up to EDGE no edge, from FULL a strong one
 EVEN = 0.05  # deviation of luma around a pixel from which an area is not even
 
 
@@ -36,11 +37,11 @@ def removed(painted: Tensor, photograph: Tensor) -> Tensor:
         (B, 3, H, W) in [0, 1].
     """
     halos = found(painted, photograph)
-    return images.resize(halos, *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
+    return images.interpolate(halos, *painted.shape[-2:]).neg_().add_(painted).clamp_(0, 1)
 
 
 def found(painted: Tensor, photograph: Tensor) -> Tensor:
-    """The halos of a painting; they are linear in it, so a network can be trained not to paint them.
+    """The halos of a painting; they are linear in it within [0, 1], so a network can be trained not to paint them.
 
     Args:
         painted, photograph: (B, 3, H, W) in [0, 1].

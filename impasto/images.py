@@ -133,9 +133,18 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (B, C, height, width), clamped to [0, 1]; an image of that size is returned unchanged.
     """
-    if image.shape[-2:] == (height, width):
-        return image
-    return F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    return image if image.shape[-2:] == (height, width) else interpolate(image, height, width).clamp_(0, 1)
+
+
+def interpolate(x: Tensor, height: int, width: int) -> Tensor:
+    """As `resize`, for values outside [0, 1] too, such as differences of images: they are not clamped."""
+    return F.interpolate(x, (height, width), mode="bicubic", align_corners=False, antialias=True)
+
+
+def means(x: Tensor, height: int, width: int) -> Tensor:
+    """Reduce (B, C, H, W): each position of the result is the mean of the pixels that it covers."""
+    where = "cpu" if x.device.type == "mps" else x.device  # which lacks it for sides that do not divide
+    return F.adaptive_avg_pool2d(x.to(where), (height, width)).to(x.device)
 
 
 def to_size(image: Tensor, size: int) -> Tensor:

@@ -39,9 +39,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
-    """The encoder's dtype; auto is bfloat16 if the hardware supports it, otherwise float32."""
-    if name != "auto":
+    """The encoder's dtype; auto is bfloat16 if the hardware supports it, otherwise float32.
+
+    Raises:
+        InputError: the name is not auto, bfloat16 or float32.
+    """
+    if name in ("bfloat16", "float32"):
         return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if name != "auto":
+        raise InputError(f"`precision` must be auto, bfloat16 or float32, not {name!r}")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -115,7 +115,7 @@ def at_layer(mask: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (1, 1, height, width) in [0, 1].
     """
-    return F.adaptive_avg_pool2d(mask, (height, width))
+    return images.means(mask, height, width)
 
 
 def share(mask: Tensor) -> float:

@@ -116,7 +116,7 @@ def find(content: Tensor, style: Tensor, recipe: Photo) -> Regions:
         with torch.no_grad():
             features = vgg(picture, ["relu4_1"])["relu4_1"][0]  # (C, h, w)
         shapes.append(features.shape[-2:])
-        colour = F.adaptive_avg_pool2d(picture, shapes[-1])[0].flatten(1).T
+        colour = images.means(picture, *shapes[-1])[0].flatten(1).T
         # Relative to each photograph's own mean, a night sky matches a day sky despite its colours.
         colour = (colour - colour.mean(0)) / (colour.std() + 0.05)
         features = features.flatten(1).T

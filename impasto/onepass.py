@@ -95,9 +95,11 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
     painting; see `from_painting`.
 
     Raises:
+        InputError: the scale is not positive.
         WeightsError: the file is missing, damaged, or not such a model.
         ImageError: the painting cannot be read.
     """
+    check_scale(style_scale)
     path = bundled.network(str(source)) or Path(source)
     if path.suffix.lower() in images.SUFFIXES:
         return from_painting(path, style_scale)
@@ -148,8 +150,7 @@ def from_painting(painting: images.Source, style_scale: float = 1.0) -> Model:
         InputError: the scale is not positive.
         ImageError, WeightsError: the painting or the network cannot be read.
     """
-    if not 0 < style_scale < math.inf:
-        raise InputError(f"`style_scale` must be more than 0, not {style_scale:g}")
+    check_scale(style_scale)
     picture = images.read(painting)
     network, metadata = anystyle.load()
     device: torch.device = next(network.parameters()).device  # another thread may be using it there
@@ -216,7 +217,9 @@ def apply(
         ImageError, WeightsError: a picture or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength, grain, clarity, size, masks)
+    parts = check_mixture(len(styles), style_weights, strength, grain=grain, clarity=clarity, size=size, masks=masks)
+    if keep_colors not in ("none", "luma", "histogram"):
+        raise InputError(f"`keep_colors` must be none, luma or histogram, not {keep_colors!r}")
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         photograph = torch.cat([images.to_tensor(each) for each in image])
     else:
@@ -271,7 +274,9 @@ def _paint(
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
     margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
     clarity = model.clarity if clarity is None else clarity
-    extended = images.extend(color.clarify(photograph, strength * clarity), margin)
+    if model.style is not None:
+        clarity *= strength  # a weak painting is nearly the photograph
+    extended = images.extend(color.clarify(photograph, clarity), margin)
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
             band = max(16, BAND // extended.shape[-1])
@@ -313,14 +318,21 @@ def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor
         one = slice(index, index + 1)
         guide = matting.Guide(small[one], radius=radius, epsilon=1e-3)
         explained = guide.filter(painted[one])
-        result[one] += guide.lift(painted[one], photograph[one]) - images.resize(explained, *photograph.shape[-2:])
+        result[one] += guide.lift(painted[one], photograph[one]) - images.interpolate(explained, *photograph.shape[-2:])
     return result.clamp_(0, 1)
+
+
+def check_scale(style_scale: float) -> None:
+    """Raise InputError if the scale of a painting's strokes is not positive."""
+    if not 0 < style_scale < math.inf:
+        raise InputError(f"`style_scale` must be more than 0, not {style_scale:g}")
 
 
 def check_mixture(
     styles: int,
     style_weights: Sequence[float],
     strength: float,
+    *,
     grain: float | None = None,
     clarity: float | None = None,
     size: int | None = None,
@@ -336,9 +348,11 @@ def check_mixture(
         The share of each style; they sum to 1.
 
     Raises:
-        InputError: there are too many or too few weights or masks, or some weights are negative or all 0; strength,
-            grain or clarity is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
+        InputError: there are no styles, or too many or too few weights or masks, or some weights are negative or all 0;
+            strength, grain or clarity is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
+    if not styles:
+        raise InputError("`style`: give a painting, the name of a bundled style or a model's file")
     if not 0 <= strength <= 1:
         raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
     if grain is not None and not 0 <= grain <= 1:

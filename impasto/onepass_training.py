@@ -125,9 +125,9 @@ def task(
             painted, again = painted.split(len(crops))
             extra["motion"] = recipe.motion * unsteadiness(painted, again, moves)
         if recipe.halos:
-            extra["halos"] = recipe.halos * halos.found(painted.float(), crops).square().mean()
+            extra["halos"] = recipe.halos * halos.found(painted, crops).square().mean()
         if recipe.weave:
-            extra["weave"] = recipe.weave * halos.weave(painted.float(), crops)
+            extra["weave"] = recipe.weave * halos.weave(painted, crops)
         if recipe.lattice:
             extra["lattice"] = recipe.lattice * losses.lattice(painted)
         current = replace(goal, recipe=replace(goal.recipe, strength=(strength or ramped)(index)))
@@ -136,6 +136,10 @@ def task(
         if world > 1:  # the same values in all processes, so that they stop together
             for term in terms.values():
                 distributed.all_reduce(term.div_(world))
+            for name, term in extra.items():  # these have gradients
+                mean = term.detach() / world
+                distributed.all_reduce(mean)
+                extra[name] = term + (mean - term.detach())
         # The surrogate term is 0 and only adds a gradient. The terms are summed, so it may go on any of them.
         first = next(iter(terms))
         return {**terms, first: terms[first] + optimize.handed_on(gradient, painted), **extra}

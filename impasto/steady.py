@@ -1,9 +1,9 @@
-"""Films without flicker, in one pass: what each frame takes over from the frames before it.
+"""Films without flicker: what each frame takes over from the frames before it.
 
-Three things make a film that is painted frame by frame flicker. The normalisations' statistics change with what moves
-in and out, so they are smoothed over a shot (`networks.Statistics`). Each frame has other strokes, so the painting is
-carried along with the motion, and a little of the new frame's own is mixed in (`Carrier`). Mixing strokes that do not
-quite meet makes them soft, so their contrast is restored.
+Two things make a film that is painted frame by frame flicker. The normalisations' statistics change with what moves in
+and out, so they are smoothed over a shot (`networks.Statistics`). Each frame has other strokes, so the painting is
+carried along with the motion, and a little of the new frame's own is mixed in (`Carrier`). Mixing softens strokes, so
+their contrast is restored. Films by optimisation follow earlier paintings instead (`Follower`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from impasto import flow, images
 from impasto.networks import Statistics
 
 FRESH = 0.1  # share of a frame's own painting where the last one could be carried along
-ALIKE = 0.01  # squared difference above the noise at which a carried pixel counts e times less
-NOISE = 0.01  # squared difference that is the film's noise at most
+ALIKE = 0.01  # squared difference beyond the noise at which a carried pixel's weight falls to 1/e
+NOISE = 0.01  # upper limit of the squared difference that counts as noise
 CRISP = (0.8, 1.4)  # bounds of the gain that restores the contrast of strokes
 WINDOW = 8  # pixels, in which that contrast is measured
 ADAPT = 0.02  # share of a frame in the statistics: they follow the light within some 50 frames
@@ -69,7 +69,7 @@ class Follower:
         Args:
             frame: (1, 3, H, W) in [0, 1].
         """
-        if self.past and is_cut(*(images.to_size(each, CUT_EDGE) for each in (self.past[-1][0], frame))):
+        if self.past and is_cut(_small(self.past[-1][0]), _small(frame)):
             self.past.clear()
         wanted, known = torch.zeros_like(frame), torch.zeros_like(frame[:, :1])
         for distance in (each for each in LONG if each <= len(self.past)):
@@ -146,7 +146,8 @@ def repaint(
     statistics: Statistics | None = None
     for frame, time, ahead in shots(frames):
         if ahead:  # the first frame of a shot
-            if statistics is not None:
+            continued = statistics is None and carrier.last
+            if not continued or is_cut(_small(continued[0]), _small(frame / 255)):
                 carrier.last = None
             statistics = Statistics(1.0)
             for index, each in enumerate(ahead[::EVERY]):
@@ -173,10 +174,10 @@ def shots(frames: Iterable[tuple[Tensor, Time]]) -> Iterator[tuple[Tensor, Time,
         return frame, time, ahead
 
     for frame, time in frames:
-        small = images.to_size(frame.float() / 255, CUT_EDGE)
+        small = _small(frame / 255)
         waiting.append((frame, time, last is None or is_cut(last, small)))
         last = small
-        if len(waiting) > AHEAD:
+        if len(waiting) >= AHEAD:
             yield first()
     while waiting:
         yield first()
@@ -196,6 +197,10 @@ def is_cut(before: Tensor, frame: Tensor) -> bool:
         return False
     shares = [_colors(each) for each in (before, frame)]
     return float((shares[0] - shares[1]).abs().sum()) / 2 > CUT_COLORS
+
+
+def _small(frame: Tensor) -> Tensor:
+    return images.to_size(frame, CUT_EDGE)
 
 
 def _colors(image: Tensor) -> Tensor:

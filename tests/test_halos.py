@@ -45,6 +45,14 @@ def test_a_halo_goes_and_strokes_and_edges_stay() -> None:
     torch.testing.assert_close(*inside, rtol=0, atol=0.02)
 
 
+def test_light_and_dark_halos_go_from_large_pictures() -> None:
+    photograph, near = (F.interpolate(x, scale_factor=2.0) for x in tower())
+    for sign in (1, -1):
+        painted = 0.5 * photograph + 0.1 + sign * 0.2 * near
+        left = ((halos.removed(painted, photograph) - painted) * near).sum() / near.sum() / 3
+        assert 0.05 < -sign * float(left) < 0.2
+
+
 def test_halos_can_be_trained_on() -> None:
     photograph, _ = tower()
     painted = haloed(photograph).requires_grad_(True)

@@ -190,6 +190,20 @@ def test_clarity(model: Model) -> None:
             onepass.apply(photograph, model, clarity=wrong)
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"style": []}, "`style`"),
+        ({"keep_colors": "lumma"}, "`keep_colors`"),
+        ({"precision": "bf16"}, "`precision`"),
+        ({"style": "candy", "style_scale": -1}, "`style_scale`"),
+    ],
+)
+def test_settings_that_do_not_exist(settings: dict[str, Any], named: str, model: Model) -> None:
+    with pytest.raises(InputError, match=named):
+        onepass.apply(torch.rand(1, 3, 40, 50), **{"style": model, **settings})
+
+
 def test_the_margin_is_cut_off(model: Model) -> None:
     """What a network paints along the border is cut off; third-party networks get the picture as it is."""
     torch.manual_seed(1)

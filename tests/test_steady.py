@@ -126,6 +126,28 @@ def test_frames_are_not_painted_for_statistics_that_are_not_taken() -> None:
     assert len(list(steady.repaint(frames, paint))) == 20 and len(painted) == 21
 
 
+def test_every_eighth_of_the_first_24_frames_is_read_ahead() -> None:
+    ahead = [
+        frames for *_, frames in steady.shots((frame.mul(255).byte(), index) for index, frame in enumerate(pan(30)))
+    ]
+    assert len(ahead[0]) == 24 and not any(ahead[1:])
+
+
+def test_a_film_continued_at_a_cut_carries_nothing_over() -> None:
+    """A film continued within a shot carries the last painting on."""
+
+    def paint(frame: Tensor, film: Statistics | None, settle: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+        own = torch.ones_like(frame)
+        return settle(frame, own) if settle else own
+
+    first, second = pan(2)
+    for before, darker in ((first, True), (texture(96, 128, seed=9) / 3, False)):
+        carrier = steady.Carrier()
+        carrier.last = before, torch.zeros_like(before)
+        (painted, _), *_ = steady.repaint([(second.mul(255).byte(), 0)], paint, carrier=carrier)
+        assert (float(painted.mean()) < 0.5) is darker
+
+
 def test_smoothed_statistics_are_those_of_all_frames_together() -> None:
     torch.manual_seed(0)
     values = torch.randn(4, 2, 500) * torch.tensor([1.0, 2, 3, 1]).view(4, 1, 1) + torch.arange(4.0).view(4, 1, 1)

@@ -2,15 +2,15 @@
 
     python training/refine.py --assets DIR STYLE [STYLE ...] [--steps 1350] [--batch 16] [--device auto] [--detailed]
         [--luma 0.4 | --own-hues] [--focus -0.4] [--motion 60] [--halos 300] [--weave 1500]
-        [--strengths 25 8 3.2] [--share 1] [--out DIR]
+        [--strengths 25 8 3.2] [--rate 2e-3] [--share 1] [--out DIR]
 
 `styles.py` trains all styles together, with the compact encoder's features. Those pictures lost against published ones:
 edges had halos, and even areas were embossed instead of painted. Two things differ here:
 
 - The teachers (`teachers.py`) measure style and content: the original VGG-19 up to relu3_1, a pruned one deeper.
 - Content is the relative squared error instead of that of normalised features. Even areas such as skies have weak
-  features, so the painting's shapes may enter them; edges have strong ones, so they stay. Since this error also counts
-  colours, it is taken to the photograph in the painting's colours.
+  features, so the painting's shapes may enter them; edges have strong ones, so they stay. This error also compares
+  colours, so its target is the photograph in the painting's colours.
 
 With --detailed, the content has relu2_1 too: a few hundred steps with a small weight of the style bring back faces and
 windows. With --luma, the photograph takes the painting's whole palette, hue by hue, instead of its mean and covariance:
@@ -131,12 +131,12 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             painted = network(seen, grain=GRAIN)
             if args.motion:
-                painted, again = painted.float().split(len(crops))
+                painted, again = painted.split(len(crops))
                 extra["motion"] = args.motion * onepass_training.unsteadiness(painted, again, moves)
             if args.halos:
-                extra["halos"] = args.halos * halos.found(painted.float(), crops).square().mean()
+                extra["halos"] = args.halos * halos.found(painted, crops).square().mean()
             if args.weave:
-                extra["weave"] = args.weave * halos.weave(painted.float(), crops)
+                extra["weave"] = args.weave * halos.weave(painted, crops)
             saved = painted.detach().clamp(0, 1)
             found = teachers(painted + (saved - painted).detach())  # as it is saved; the gradient passes unchanged
             with torch.no_grad():

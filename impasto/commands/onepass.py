@@ -70,7 +70,7 @@ class ApplyCommand:
     """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
-    If omitted: as in the training of a bundled style; none for a painting."""
+    If omitted: as in the network's training; none for a painting or a third-party checkpoint."""
     clarity: float | None = None
     """How far faint forms, such as clouds, are brought out first, from 0 to 1. If omitted: 1; 0 for a painting or
     a third-party checkpoint."""
@@ -95,7 +95,13 @@ class ApplyCommand:
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(
-            len(self.style), self.style_weights, self.strength, self.grain, self.clarity, self.size, self.masks
+            len(self.style),
+            self.style_weights,
+            self.strength,
+            grain=self.grain,
+            clarity=self.clarity,
+            size=self.size,
+            masks=self.masks,
         )
         models = [onepass.load(style, self.style_scale) for style in self.style]
         if self.style_scale != 1 and all(model.style is None for model in models):
@@ -105,8 +111,8 @@ class ApplyCommand:
         # The workers of a cluster may not have this machine's GPU.
         device = machine.pick_device("cpu" if self.cluster and self.device == "auto" else self.device)
         painter = run_onepass.Painter(
-            models, parts, self.strength, self.keep_colors, device, self.grain, self.clarity, self.size, masks,
-            sources=[*self.style, *self.masks],
+            models, parts, self.strength, self.keep_colors, device,
+            grain=self.grain, clarity=self.clarity, size=self.size, masks=masks, sources=[*self.style, *self.masks],
         )  # fmt: skip
         film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
         if self.cluster:
@@ -126,7 +132,7 @@ class ExportCommand:
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. What
-    `impasto apply` does first (--grain, --clarity) is not included."""
+    `impasto apply` does first (--grain, --clarity) is not included, nor is the removal of halos after any-style."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""

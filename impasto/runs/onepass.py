@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -150,6 +150,7 @@ class Painter:
     strength: float
     keep_colors: Literal["none", "luma", "histogram"]
     device: torch.device
+    _: KW_ONLY
     grain: float | None = None
     clarity: float | None = None
     size: int | None = None
