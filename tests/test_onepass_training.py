@@ -261,7 +261,7 @@ def joint_gradients(rank: int, world: int, folder: str, recipe: Training, pool: 
 
 
 def test_two_processes_have_the_gradients_of_one(recipe: Training, pool: datasets.Pool, tmp_path: Path) -> None:
-    recipe = replace(recipe, batch=4)
+    recipe = replace(recipe, batch=4, motion=1e3, halos=1e4, weave=1e4)
     joint_gradients(0, 1, str(tmp_path), recipe, pool)
     torch.multiprocessing.spawn(joint_gradients, (2, str(tmp_path), recipe, pool), nprocs=2)
     one, two = (torch.load(tmp_path / f"{world}.pt") for world in (1, 2))
