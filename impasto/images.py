@@ -137,12 +137,28 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def interpolate(x: Tensor, height: int, width: int) -> Tensor:
-    """As `resize`, for values outside [0, 1] too, such as differences of images: they are not clamped."""
+    """As `resize`, without clamping: for differences of images.
+
+    Args:
+        x: (B, C, H, W).
+        height, width: of the result, in pixels.
+
+    Returns:
+        (B, C, height, width).
+    """
     return F.interpolate(x, (height, width), mode="bicubic", align_corners=False, antialias=True)
 
 
 def means(x: Tensor, height: int, width: int) -> Tensor:
-    """Reduce (B, C, H, W): each position of the result is the mean of the pixels that it covers."""
+    """Reduce a picture by means.
+
+    Args:
+        x: (B, C, H, W).
+        height, width: of the result, in positions.
+
+    Returns:
+        (B, C, height, width): each position is the mean of the pixels that it covers.
+    """
     where = "cpu" if x.device.type == "mps" else x.device  # which lacks it for sides that do not divide
     return F.adaptive_avg_pool2d(x.to(where), (height, width)).to(x.device)
 
