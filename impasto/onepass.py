@@ -348,7 +348,7 @@ def check_mixture(
         The share of each style; they sum to 1.
 
     Raises:
-        InputError: there are no styles, or too many or too few weights or masks, or some weights are negative or all 0;
+        InputError: no style is given; there are too many or too few weights or masks; weights are negative or all 0;
             strength, grain or clarity is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
     if not styles:

@@ -70,7 +70,7 @@ class ApplyCommand:
     """Keep the photograph's colours: luma changes only the brightness; histogram matches each channel's histogram."""
     grain: float | None = None
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
-    If omitted: as in the network's training; none for a painting or a third-party checkpoint."""
+    If omitted: as in the training; 0 for a painting or a third-party checkpoint."""
     clarity: float | None = None
     """How far faint forms, such as clouds, are brought out first, from 0 to 1. If omitted: 1; 0 for a painting or
     a third-party checkpoint."""
@@ -131,8 +131,8 @@ class ExportCommand:
     """A name from `impasto list styles`, colorize, a model file, or any-style: the network that paints like any
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
-    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. What
-    `impasto apply` does first (--grain, --clarity) is not included, nor is the removal of halos after any-style."""
+    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. --grain,
+    --clarity and any-style's removal of halos are not included."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""
