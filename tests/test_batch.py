@@ -7,7 +7,7 @@ import types
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -311,7 +311,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
-        patch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120")  # 30, too short for a busy machine
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")  # otherwise some servers of clients die when they start
         quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}  # to notice a dead node
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
@@ -434,6 +434,22 @@ def test_a_cluster_that_refuses(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> 
             pass
     with cluster.connected("auto"):
         assert ray.is_initialized()
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_server_that_dies_by_chance_is_started_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    left = [RuntimeError("Starting Ray client server failed. See the log.")] * failures
+
+    def start(**options: object) -> None:
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr("ray.init", start)
+    within = pytest.raises(InputError, match="server failed") if failures > 2 else nullcontext()
+    with within, cluster.connected("auto"):
+        pass
+    assert not left
 
 
 def test_no_cluster(photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from impasto.runs import terminal
 CORES = 2  # of a worker; more threads for one picture wait for each other
 BLOCKS = 2000  # the most parts that the jobs are divided into; the jobs of one part are repeated together
 PATIENCE = 5  # seconds to reach a cluster
+ATTEMPTS = 3
+CHANCE = "client server failed"  # its process dies in about one of twenty starts (ray-project/ray issue 63202)
 BUCKETS = {"s3", "gs", "abfs", "oci", "oss", "r2"}  # stores without folders: a new folder would be a new bucket
 
 
@@ -165,14 +167,18 @@ def connected(address: str) -> Iterator[None]:
     if address != "auto" and not (address.startswith("ray://") and host and port):
         raise InputError(f"`cluster` {address} must be auto or ray://HOST:PORT")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise Ray's own notes appear among ours
-    try:
-        if host:  # ray itself tries for half a minute
-            socket.create_connection((host, port), PATIENCE).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, UnicodeError) as error:  # of a host's name; ConnectionError is an OSError
-        ray.shutdown()  # otherwise Ray remains half connected, and the next attempt fails
-        why = " ".join(str(error).split("Error: ")[-1].split())  # without a traceback of the cluster
-        raise InputError(f"`cluster` {address} does not answer ({why}); `ray start --head` starts one") from error
+    for attempt in range(ATTEMPTS):
+        try:
+            if host:  # ray itself tries for half a minute
+                socket.create_connection((host, port), PATIENCE).close()
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            break
+        except (OSError, RuntimeError, UnicodeError) as error:  # of a host's name; ConnectionError is an OSError
+            ray.shutdown()  # otherwise Ray remains half connected, and the next attempt fails
+            why = " ".join(str(error).split("Error: ")[-1].split())  # without a traceback of the cluster
+            if CHANCE in why and attempt + 1 < ATTEMPTS:
+                continue
+            raise InputError(f"`cluster` {address} does not answer ({why}); `ray start --head` starts one") from error
     try:
         yield
     finally:
