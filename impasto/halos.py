@@ -3,8 +3,7 @@
 Halos are rims of another colour near an edge, for example in the sky around a tower. A network sees the edge from some
 distance, so it paints the sky there in other colours. In wide windows, a linear regression predicts the painting from
 the photograph's colours. The halo is what it does not explain near an edge, smoothed so that strokes are not part of
-it. A weave is made of dots, meshes and
-other fine marks.
+it. A weave is made of dots, meshes and other fine marks.
 
 `onepass.apply` removes halos in the style of any painting. Training can penalise both.
 """
