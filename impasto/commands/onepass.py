@@ -95,14 +95,9 @@ class ApplyCommand:
         if not self.inputs:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(
-            len(self.style),
-            self.style_weights,
-            self.strength,
-            grain=self.grain,
-            clarity=self.clarity,
-            size=self.size,
-            masks=self.masks,
-        )
+            len(self.style), self.style_weights, self.strength,
+            grain=self.grain, clarity=self.clarity, size=self.size, masks=self.masks,
+        )  # fmt: skip
         models = [onepass.load(style, self.style_scale) for style in self.style]
         if self.style_scale != 1 and all(model.style is None for model in models):
             terminal.note("--style-scale changes nothing: bundled styles and trained networks have their own strokes")
