@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,21 +35,20 @@ def between(first: Tensor, second: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)[None].to(first.device)
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Carry a picture along: the result at p is ``image`` at p + flow(p), by bicubic interpolation.
-
-    Bilinear interpolation would blur a picture that is carried from frame to frame.
+def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bicubic") -> Tensor:
+    """Carry a picture along: the result at p is ``image`` at p + flow(p).
 
     Args:
         image: (B, C, H, W).
         flow: (B, 2, H, W) pixels, from the result's frame to the picture's.
+        mode: of the interpolation; bilinear would blur a picture that is carried from frame to frame.
 
     Returns:
         (B, C, H, W); beyond the border, the pixels of the border.
     """
     size = flow.new_tensor([image.shape[-1], image.shape[-2]])
     grid = (2 * places(flow).permute(0, 2, 3, 1) + 1) / size - 1
-    return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def places(flow: Tensor) -> Tensor:

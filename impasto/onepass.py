@@ -23,6 +23,7 @@ from impasto import (
     halos,
     images,
     interop,
+    kuwahara,
     machine,
     masks as guidance,
     matting,
@@ -61,6 +62,13 @@ class Model:
     def clarity(self) -> float:
         """How far faint forms are brought out first: fully, but not for paintings and for third-party networks."""
         return 1.0 if "recipe" in self.metadata and self.style is None else 0.0
+
+    @property
+    def crispness(self) -> float:
+        """How far fine marks are removed afterwards: as in the recipe; 1 for paintings, 0 for third-party networks."""
+        if self.style is not None:
+            return 1.0
+        return float(json.loads(self.metadata["recipe"]).get("crispness", 1)) if "recipe" in self.metadata else 0.0
 
     @property
     def margin(self) -> int:
@@ -118,7 +126,7 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
             network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict(state)
         model = Model(network.requires_grad_(False).eval(), {**metadata, "sha256": weights.sha256(path)})
-        if not 0 <= model.grain <= 1:
+        if not (0 <= model.grain <= 1 and 0 <= model.crispness <= 1):
             raise ValueError
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: not a one-pass model; impasto train makes one") from None
@@ -176,6 +184,7 @@ def apply(
     keep_colors: Literal["none", "luma", "histogram"] = "none",
     grain: float | None = None,
     clarity: float | None = None,
+    crispness: float | None = None,
     size: int | None = None,
     precision: str = "auto",
     device: str = "",
@@ -202,6 +211,8 @@ def apply(
             pattern. None: as in each style's training; 0 for third-party models.
         clarity: how far faint forms, such as clouds, are brought out before painting, from 0 to 1; see `color.clarify`.
             None: 1; 0 for paintings, where it strengthens halos, and for third-party models.
+        crispness: how far fine marks are removed after painting and strokes get crisp edges, from 0 to 1; see
+            `kuwahara.filtered`. None: as in each style's recipe; 1 for paintings, 0 for third-party models.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -213,11 +224,13 @@ def apply(
         (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
-        InputError: strength, weights, masks, scale, grain, clarity or size are out of range.
+        InputError: strength, weights, masks, scale, grain, clarity, crispness or size are out of range.
         ImageError, WeightsError: a picture or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
-    parts = check_mixture(len(styles), style_weights, strength, grain=grain, clarity=clarity, size=size, masks=masks)
+    parts = check_mixture(
+        len(styles), style_weights, strength, grain=grain, clarity=clarity, crispness=crispness, size=size, masks=masks
+    )
     if keep_colors not in ("none", "luma", "histogram"):
         raise InputError(f"`keep_colors` must be none, luma or histogram, not {keep_colors!r}")
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
@@ -234,7 +247,7 @@ def apply(
         original = photograph
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
-    paint = partial(_paint, photograph, strength=strength, grain=grain, clarity=clarity, half=half)
+    paint = partial(_paint, photograph, strength=strength, grain=grain, clarity=clarity, crispness=crispness, half=half)
     if masks:
         result = guidance.compose(
             photograph,
@@ -265,8 +278,8 @@ def _mixture(models: Sequence[tuple[Model, float]], paint: Callable[[Model], Ten
 
 
 def _paint(
-    photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None, half: bool,
-    mask: Tensor | None = None, film: Statistics | None = None,
+    photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None,
+    crispness: float | None, half: bool, mask: Tensor | None = None, film: Statistics | None = None,
 ) -> Tensor:  # fmt: skip
     """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
     if strength == 0:
@@ -274,19 +287,23 @@ def _paint(
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
     margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
     clarity = model.clarity if clarity is None else clarity
-    if model.style is not None:
-        clarity *= strength  # a weak painting is nearly the photograph
+    crispness = model.crispness if crispness is None else crispness
+    if model.style is not None:  # a weak painting is nearly the photograph
+        clarity, crispness = strength * clarity, strength * crispness
     extended = images.extend(color.clarify(photograph, clarity), margin)
     with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
         if isinstance(network, Network):
-            band = max(16, BAND // extended.shape[-1])
-            painted: Tensor = images.cut(network(extended, band=band, grain=noise, film=film), margin).clamp_(0, 1)
-            return painted if strength == 1 else torch.lerp(photograph, painted, strength)
-        assert model.style is not None
-        mask = None if mask is None else images.extend(mask, margin)
-        style = model.style.to(photograph.device)
-        painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-        return halos.removed(images.cut(painted, margin).clamp_(0, 1), photograph)
+            painted: Tensor = network(extended, band=max(16, BAND // extended.shape[-1]), grain=noise, film=film)
+        else:
+            assert model.style is not None
+            mask = None if mask is None else images.extend(mask, margin)
+            style = model.style.to(photograph.device)
+            painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
+    painted = images.cut(painted, margin).clamp_(0, 1)
+    if model.style is not None:
+        return kuwahara.filtered(halos.removed(painted, photograph), crispness)
+    painted = kuwahara.filtered(painted, crispness)
+    return painted if strength == 1 else torch.lerp(photograph, painted, strength)
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:
@@ -335,6 +352,7 @@ def check_mixture(
     *,
     grain: float | None = None,
     clarity: float | None = None,
+    crispness: float | None = None,
     size: int | None = None,
     masks: Sequence[Any] = (),
 ) -> list[float]:
@@ -342,23 +360,26 @@ def check_mixture(
 
     Args:
         styles: number of styles.
-        style_weights, strength, grain, clarity, size, masks: those of `apply`; only the number of masks counts.
+        style_weights, strength, grain, clarity, crispness, size, masks: those of `apply`; of the masks, only the number
+            counts.
 
     Returns:
         The share of each style; they sum to 1.
 
     Raises:
         InputError: no style is given; there are too many or too few weights or masks; weights are negative or all 0;
-            strength, grain or clarity is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
+            strength, grain, clarity or crispness is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
     if not styles:
         raise InputError("`style`: give a painting, the name of a bundled style or a model's file")
-    if not 0 <= strength <= 1:
-        raise InputError(f"`strength` must lie between 0 (the photograph) and 1 (the full style), not {strength:g}")
-    if grain is not None and not 0 <= grain <= 1:
-        raise InputError(f"`grain` must lie between 0 (none) and 1, not {grain:g}")
-    if clarity is not None and not 0 <= clarity <= 1:
-        raise InputError(f"`clarity` must lie between 0 (the photograph as it is) and 1, not {clarity:g}")
+    for name, share, lowest in (
+        ("strength", strength, "the photograph"),
+        ("grain", grain, "none"),
+        ("clarity", clarity, "the photograph as it is"),
+        ("crispness", crispness, "the painting as it is"),
+    ):
+        if share is not None and not 0 <= share <= 1:
+            raise InputError(f"`{name}` must lie between 0 ({lowest}) and 1, not {share:g}")
     if size is not None and not 0 <= size <= recipes.LARGEST:
         raise InputError(f"`size` must lie between 0 (the photograph's own) and {recipes.LARGEST:,}, not {size}")
     if masks and len(masks) != styles:

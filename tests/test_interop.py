@@ -71,7 +71,7 @@ def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = theirs(255 * image).clamp(0, 255) / 255
     assert float(wanted.std()) > 0.1
-    painted = onepass.apply(image, path, grain=0, clarity=0, precision="float32")
+    painted = onepass.apply(image, path, grain=0, clarity=0, crispness=0, precision="float32")
     torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
 
 
@@ -86,5 +86,5 @@ def test_onnx(metadata: dict[str, str], tmp_path: Path) -> None:
     for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
         image = torch.rand(*size)
         (painted,) = session.run(None, {"image": image.numpy()})
-        wanted = onepass.apply(image, model, grain=0, clarity=0, precision="float32")
+        wanted = onepass.apply(image, model, grain=0, clarity=0, crispness=0, precision="float32")
         torch.testing.assert_close(torch.from_numpy(painted), wanted, rtol=0, atol=1e-3)

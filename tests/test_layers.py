@@ -34,7 +34,7 @@ FLOORS = {
         "generators",
         "colorizer",
     },
-    "tools": {"halos", "light", "matching", "moments", "pairs", "palette", "recording", "tiling"},
+    "tools": {"halos", "kuwahara", "light", "matching", "moments", "pairs", "palette", "recording", "tiling"},
     "objective": {"objective", "anystyle"},
     "methods": {"onepass", "photo", "pix2pix", "transfer", "study", "steady", "muxing"},
     "training": {"onepass_training", "pix2pix_training"},

@@ -10,7 +10,7 @@ from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impasto import anystyle, color, images, onepass
+from impasto import anystyle, color, images, kuwahara, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.onepass import Model
@@ -174,13 +174,13 @@ def test_grain(model: Model) -> None:
 
 def test_clarity(model: Model) -> None:
     """Networks of one style see faint forms brought out; others see the photograph as it is."""
-    ours, photograph = Model(model.network, {"recipe": "{}"}), 0.4 + 0.1 * torch.rand(1, 3, 40, 50)
+    ours, photograph = Model(model.network, {"recipe": '{"crispness": 0}'}), 0.4 + 0.1 * torch.rand(1, 3, 40, 50)
     default, none, half, full = (
         onepass.apply(photograph, ours, grain=0, clarity=c, precision="float32") for c in (None, 0, 0.5, 1)
     )
     assert torch.equal(default, full)
     cleared = color.clarify(photograph)
-    torch.testing.assert_close(full, onepass.apply(cleared, ours, grain=0, clarity=0, precision="float32"))
+    torch.testing.assert_close(full, onepass.apply(cleared, ours, grain=0, clarity=0, crispness=0, precision="float32"))
     assert 0 < float((half - none).abs().mean()) < float((full - none).abs().mean())
     for other in (model, onepass.from_painting(torch.rand(1, 3, 40, 40))):
         plain, same, changed = (onepass.apply(photograph, other, clarity=c, precision="float32") for c in (None, 0, 1))
@@ -188,6 +188,23 @@ def test_clarity(model: Model) -> None:
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="`clarity`"):
             onepass.apply(photograph, model, clarity=wrong)
+
+
+def test_crispness(model: Model) -> None:
+    """Pictures are filtered as the recipe says, fully for any painting, and not for third-party networks."""
+    photograph, half = torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": '{"crispness": 0.5}'})
+    ours, any_painting = Model(model.network, {"recipe": "{}"}), onepass.from_painting(torch.rand(1, 3, 40, 40))
+    for each, default in ((model, 0), (half, 0.5), (ours, 1), (any_painting, 1)):
+        plain, found = (onepass.apply(photograph, each, crispness=c, precision="float32") for c in (0, None))
+        torch.testing.assert_close(found, kuwahara.filtered(plain, default))
+        torch.testing.assert_close(onepass.apply(photograph, each, crispness=default, precision="float32"), found)
+    weak, plain = (
+        onepass.apply(photograph, any_painting, strength=0.4, crispness=c, precision="float32") for c in (1, 0)
+    )
+    torch.testing.assert_close(weak, kuwahara.filtered(plain, 0.4))
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="`crispness`"):
+            onepass.apply(photograph, model, crispness=wrong)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +227,7 @@ def test_the_margin_is_cut_off(model: Model) -> None:
     image, ours = torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": "{}"})
     wide = F.pad(image, [16] * 4, "reflect")
     for each, wanted in ((ours, model.network(wide)[..., 16:-16, 16:-16]), (model, model.network(image))):
-        painted = onepass.apply(image, each, grain=0, clarity=0, precision="float32")
+        painted = onepass.apply(image, each, grain=0, clarity=0, crispness=0, precision="float32")
         torch.testing.assert_close(painted, wanted.clamp(0, 1))
     assert onepass.apply(torch.rand(1, 3, 1, 3), ours).shape == (1, 3, 1, 3)
 
@@ -226,7 +243,7 @@ def test_the_margin_of_any_painting() -> None:
     style = model.network.style_of(painting)
     started = model.network(wide, style)[..., 16:-16, 16:-16].clamp(0, 1)
     for masks in ([], [everywhere]):
-        painted = onepass.apply(image, model, masks=masks, precision="float32")
+        painted = onepass.apply(image, model, masks=masks, crispness=0, precision="float32")
         torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
         first = anystyle.repaint(image, [painting], [1.0], style_scale=1.0, content_masks=masks)
         torch.testing.assert_close(first, started, rtol=0, atol=1e-4)

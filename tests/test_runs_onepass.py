@@ -389,6 +389,7 @@ def test_bad_train_arguments(train: Callable[..., int], flags: list[str], named:
         (["--style", "cubism"], "cubism"),
         (["--strength", "2"], "--strength"),
         (["--clarity", "2"], "--clarity"),
+        (["--crispness", "-1"], "--crispness"),
         (["--style-scale", "-1"], "--style-scale"),
         (["--style"], "--style"),
         (["--size", "999999999999999999"], "--size"),

@@ -74,6 +74,9 @@ class ApplyCommand:
     clarity: float | None = None
     """How far faint forms, such as clouds, are brought out first, from 0 to 1. If omitted: 1; 0 for a painting or
     a third-party checkpoint."""
+    crispness: float | None = None
+    """How far dots and meshes are removed and strokes get crisp edges (Kuwahara filter), from 0 to 1. If omitted: as in
+    the training; 1 for a painting, 0 for a third-party checkpoint."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
@@ -96,7 +99,7 @@ class ApplyCommand:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(
             len(self.style), self.style_weights, self.strength,
-            grain=self.grain, clarity=self.clarity, size=self.size, masks=self.masks,
+            grain=self.grain, clarity=self.clarity, crispness=self.crispness, size=self.size, masks=self.masks,
         )  # fmt: skip
         models = [onepass.load(style, self.style_scale) for style in self.style]
         if self.style_scale != 1 and all(model.style is None for model in models):
@@ -107,7 +110,8 @@ class ApplyCommand:
         device = machine.pick_device("cpu" if self.cluster and self.device == "auto" else self.device)
         painter = run_onepass.Painter(
             models, parts, self.strength, self.keep_colors, device,
-            grain=self.grain, clarity=self.clarity, size=self.size, masks=masks, sources=[*self.style, *self.masks],
+            grain=self.grain, clarity=self.clarity, crispness=self.crispness, size=self.size, masks=masks,
+            sources=[*self.style, *self.masks],
         )  # fmt: skip
         film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
         if self.cluster:
@@ -127,7 +131,7 @@ class ExportCommand:
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. --grain,
-    --clarity and any-style's removal of halos are not included."""
+    --clarity, --crispness and any-style's removal of halos are not included."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""

@@ -139,7 +139,7 @@ class Painter:
 
     Attributes:
         models, parts: the styles and their weights in the mixture.
-        strength, keep_colors, grain, clarity, size: as `onepass.apply` takes them.
+        strength, keep_colors, grain, clarity, crispness, size: as `onepass.apply` takes them.
         device: where to compute.
         masks: one for each style, or none.
         sources: files of styles and masks, which must not be overwritten.
@@ -153,6 +153,7 @@ class Painter:
     _: KW_ONLY
     grain: float | None = None
     clarity: float | None = None
+    crispness: float | None = None
     size: int | None = None
     masks: Sequence[images.Picture] = ()
     sources: Sequence[str] = ()
@@ -161,8 +162,8 @@ class Painter:
                  precision: str = "auto") -> Tensor:  # fmt: skip
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
-            masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, clarity=self.clarity, size=self.size,
-            film=film, settle=settle, precision=precision,
+            masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, clarity=self.clarity,
+            crispness=self.crispness, size=self.size, film=film, settle=settle, precision=precision,
         )  # fmt: skip
         return painted.cpu()
 
@@ -186,7 +187,7 @@ class Painter:
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
             strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain,
-            clarity=self.clarity, size=self.size,
+            clarity=self.clarity, crispness=self.crispness, size=self.size,
             **({} if picture is None else {"content": picture}),
         )  # fmt: skip
 
