@@ -35,7 +35,7 @@ def keep_luma(content: Tensor, result: Tensor) -> Tensor:
     return (content + luma(result) - luma(content)).clamp(0, 1)
 
 
-def clarify(image: Tensor, amount: float = 1.0) -> Tensor:
+def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> Tensor:
     """Bring out faint forms, such as clouds: raise the local contrast of luma where it is low (Wallis1976).
 
     Areas that are even, apart from noise, stay as they are.
@@ -43,22 +43,38 @@ def clarify(image: Tensor, amount: float = 1.0) -> Tensor:
     Args:
         image: (B, 3, H, W) in [0, 1].
         amount: 0 changes nothing; 1 raises the local standard deviation up to `CONTRAST`, by `GAIN` at most.
+        like: a picture of the same scene and size: areas that are even in it stay as they are, too. In a painting, this
+            keeps what is painted into clear skies from growing.
 
     Returns:
         (B, 3, H, W) in [0, 1]; ``image`` itself if the amount is 0.
     """
     if amount == 0:
         return image
-    brightness, (height, width) = luma(image), image.shape[-2:]
-    rows, columns = (max(1, min(side, round(CELLS * side / max(height, width)))) for side in (height, width))
-    moments = images.means(torch.cat([brightness, brightness.square()], 1), rows, columns)
-    for _ in range(2):
-        moments = F.avg_pool2d(moments, 3, 1, 1, count_include_pad=False)
-    mean, square = F.interpolate(moments, (height, width), mode="bilinear").chunk(2, 1)
-    deviation = (square - mean.square()).clamp_min(1e-8).sqrt()
+    brightness, shape = luma(image), image.shape[-2:]
+    mean, deviation = _deviation(F.interpolate(_around(brightness), shape, mode="bilinear"))
     gain = (CONTRAST / deviation).clamp(1, GAIN) - 1
     gain *= ((deviation - NOISE) / (FORM - NOISE)).clamp(0, 1)
+    if like is not None:
+        least = -F.max_pool2d(-_deviation(_around(luma(like)))[1], 7, 1, 3)  # so an edge is no form of the sky behind
+        gain *= F.interpolate(((least - NOISE) / (FORM - NOISE)).clamp(0, 1), shape, mode="bilinear")
     return (image + amount * gain * (brightness - mean)).clamp_(0, 1)
+
+
+def _around(brightness: Tensor) -> Tensor:
+    """Means of a channel and of its square around each of `CELLS` cells: (B, 1, H, W) -> (B, 2, rows, columns)."""
+    height, width = brightness.shape[-2:]
+    rows, columns = (max(1, min(side, round(CELLS * side / max(height, width)))) for side in (height, width))
+    means = images.means(torch.cat([brightness, brightness.square()], 1), rows, columns)
+    for _ in range(2):
+        means = F.avg_pool2d(means, 3, 1, 1, count_include_pad=False)
+    return means
+
+
+def _deviation(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (B, 1, h, w) each, from the means of values and of their squares."""
+    mean, square = means.chunk(2, 1)
+    return mean, (square - mean.square()).clamp_min(1e-8).sqrt()
 
 
 def match_luma(style: Tensor, content: Tensor) -> Tensor:

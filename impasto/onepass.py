@@ -60,7 +60,7 @@ class Model:
 
     @property
     def clarity(self) -> float:
-        """How far faint forms are brought out first: fully, but not for paintings and for third-party networks."""
+        """How far faint forms are brought out: fully, but not for paintings and for third-party networks."""
         return 1.0 if "recipe" in self.metadata and self.style is None else 0.0
 
     @property
@@ -209,8 +209,8 @@ def apply(
         keep_colors: luma: paint only the brightness; histogram: match the result's channels to the photograph's.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
-        clarity: how far faint forms, such as clouds, are brought out before painting, from 0 to 1; see `color.clarify`.
-            None: 1; 0 for paintings, where it strengthens halos, and for third-party models.
+        clarity: how far faint forms, such as clouds, are brought out before and after painting, from 0 to 1; see
+            `color.clarify`. None: 1; 0 for paintings, where it strengthens halos, and for third-party models.
         crispness: how far fine marks are removed after painting and strokes get crisp edges, from 0 to 1; see
             `kuwahara.filtered`. None: as in each style's recipe; 1 for paintings, 0 for third-party models.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
@@ -299,7 +299,7 @@ def _paint(
             mask = None if mask is None else images.extend(mask, margin)
             style = model.style.to(photograph.device)
             painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-    painted = images.cut(painted, margin).clamp_(0, 1)
+    painted = color.clarify(images.cut(painted, margin).clamp_(0, 1), clarity, photograph)
     if model.style is not None:
         return kuwahara.filtered(halos.removed(painted, photograph), crispness)
     painted = kuwahara.filtered(painted, crispness)

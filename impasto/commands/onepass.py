@@ -72,7 +72,7 @@ class ApplyCommand:
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the training; 0 for a painting or a third-party checkpoint."""
     clarity: float | None = None
-    """How far faint forms, such as clouds, are brought out first, from 0 to 1. If omitted: 1; 0 for a painting or
+    """How far faint forms, such as clouds, are brought out, from 0 to 1. If omitted: 1; 0 for a painting or
     a third-party checkpoint."""
     crispness: float | None = None
     """How far dots and meshes are removed and strokes get crisp edges (Kuwahara filter), from 0 to 1. If omitted: as in
