@@ -46,8 +46,8 @@ def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bi
     Returns:
         (B, C, H, W); beyond the border, the pixels of the border.
     """
-    size = flow.new_tensor([image.shape[-1], image.shape[-2]])
-    grid = (2 * places(flow).permute(0, 2, 3, 1) + 1) / size - 1
+    x, y = places(flow).unbind(1)
+    grid = torch.stack([(2 * x + 1) / image.shape[-1] - 1, (2 * y + 1) / image.shape[-2] - 1], -1)
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,14 +41,15 @@ def from_fast_neural_style(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Exported(nn.Module):
-    def __init__(self, network: nn.Module, margin: int) -> None:
+    def __init__(self, network: nn.Module, margin: int, finish: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
-        self.network, self.margin = network, margin
+        self.network, self.margin, self.finish = network, margin, finish
 
     def forward(self, *pictures: Tensor) -> Tensor:
         first, *others = pictures
-        painted: Tensor = self.network(images.extend(first, self.margin), *others).clamp(0, 1)
-        return images.cut(painted, self.margin)
+        painted = self.network(images.extend(first, self.margin), *others).clamp(0, 1)
+        result: Tensor = images.cut(painted, self.margin)
+        return result if self.finish is None else self.finish(result)
 
 
 def to_onnx(
@@ -59,15 +60,15 @@ def to_onnx(
     channels: int = 3,
     stride: int = 0,
     margin: int = 0,
+    finish: Callable[[Tensor], Tensor] | None = None,
     fold: bool = True,
 ) -> None:
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
     The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it accepts no smaller
-    pictures, and lacks what happens before and after the network ("grain", "clarity", "crispness"). With two
-    ``inputs``, the network takes a second picture, of another size. With a ``stride`` it takes one picture of
-    ``channels``, whose sides are multiples of it. Without ``fold``, the weights are stored as they are, for
-    `with_weights`; reading the file folds them.
+    pictures, adds no noise ("grain") and brings out no faint forms ("clarity"). With two ``inputs``, the network takes
+    a second picture, of another size. With a ``stride`` it takes one picture of ``channels``, whose sides are multiples
+    of it. Without ``fold``, the weights are stored as they are, for `with_weights`; reading the file folds them.
 
     Args:
         network: takes one picture, or two.
@@ -75,6 +76,7 @@ def to_onnx(
         inputs: names of its inputs.
         channels, stride: see above; 0: one-pass networks, of three channels and any size.
         margin: pixels by which the picture is extended, and the result cut; see `onepass.Model`.
+        finish: what is done to the result; see `onepass.finish`.
         fold: whether constants are folded.
 
     Raises:
@@ -94,7 +96,7 @@ def to_onnx(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.onnx.export(
-            _Exported(network, margin).eval(), examples, input_names=list(inputs),
+            _Exported(network, margin, finish).eval(), examples, input_names=list(inputs),
             output_names=["painted"], opset_version=18, dynamo=True, verbose=False, optimize=fold,
             dynamic_shapes=(shapes,),
         )  # fmt: skip

@@ -41,9 +41,14 @@ def filtered(image: Tensor, amount: float = 1.0) -> Tensor:
     rows, result = max(1, BAND // width), torch.empty_like(image)
     for top in range(0, height, rows):
         first = max(0, top - REACH)
-        band = along_edges(kuwahara(image[..., first : top + rows + REACH, :]))
+        band = whole(image[..., first : top + rows + REACH, :])
         result[..., top : top + rows, :] = band[..., top - first : top - first + rows, :]
-    return image.lerp(result.clamp_(0, 1), amount)
+    return image.lerp(result, amount)
+
+
+def whole(image: Tensor) -> Tensor:
+    """`filtered` in one piece, which can be exported to ONNX for pictures of any size: (B, 3, H, W) in [0, 1]."""
+    return along_edges(kuwahara(image)).clamp(0, 1)
 
 
 def kuwahara(image: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ def along_edges(image: Tensor) -> Tensor:
 
 def _sectors() -> Tensor:
     """The weights of the pixels in each sector, (SECTORS, 1, side, side): Gaussian in distance and in angle."""
-    places = torch.arange(-RADIUS, RADIUS + 1.0)
+    places = torch.arange(2.0 * RADIUS + 1) - RADIUS
     y, x = torch.meshgrid(places, places, indexing="ij")
     distance, angle = (x.square() + y.square()) / RADIUS**2, torch.atan2(y, x)
     middles = 2 * math.pi / SECTORS * torch.arange(SECTORS).view(-1, 1, 1)

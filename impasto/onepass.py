@@ -83,6 +83,12 @@ def require_network(model: Model, source: str) -> Network:
     return model.network
 
 
+def finish(model: Model) -> Callable[[Tensor], Tensor] | None:
+    """What `apply` does to the result of this model, for `interop.to_onnx`: the filter of its recipe, or nothing."""
+    crispness = model.crispness
+    return (lambda painted: painted.lerp(kuwahara.whole(painted), crispness)) if crispness else None
+
+
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
     """Write a network as float16 safetensors.
 

@@ -75,16 +75,16 @@ def test_fast_neural_style_checkpoints(tmp_path: Path) -> None:
     torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"recipe": "{}"}], ids=["third-party", "ours"])
+@pytest.mark.parametrize("metadata", [{}, {"recipe": '{"crispness": 0.5}'}], ids=["third-party", "ours"])
 def test_onnx(metadata: dict[str, str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model = Model(Network(SMALL).eval(), metadata)
     path = tmp_path / "model.onnx"
-    interop.to_onnx(model.network, path, margin=model.margin)
+    interop.to_onnx(model.network, path, margin=model.margin, finish=onepass.finish(model))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for size in ((1, 3, 64, 64), (2, 3, 51, 77), (1, 3, 240, 33)):
         image = torch.rand(*size)
         (painted,) = session.run(None, {"image": image.numpy()})
-        wanted = onepass.apply(image, model, grain=0, clarity=0, crispness=0, precision="float32")
+        wanted = onepass.apply(image, model, grain=0, clarity=0, precision="float32")
         torch.testing.assert_close(torch.from_numpy(painted), wanted, rtol=0, atol=1e-3)

@@ -131,14 +131,14 @@ class ExportCommand:
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. --grain,
-    --clarity, --crispness and any-style's removal of halos are not included."""
+    --clarity and any-style's removal of halos are not included."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""
     quiet: Quiet = False
 
     def run(self) -> None:
-        from impasto import anystyle, bundled, files, interop, networks, onepass, pix2pix
+        from impasto import anystyle, bundled, files, interop, kuwahara, networks, onepass, pix2pix
         from impasto.runs import terminal
 
         if self.site is not None:
@@ -157,11 +157,12 @@ class ExportCommand:
         with files.atomic(self.out) as part:
             if self.model == "any-style":
                 network = anystyle.Immediate(anystyle.load()[0])
-                interop.to_onnx(network, part, ("image", "painting"), margin=networks.MARGIN)
+                interop.to_onnx(network, part, ("image", "painting"), margin=networks.MARGIN, finish=kuwahara.whole)
             elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
                 translator, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
                 interop.to_onnx(translator, part, channels=channels, stride=stride)
             else:
                 model = onepass.load(self.model)
-                interop.to_onnx(onepass.require_network(model, self.model), part, margin=model.margin)
+                trained = onepass.require_network(model, self.model)
+                interop.to_onnx(trained, part, margin=model.margin, finish=onepass.finish(model))
         terminal.say(self.out)

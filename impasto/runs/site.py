@@ -37,12 +37,12 @@ def build(out: Path, *, quiet: bool) -> None:
         terminal.progress(len(bundled.STYLES), quiet=quiet, label="exporting") as report,
         tempfile.TemporaryDirectory() as place,
     ):
-        first = Path(place) / "first.onnx"
         for done, name in enumerate(bundled.STYLES, 1):
             model = onepass.load(name)
             network = onepass.require_network(model, name)
-            if done == 1:
-                interop.to_onnx(network, first, margin=model.margin, fold=False)
+            first = Path(place) / f"{model.crispness}.onnx"  # the graph; styles differ in it by their filter only
+            if not first.exists():
+                interop.to_onnx(network, first, margin=model.margin, finish=onepass.finish(model), fold=False)
             with files.atomic(out / "styles" / f"{name}.onnx") as part:
                 interop.with_weights(first, network, part)
             thumbnail = bundled.thumbnail(name)
