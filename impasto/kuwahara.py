@@ -41,9 +41,9 @@ def filtered(image: Tensor, amount: float = 1.0) -> Tensor:
     rows, result = max(1, BAND // width), torch.empty_like(image)
     for top in range(0, height, rows):
         first = max(0, top - REACH)
-        band = whole(image[..., first : top + rows + REACH, :])
-        result[..., top : top + rows, :] = band[..., top - first : top - first + rows, :]
-    return image.lerp(result, amount)
+        band = whole(image[..., first : top + rows + REACH, :])[..., top - first : top - first + rows, :]
+        result[..., top : top + rows, :] = image[..., top : top + rows, :].lerp(band, amount)
+    return result
 
 
 def whole(image: Tensor) -> Tensor:
