@@ -43,8 +43,8 @@ def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> T
     Args:
         image: (B, 3, H, W) in [0, 1].
         amount: 0 changes nothing; 1 raises the local standard deviation up to `CONTRAST`, by `GAIN` at most.
-        like: a picture of the same scene and size: areas that are even in it stay as they are, too. In a painting, this
-            keeps what is painted into clear skies from growing.
+        like: a picture of the same scene and size. Areas that are even in it stay as they are, too, and what lies near
+            them, within a sixteenth of the long edge. So strokes in a clear sky do not become stronger.
 
     Returns:
         (B, 3, H, W) in [0, 1]; ``image`` itself if the amount is 0.
@@ -56,7 +56,8 @@ def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> T
     gain = (CONTRAST / deviation).clamp(1, GAIN) - 1
     gain *= ((deviation - NOISE) / (FORM - NOISE)).clamp(0, 1)
     if like is not None:
-        least = -F.max_pool2d(-_deviation(_around(luma(like)))[1], 7, 1, 3)  # so an edge is no form of the sky behind
+        # The lowest deviation nearby, so that a tower does not make the sky around it count as uneven.
+        least = -F.max_pool2d(-_deviation(_around(luma(like)))[1], 7, 1, 3)
         gain *= F.interpolate(((least - NOISE) / (FORM - NOISE)).clamp(0, 1), shape, mode="bilinear")
     return (image + amount * gain * (brightness - mean)).clamp_(0, 1)
 

@@ -84,9 +84,9 @@ def require_network(model: Model, source: str) -> Network:
 
 
 def finish(model: Model) -> Callable[[Tensor], Tensor] | None:
-    """What `apply` does to the result of this model, for `interop.to_onnx`: the filter of its recipe, or nothing."""
+    """The filter that `apply` uses with this model, for `interop.to_onnx`; None: no filter."""
     crispness = model.crispness
-    return (lambda painted: painted.lerp(kuwahara.whole(painted), crispness)) if crispness else None
+    return (lambda painted: painted.lerp(kuwahara.filtered_at_once(painted), crispness)) if crispness else None
 
 
 def save(path: Path, model: Network, metadata: Mapping[str, str]) -> None:
@@ -215,10 +215,11 @@ def apply(
         keep_colors: luma: paint only the brightness; histogram: match the result's channels to the photograph's.
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
-        clarity: how far faint forms, such as clouds, are brought out before and after painting, from 0 to 1; see
-            `color.clarify`. None: 1; 0 for paintings, where it strengthens halos, and for third-party models.
-        crispness: how far fine marks are removed after painting and strokes get crisp edges, from 0 to 1; see
-            `kuwahara.filtered`. None: as in each style's recipe; 1 for paintings, 0 for third-party models.
+        clarity: how far faint forms, such as clouds, are brought out before and after the network, from 0 to 1; see
+            `color.clarify`. None: 1; 0 for pictures as styles, where it strengthens halos, and for third-party models.
+        crispness: how far fine marks are removed from the result and strokes get crisp edges, from 0 to 1; see
+            `kuwahara.filtered`. None: as in each style's recipe, 1 if it says nothing; 1 for pictures as styles, 0 for
+            third-party models. For pictures as styles, both are multiplied by the strength.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -307,9 +308,9 @@ def _paint(
             painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
     painted = color.clarify(images.cut(painted, margin).clamp_(0, 1), clarity, photograph)
     if model.style is not None:
-        return kuwahara.filtered(halos.removed(painted, photograph), crispness)
+        painted = halos.removed(painted, photograph)
     painted = kuwahara.filtered(painted, crispness)
-    return painted if strength == 1 else torch.lerp(photograph, painted, strength)
+    return painted if strength == 1 or model.style is not None else torch.lerp(photograph, painted, strength)
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:

@@ -47,6 +47,29 @@ def test_smoothing_along_an_edge_makes_it_clean() -> None:
     torch.testing.assert_close(kuwahara.along_edges(edge()), edge(), rtol=0, atol=1e-3)
 
 
+def test_every_pixel_along_an_edge_counts() -> None:
+    """Marks of two pixels' period on a straight edge disappear."""
+    marked = edge()
+    marked[..., ::2, 28:32] += 0.1
+    middle = kuwahara.along_edges(marked)[..., 10:-10, 29]
+    assert float(middle.std()) < 0.1 * float(marked[..., 10:-10, 29].std())
+
+
+def test_variances_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 has too few digits for them."""
+    allowed, conv2d = [], torch.nn.functional.conv2d
+
+    def spy(*args: Tensor) -> Tensor:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return conv2d(*args)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", spy)
+    before = torch.backends.cudnn.allow_tf32
+    kuwahara.evenest(edge())
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_the_amount_mixes() -> None:
     image = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(1))
     assert kuwahara.filtered(image, 0) is image

@@ -72,11 +72,11 @@ class ApplyCommand:
     """Smooth noise added to the photograph against regular patterns in skies, as a fraction of its contrast, 0 to 1.
     If omitted: as in the training; 0 for a painting or a third-party checkpoint."""
     clarity: float | None = None
-    """How far faint forms, such as clouds, are brought out, from 0 to 1. If omitted: 1; 0 for a painting or
+    """How far faint forms, such as clouds, are brought out, from 0 to 1. If omitted: 1; 0 for a picture as style or
     a third-party checkpoint."""
     crispness: float | None = None
     """How far dots and meshes are removed and strokes get crisp edges (Kuwahara filter), from 0 to 1. If omitted: as in
-    the training; 1 for a painting, 0 for a third-party checkpoint."""
+    the style's recipe; 1 for a picture as style, 0 for a third-party checkpoint."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
@@ -130,8 +130,8 @@ class ExportCommand:
     """A name from `impasto list styles`, colorize, a model file, or any-style: the network that paints like any
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
-    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. --grain,
-    --clarity and any-style's removal of halos are not included."""
+    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The
+    filter (--crispness) is included; --grain, --clarity and any-style's removal of halos are not."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""
@@ -157,7 +157,9 @@ class ExportCommand:
         with files.atomic(self.out) as part:
             if self.model == "any-style":
                 network = anystyle.Immediate(anystyle.load()[0])
-                interop.to_onnx(network, part, ("image", "painting"), margin=networks.MARGIN, finish=kuwahara.whole)
+                interop.to_onnx(
+                    network, part, ("image", "painting"), margin=networks.MARGIN, finish=kuwahara.filtered_at_once
+                )
             elif pix2pix.made(bundled.translator(self.model) or Path(self.model)):
                 translator, channels, stride = pix2pix.exportable(pix2pix.load(self.model))
                 interop.to_onnx(translator, part, channels=channels, stride=stride)

@@ -40,11 +40,11 @@ def build(out: Path, *, quiet: bool) -> None:
         for done, name in enumerate(bundled.STYLES, 1):
             model = onepass.load(name)
             network = onepass.require_network(model, name)
-            first = Path(place) / f"{model.crispness}.onnx"  # the graph; styles differ in it by their filter only
-            if not first.exists():
-                interop.to_onnx(network, first, margin=model.margin, finish=onepass.finish(model), fold=False)
+            graph = Path(place) / f"{model.crispness}.onnx"  # the same for all styles with this filter, but the weights
+            if not graph.exists():
+                interop.to_onnx(network, graph, margin=model.margin, finish=onepass.finish(model), fold=False)
             with files.atomic(out / "styles" / f"{name}.onnx") as part:
-                interop.with_weights(first, network, part)
+                interop.with_weights(graph, network, part)
             thumbnail = bundled.thumbnail(name)
             assert thumbnail is not None
             shutil.copyfile(thumbnail, out / "styles" / f"{name}.jpg")
