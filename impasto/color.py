@@ -52,12 +52,12 @@ def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> T
     if amount == 0:
         return image
     brightness, shape = luma(image), image.shape[-2:]
-    mean, deviation = _deviation(F.interpolate(_around(brightness), shape, mode="bilinear"))
+    mean, deviation = _mean_and_deviation(F.interpolate(_around(brightness), shape, mode="bilinear"))
     gain = (CONTRAST / deviation).clamp(1, GAIN) - 1
     gain *= ((deviation - NOISE) / (FORM - NOISE)).clamp(0, 1)
     if like is not None:
         # The lowest deviation nearby, so that a tower does not make the sky around it count as uneven.
-        least = -F.max_pool2d(-_deviation(_around(luma(like)))[1], 7, 1, 3)
+        least = -F.max_pool2d(-_mean_and_deviation(_around(luma(like)))[1], 7, 1, 3)
         gain *= F.interpolate(((least - NOISE) / (FORM - NOISE)).clamp(0, 1), shape, mode="bilinear")
     return (image + amount * gain * (brightness - mean)).clamp_(0, 1)
 
@@ -72,7 +72,7 @@ def _around(brightness: Tensor) -> Tensor:
     return means
 
 
-def _deviation(means: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_deviation(means: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, (B, 1, h, w) each, from the means of values and of their squares."""
     mean, square = means.chunk(2, 1)
     return mean, (square - mean.square()).clamp_min(1e-8).sqrt()
