@@ -19,9 +19,8 @@ from impasto import color, flow
 
 RADIUS = 3  # of the disc, in pixels
 SECTORS = 8
-EVEN = (
-    3 / 255
-)  # a sector with this standard deviation (of the three channels together) weighs half as much as an even one
+# A sector with this standard deviation, of the three channels together, weighs half as much as an even one.
+EVEN = 3 / 255
 LENGTH = 4  # pixels along an edge, to either side, over which it is smoothed
 REACH = RADIUS + LENGTH + 1  # pixels, to either side, that a result depends on
 BAND = 1 << 18  # pixels that are filtered at once; each takes 440 bytes
@@ -59,9 +58,8 @@ def evenest(image: Tensor) -> Tensor:
     padded = F.pad(image, [RADIUS] * 4, "replicate")
     planes = torch.cat([padded, padded.square().sum(1, keepdim=True)], 1).flatten(0, 1)[:, None]
     planes = planes.contiguous(memory_format=torch.channels_last)  # twice as fast
-    with torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled, allow_tf32=False
-    ):  # variances need all digits
+    # Variances need all digits of a float32.
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
         sums = F.conv2d(planes, kernels)
     sums = sums.contiguous().view(batch, 4, SECTORS, height, width)
     means, squares = sums[:, :3], sums[:, 3]
