@@ -152,7 +152,7 @@ class Training:
     it varies the strokes in skies. 0: none."""
     crispness: float = within(0, 1, 1.0)
     """How far `impasto apply` removes dots and meshes afterwards and gives strokes crisp edges. 0 for a style that
-    lives on fine lines. The training itself does not use it."""
+    needs fine lines. The training itself does not use it."""
     motion: float = within(0, 1e6, 0.0)
     """For steadier films: weight of the consistency loss. Repainting a shifted crop should equal shifting the repainted
     crop. A step takes twice as long. 0: none."""
