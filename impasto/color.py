@@ -1,4 +1,4 @@
-"""Colours: local contrast, luma transfer, histogram matching, optimal transport; CIE L*a*b*."""
+"""Colours: luma transfer, histogram matching, optimal transport; CIE L*a*b*."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from impasto import hdr, images
-
-CELLS = 48  # along the long edge, in which the local contrast is measured
-CONTRAST = 0.16  # standard deviation of luma up to which local contrast is raised
-GAIN = 3.0  # by which it is raised at most
-NOISE, FORM = 0.01, 0.03  # standard deviation up to which nothing is raised; from which all of it
+from impasto import hdr
 
 
 def luma(image: Tensor) -> Tensor:
@@ -33,49 +27,6 @@ def keep_luma(content: Tensor, result: Tensor) -> Tensor:
         raise ValueError(f"content {tuple(content.shape)} and result {tuple(result.shape)} must have the same shape")
     # Replacing Y and keeping U and V means adding the difference of Y to each of R, G and B.
     return (content + luma(result) - luma(content)).clamp(0, 1)
-
-
-def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> Tensor:
-    """Bring out faint forms, such as clouds: raise the local contrast of luma where it is low (Wallis1976).
-
-    Areas that are even, apart from noise, stay as they are.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1].
-        amount: 0 changes nothing; 1 raises the local standard deviation up to `CONTRAST`, by `GAIN` at most.
-        like: a picture of the same scene and size. Areas that are even in it stay as they are, too, and what lies near
-            them, within a sixteenth of the long edge. So strokes in a clear sky do not become stronger.
-
-    Returns:
-        (B, 3, H, W) in [0, 1]; ``image`` itself if the amount is 0.
-    """
-    if amount == 0:
-        return image
-    brightness, shape = luma(image), image.shape[-2:]
-    mean, deviation = _mean_and_deviation(F.interpolate(_around(brightness), shape, mode="bilinear"))
-    gain = (CONTRAST / deviation).clamp(1, GAIN) - 1
-    gain *= ((deviation - NOISE) / (FORM - NOISE)).clamp(0, 1)
-    if like is not None:
-        # The lowest deviation nearby, so that a tower does not make the sky around it count as uneven.
-        least = -F.max_pool2d(-_mean_and_deviation(_around(luma(like)))[1], 7, 1, 3)
-        gain *= F.interpolate(((least - NOISE) / (FORM - NOISE)).clamp(0, 1), shape, mode="bilinear")
-    return (image + amount * gain * (brightness - mean)).clamp_(0, 1)
-
-
-def _around(brightness: Tensor) -> Tensor:
-    """Means of a channel and of its square around each of `CELLS` cells: (B, 1, H, W) -> (B, 2, rows, columns)."""
-    height, width = brightness.shape[-2:]
-    rows, columns = (max(1, min(side, round(CELLS * side / max(height, width)))) for side in (height, width))
-    means = images.means(torch.cat([brightness, brightness.square()], 1), rows, columns)
-    for _ in range(2):
-        means = F.avg_pool2d(means, 3, 1, 1, count_include_pad=False)
-    return means
-
-
-def _mean_and_deviation(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (B, 1, h, w) each, from the means of values and of their squares."""
-    mean, square = means.chunk(2, 1)
-    return mean, (square - mean.square()).clamp_min(1e-8).sqrt()
 
 
 def match_luma(style: Tensor, content: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto import images
+
 
 class Guide:
     """Windows over a guide, ready to regress pictures on it.
@@ -91,6 +93,29 @@ class Guide:
         for i in range(3):  # one by one: (C, 3, H', W') would be large
             result += F.interpolate(a[:, i : i + 1], shape, mode="bilinear", align_corners=False) * image[:, i : i + 1]
         return result.transpose(0, 1)
+
+
+def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
+    """Enlarge a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
+
+    In each window of the small picture, the painting is regressed on the photograph. The part that the regression
+    explains gets the large photograph's detail; the rest, the strokes, is only resized.
+
+    Args:
+        painted, small: (B, 3, h, w) in [0, 1]: the painting, and the photograph at the same size.
+        photograph: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
+    radius = min(2, widest(small))
+    result = images.resize(painted, *photograph.shape[-2:])
+    for index in range(len(photograph) if radius else 0):
+        one = slice(index, index + 1)
+        guide = Guide(small[one], radius=radius, epsilon=1e-3)
+        explained = guide.filter(painted[one])
+        result[one] += guide.lift(painted[one], photograph[one]) - images.interpolate(explained, *photograph.shape[-2:])
+    return result.clamp_(0, 1)
 
 
 def _inverse(m: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from impasto import (
     anystyle,
     bundled,
     color,
+    contrast,
     halos,
     images,
     interop,
@@ -54,9 +55,7 @@ class Model:
     @property
     def grain(self) -> float:
         """Noise level to apply: as in training; `GRAIN` for our older models, 0 for those of others."""
-        if "recipe" not in self.metadata:
-            return 0.0
-        return float(json.loads(self.metadata["recipe"]).get("grain", recipes.GRAIN))
+        return self._from_recipe("grain", recipes.GRAIN)
 
     @property
     def clarity(self) -> float:
@@ -66,9 +65,16 @@ class Model:
     @property
     def crispness(self) -> float:
         """How far fine marks are removed afterwards: as in the recipe; 1 for paintings, 0 for third-party networks."""
-        if self.style is not None:
-            return 1.0
-        return float(json.loads(self.metadata["recipe"]).get("crispness", 1)) if "recipe" in self.metadata else 0.0
+        return 1.0 if self.style is not None else self._from_recipe("crispness", 1)
+
+    @property
+    def underpainting(self) -> float:
+        """How strongly the strokes of a smaller painting are added to the photograph first: as in the recipe."""
+        return self._from_recipe("underpainting", 0)
+
+    def _from_recipe(self, setting: str, default: float) -> float:
+        """A setting of the training recipe, ``default`` if it says nothing; 0 for third-party networks."""
+        return float(json.loads(self.metadata["recipe"]).get(setting, default)) if "recipe" in self.metadata else 0.0
 
     @property
     def margin(self) -> int:
@@ -132,7 +138,7 @@ def load(source: str | Path, style_scale: float = 1.0) -> Model:
             network, state = Network(replace(JOHNSON, bounded=False)), interop.from_fast_neural_style(state)
         network.load_state_dict(state)
         model = Model(network.requires_grad_(False).eval(), {**metadata, "sha256": weights.sha256(path)})
-        if not (0 <= model.grain <= 1 and 0 <= model.crispness <= 1):
+        if not all(0 <= share <= 1 for share in (model.grain, model.crispness, model.underpainting)):
             raise ValueError
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
         raise WeightsError(f"{path}: not a one-pass model; impasto train makes one") from None
@@ -202,7 +208,7 @@ def apply(
     The photograph is extended by a few pixels, and the result cut, so that no frame appears along the border. In the
     style of any painting, halos are removed, see `halos`. A photograph longer than `SIZE` is painted at that size: at
     its own, the strokes would be too fine to see. The result is enlarged to the photograph's size, and sharpened where
-    it follows the photograph; see `joint_upsample`.
+    it follows the photograph; see `matting.joint_upsample`.
 
     Args:
         image: a path, PIL image, array or tensor; a tensor may be a batch.
@@ -216,7 +222,8 @@ def apply(
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
         clarity: how far faint forms, such as clouds, are brought out before and after the network, from 0 to 1; see
-            `color.clarify`. None: 1; 0 for pictures as styles, where it strengthens halos, and for third-party models.
+            `contrast.clarify` and, in some styles, `contrast.underpaint`. None: 1; 0 for pictures as styles, where it
+            strengthens halos, and for third-party models.
         crispness: how far fine marks are removed from the result and strokes get crisp edges, from 0 to 1; see
             `kuwahara.filtered`. None: as in each style's recipe, 1 if it says nothing; 1 for pictures as styles, 0 for
             third-party models. For pictures as styles, both are multiplied by the strength.
@@ -268,7 +275,7 @@ def apply(
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
-        result = joint_upsample(result, photograph, original)
+        result = matting.joint_upsample(result, photograph, original)
     if keep_colors == "luma":
         return color.keep_luma(original, result)
     return color.match_histogram(result, original) if keep_colors == "histogram" else result
@@ -292,25 +299,36 @@ def _paint(
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
-    margin = min(model.margin, *(side - 1 for side in photograph.shape[-2:]))
+    style = model.style and model.style.to(photograph.device)
     clarity = model.clarity if clarity is None else clarity
     crispness = model.crispness if crispness is None else crispness
-    if model.style is not None:  # a weak painting is nearly the photograph
+    if style is not None:  # a weak painting is nearly the photograph
         clarity, crispness = strength * clarity, strength * crispness
-    extended = images.extend(color.clarify(photograph, clarity), margin)
-    with torch.autocast(photograph.device.type, torch.bfloat16, enabled=half):
-        if isinstance(network, Network):
-            painted: Tensor = network(extended, band=max(16, BAND // extended.shape[-1]), grain=noise, film=film)
-        else:
-            assert model.style is not None
-            mask = None if mask is None else images.extend(mask, margin)
-            style = model.style.to(photograph.device)
-            painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
-    painted = color.clarify(images.cut(painted, margin).clamp_(0, 1), clarity, photograph)
-    if model.style is not None:
+
+    def run(seen: Tensor, mask: Tensor | None, film: Statistics | None) -> Tensor:
+        margin = min(model.margin, *(side - 1 for side in seen.shape[-2:]))
+        seen, mask = images.extend(seen, margin), None if mask is None else images.extend(mask, margin)
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=half):
+            if isinstance(network, Network):
+                painted: Tensor = network(seen, band=max(16, BAND // seen.shape[-1]), grain=noise, film=film)
+            else:
+                painted = network(seen, style, strength=strength, grain=noise, mask=mask, film=film)
+        return images.cut(painted, margin).clamp_(0, 1)
+
+    seen = photograph
+    if amount := clarity * model.underpainting:
+        height, width = photograph.shape[-2:]
+        small = images.resize(photograph, -(-height // 2), -(-width // 2))
+        part = None if mask is None else images.resize(mask, *small.shape[-2:])
+        first = run(contrast.clarify(small, clarity), part, film and film.part("underpainting"))
+        first = images.resize(kuwahara.filtered(first), height, width)
+        seen = contrast.underpaint(photograph, first, amount)
+    painted = run(contrast.clarify(seen, clarity), mask, film)
+    painted = contrast.clarify(painted, clarity, photograph)
+    if style is not None:
         painted = halos.removed(painted, photograph)
     painted = kuwahara.filtered(painted, crispness)
-    return painted if strength == 1 or model.style is not None else torch.lerp(photograph, painted, strength)
+    return painted if strength == 1 or style is not None else torch.lerp(photograph, painted, strength)
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:
@@ -321,29 +339,6 @@ def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:
     whole = sum(part for *_, part in paintings)
     style = anystyle.mix([style for _, style, _ in paintings], [part / whole for *_, part in paintings])
     return [(replace(paintings[0][0], style=style), whole), *((m, part) for m, part in models if m.style is None)]
-
-
-def joint_upsample(painted: Tensor, small: Tensor, photograph: Tensor) -> Tensor:
-    """Enlarge a painting to the photograph's size with the photograph's edges (He2015, joint upsampling).
-
-    In each window of the small picture, the painting is regressed on the photograph. The part that the regression
-    explains gets the large photograph's detail; the rest, the strokes, is only resized.
-
-    Args:
-        painted, small: (B, 3, h, w) in [0, 1]: the painting, and the photograph at the same size.
-        photograph: (B, 3, H, W) in [0, 1].
-
-    Returns:
-        (B, 3, H, W) in [0, 1].
-    """
-    radius = min(2, matting.widest(small))
-    result = images.resize(painted, *photograph.shape[-2:])
-    for index in range(len(photograph) if radius else 0):
-        one = slice(index, index + 1)
-        guide = matting.Guide(small[one], radius=radius, epsilon=1e-3)
-        explained = guide.filter(painted[one])
-        result[one] += guide.lift(painted[one], photograph[one]) - images.interpolate(explained, *photograph.shape[-2:])
-    return result.clamp_(0, 1)
 
 
 def check_scale(style_scale: float) -> None:

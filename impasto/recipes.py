@@ -153,6 +153,9 @@ class Training:
     crispness: float = within(0, 1, 1.0)
     """How far `impasto apply` removes dots and meshes afterwards and gives strokes crisp edges. 0 for a style that
     needs fine lines. The training itself does not use it."""
+    underpainting: float = within(0, 1, 0.0)
+    """How strongly `impasto apply` first adds the strokes of a painting of half the size to faint forms, such as
+    clouds. Strokes become longer and bolder there. The training itself does not use it."""
     motion: float = within(0, 1e6, 0.0)
     """For steadier films: weight of the consistency loss. Repainting a shifted crop should equal shifting the repainted
     crop. A step takes twice as long. 0: none."""

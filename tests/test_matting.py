@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from impasto import images, matting
 from impasto.matting import Guide
 
 SIDE, EPSILON = 16, 1e-7 / 9
@@ -83,3 +84,15 @@ def test_pixels_without_weight_do_not_count(guide: Tensor) -> None:
 def test_too_small() -> None:
     with pytest.raises(ValueError, match="smaller than its window"):
         Guide(torch.rand(1, 3, 2, 9))
+
+
+def test_enlarging_restores_the_edges_of_the_photograph() -> None:
+    """An affine function of the small photograph is enlarged to the same function of the large one."""
+    photograph = (torch.rand(2, 1, 20, 30) > 0.5).float().repeat_interleave(8, 2).repeat_interleave(8, 3)
+    photograph = (0.2 + 0.6 * photograph).expand(-1, 3, -1, -1)
+    small = images.resize(photograph, 80, 120)
+    gain = torch.tensor([0.5, -0.4, 0.9]).view(1, 3, 1, 1)
+    found = matting.joint_upsample(gain * (small - 0.5) + 0.5, small, photograph)
+    expected = gain * (photograph - 0.5) + 0.5
+    blurred = images.resize(gain * (small - 0.5) + 0.5, 160, 240)
+    assert float((found - expected).abs().mean()) < 0.3 * float((blurred - expected).abs().mean())

@@ -10,7 +10,7 @@ from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impasto import anystyle, color, images, kuwahara, onepass
+from impasto import anystyle, contrast, images, kuwahara, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
 from impasto.onepass import Model
@@ -66,18 +66,6 @@ def test_a_large_photograph_is_painted_smaller_and_enlarged(monkeypatch: pytest.
     assert whole.shape == photograph.shape and not torch.allclose(whole, found, atol=0.01)
     torch.testing.assert_close(onepass.apply(photograph[..., :40, :48], model), onepass.apply(
         photograph[..., :40, :48], model, size=0))  # fmt: skip
-
-
-def test_enlarging_restores_the_edges_of_the_photograph() -> None:
-    """An affine function of the small photograph is enlarged to the same function of the large one."""
-    photograph = (torch.rand(2, 1, 20, 30) > 0.5).float().repeat_interleave(8, 2).repeat_interleave(8, 3)
-    photograph = (0.2 + 0.6 * photograph).expand(-1, 3, -1, -1)
-    small = images.resize(photograph, 80, 120)
-    gain = torch.tensor([0.5, -0.4, 0.9]).view(1, 3, 1, 1)
-    found = onepass.joint_upsample(gain * (small - 0.5) + 0.5, small, photograph)
-    expected = gain * (photograph - 0.5) + 0.5
-    blurred = images.resize(gain * (small - 0.5) + 0.5, 160, 240)
-    assert float((found - expected).abs().mean()) < 0.3 * float((blurred - expected).abs().mean())
 
 
 @pytest.mark.parametrize("size", [(1, 60), (2, 60), (60, 3)])
@@ -179,9 +167,9 @@ def test_clarity(model: Model) -> None:
         onepass.apply(photograph, ours, grain=0, clarity=c, precision="float32") for c in (None, 0, 0.5, 1)
     )
     assert torch.equal(default, full)
-    cleared = color.clarify(photograph)
+    cleared = contrast.clarify(photograph)
     painted = onepass.apply(cleared, ours, grain=0, clarity=0, precision="float32")
-    torch.testing.assert_close(full, color.clarify(painted, 1, photograph))
+    torch.testing.assert_close(full, contrast.clarify(painted, 1, photograph))
     assert 0 < float((half - none).abs().mean()) < float((full - none).abs().mean())
     for other in (model, onepass.from_painting(torch.rand(1, 3, 40, 40))):
         plain, same, changed = (onepass.apply(photograph, other, clarity=c, precision="float32") for c in (None, 0, 1))
@@ -189,6 +177,22 @@ def test_clarity(model: Model) -> None:
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="`clarity`"):
             onepass.apply(photograph, model, clarity=wrong)
+
+
+def test_underpainting(model: Model) -> None:
+    """The strokes of a painting of half the size, filtered, are added to the photograph, and it is painted."""
+    photograph, plain = 0.4 + 0.1 * torch.rand(1, 3, 80, 101), Model(model.network, {"recipe": '{"crispness": 0}'})
+    ours = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.6}'})
+    settings: dict[str, Any] = {"grain": 0, "clarity": 0, "precision": "float32"}
+    small = contrast.clarify(images.resize(photograph, 40, 51))
+    first = images.resize(onepass.apply(small, plain, crispness=1, **settings), 80, 101)
+    seen = contrast.clarify(contrast.underpaint(photograph, first, 0.6))
+    wanted = contrast.clarify(onepass.apply(seen, plain, **settings), 1, photograph)
+    found = onepass.apply(photograph, ours, grain=0, precision="float32")
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, onepass.apply(photograph, plain, grain=0, precision="float32"), atol=1e-3)
+    without = [onepass.apply(photograph, each, **settings) for each in (ours, plain)]
+    assert torch.equal(*without), "a clarity of 0 turns it off"
 
 
 def test_crispness(model: Model) -> None:

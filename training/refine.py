@@ -41,6 +41,7 @@ from torch.nn import functional as F
 from impasto import (
     bundled,
     color,
+    contrast,
     datasets,
     files,
     fitting,
@@ -117,7 +118,7 @@ def refine(name: str, painting: Painting, pool: datasets.Pool, teachers: Teacher
     def loss(index: int) -> dict[str, Tensor]:
         generator = torch.Generator(device).manual_seed(index)
         crops = datasets.random_crops(pool, args.batch, CROP, generator, zoom=ZOOM, contrast=0.05)
-        crops = color.clarify(crops)  # as `onepass.apply` shows them
+        crops = contrast.clarify(crops)  # as `onepass.apply` shows them
         if args.own_hues:
             recoloured = in_own_hues(crops, sample)
         elif args.luma:
