@@ -66,9 +66,10 @@ def to_onnx(
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
     The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it accepts no smaller
-    pictures, adds no noise ("grain") and brings out no faint forms ("clarity"). With two ``inputs``, the network takes
-    a second picture, of another size. With a ``stride`` it takes one picture of ``channels``, whose sides are multiples
-    of it. Without ``fold``, the weights are stored as they are, for `with_weights`; reading the file folds them.
+    pictures, adds no noise ("grain") and leaves faint forms as they are ("clarity", "underpainting"). With two
+    ``inputs``, the network takes a second picture, of another size. With a ``stride`` it takes one picture of
+    ``channels``, whose sides are multiples of it. Without ``fold``, the weights are stored as they are, for
+    `with_weights`; reading the file folds them.
 
     Args:
         network: takes one picture, or two.

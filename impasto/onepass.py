@@ -197,6 +197,7 @@ def apply(
     grain: float | None = None,
     clarity: float | None = None,
     crispness: float | None = None,
+    underpainting: float | None = None,
     size: int | None = None,
     precision: str = "auto",
     device: str = "",
@@ -222,11 +223,14 @@ def apply(
         grain: noise added to the photograph first, as a fraction of its contrast, so that even areas get no regular
             pattern. None: as in each style's training; 0 for third-party models.
         clarity: how far faint forms, such as clouds, are brought out before and after the network, from 0 to 1; see
-            `contrast.clarify` and, in some styles, `contrast.underpaint`. None: 1; 0 for pictures as styles, where it
-            strengthens halos, and for third-party models.
+            `contrast.clarify`. None: 1; 0 for pictures as styles, where it strengthens halos, and for third-party
+            models.
         crispness: how far fine marks are removed from the result and strokes get crisp edges, from 0 to 1; see
             `kuwahara.filtered`. None: as in each style's recipe, 1 if it says nothing; 1 for pictures as styles, 0 for
-            third-party models. For pictures as styles, both are multiplied by the strength.
+            third-party models.
+        underpainting: how strongly the strokes of a painting of half the size are added to faint forms first, from 0 to
+            1; see `contrast.underpaint`. None: as in each style's recipe, 0 if it says nothing. For pictures as styles,
+            these three are multiplied by the strength.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -238,13 +242,14 @@ def apply(
         (B, 3, H, W) sRGB in [0, 1].
 
     Raises:
-        InputError: strength, weights, masks, scale, grain, clarity, crispness or size are out of range.
+        InputError: strength, weights, masks, scale, grain, clarity, crispness, underpainting or size are out of range.
         ImageError, WeightsError: a picture or a model cannot be read.
     """
     styles = [style] if isinstance(style, str | Path | Model) else list(style)
     parts = check_mixture(
-        len(styles), style_weights, strength, grain=grain, clarity=clarity, crispness=crispness, size=size, masks=masks
-    )
+        len(styles), style_weights, strength, grain=grain, clarity=clarity, crispness=crispness,
+        underpainting=underpainting, size=size, masks=masks,
+    )  # fmt: skip
     if keep_colors not in ("none", "luma", "histogram"):
         raise InputError(f"`keep_colors` must be none, luma or histogram, not {keep_colors!r}")
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
@@ -261,7 +266,10 @@ def apply(
         original = photograph
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
-    paint = partial(_paint, photograph, strength=strength, grain=grain, clarity=clarity, crispness=crispness, half=half)
+    paint = partial(
+        _paint, photograph, strength=strength, grain=grain, clarity=clarity, crispness=crispness,
+        underpainting=underpainting, half=half,
+    )  # fmt: skip
     if masks:
         result = guidance.compose(
             photograph,
@@ -293,7 +301,8 @@ def _mixture(models: Sequence[tuple[Model, float]], paint: Callable[[Model], Ten
 
 def _paint(
     photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None,
-    crispness: float | None, half: bool, mask: Tensor | None = None, film: Statistics | None = None,
+    crispness: float | None, underpainting: float | None, half: bool, mask: Tensor | None = None,
+    film: Statistics | None = None,
 ) -> Tensor:  # fmt: skip
     """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
     if strength == 0:
@@ -302,8 +311,9 @@ def _paint(
     style = model.style and model.style.to(photograph.device)
     clarity = model.clarity if clarity is None else clarity
     crispness = model.crispness if crispness is None else crispness
+    underpainting = model.underpainting if underpainting is None else underpainting
     if style is not None:  # a weak painting is nearly the photograph
-        clarity, crispness = strength * clarity, strength * crispness
+        clarity, crispness, underpainting = (strength * share for share in (clarity, crispness, underpainting))
 
     def run(seen: Tensor, mask: Tensor | None, film: Statistics | None) -> Tensor:
         margin = min(model.margin, *(side - 1 for side in seen.shape[-2:]))
@@ -316,13 +326,13 @@ def _paint(
         return images.cut(painted, margin).clamp_(0, 1)
 
     seen = photograph
-    if amount := clarity * model.underpainting:
+    if underpainting:
         height, width = photograph.shape[-2:]
         small = images.resize(photograph, -(-height // 2), -(-width // 2))
         part = None if mask is None else images.resize(mask, *small.shape[-2:])
         first = run(contrast.clarify(small, clarity), part, film and film.part("underpainting"))
         first = images.resize(kuwahara.filtered(first), height, width)
-        seen = contrast.underpaint(photograph, first, amount)
+        seen = contrast.underpaint(photograph, first, underpainting)
     painted = run(contrast.clarify(seen, clarity), mask, film)
     painted = contrast.clarify(painted, clarity, photograph)
     if style is not None:
@@ -352,36 +362,29 @@ def check_mixture(
     style_weights: Sequence[float],
     strength: float,
     *,
-    grain: float | None = None,
-    clarity: float | None = None,
-    crispness: float | None = None,
     size: int | None = None,
     masks: Sequence[Any] = (),
+    **shares: float | None,
 ) -> list[float]:
     """Check settings of `apply` before long work.
 
     Args:
         styles: number of styles.
-        style_weights, strength, grain, clarity, crispness, size, masks: those of `apply`; of the masks, only the number
-            counts.
+        style_weights, strength, size, masks: those of `apply`; of the masks, only the number counts.
+        shares: its other settings between 0 and 1.
 
     Returns:
         The share of each style; they sum to 1.
 
     Raises:
         InputError: no style is given; there are too many or too few weights or masks; weights are negative or all 0;
-            strength, grain, clarity or crispness is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
+            the strength or another setting is not in [0, 1]; or the size is not in [0, `recipes.LARGEST`].
     """
     if not styles:
         raise InputError("`style`: give a painting, the name of a bundled style or a model's file")
-    for name, share, lowest in (
-        ("strength", strength, "the photograph"),
-        ("grain", grain, "none"),
-        ("clarity", clarity, "the photograph as it is"),
-        ("crispness", crispness, "the painting as it is"),
-    ):
+    for name, share in {"strength": strength, **shares}.items():
         if share is not None and not 0 <= share <= 1:
-            raise InputError(f"`{name}` must lie between 0 ({lowest}) and 1, not {share:g}")
+            raise InputError(f"`{name}` must lie between 0 and 1, not {share:g}")
     if size is not None and not 0 <= size <= recipes.LARGEST:
         raise InputError(f"`size` must lie between 0 (the photograph's own) and {recipes.LARGEST:,}, not {size}")
     if masks and len(masks) != styles:

@@ -191,8 +191,16 @@ def test_underpainting(model: Model) -> None:
     found = onepass.apply(photograph, ours, grain=0, precision="float32")
     torch.testing.assert_close(found, wanted)
     assert not torch.allclose(found, onepass.apply(photograph, plain, grain=0, precision="float32"), atol=1e-3)
-    without = [onepass.apply(photograph, each, **settings) for each in (ours, plain)]
-    assert torch.equal(*without), "a clarity of 0 turns it off"
+    half = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.5}'})
+    for each, default in ((model, 0), (plain, 0), (half, 0.5)):
+        same, omitted = (onepass.apply(photograph, each, underpainting=u, precision="float32") for u in (default, None))
+        assert torch.equal(same, omitted)
+    any_painting = onepass.from_painting(torch.rand(1, 3, 40, 40))
+    none, some = (onepass.apply(photograph, any_painting, underpainting=u) for u in (None, 1))
+    assert not torch.allclose(none, some, atol=1e-3)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="`underpainting`"):
+            onepass.apply(photograph, model, underpainting=wrong)
 
 
 def test_crispness(model: Model) -> None:

@@ -390,6 +390,7 @@ def test_bad_train_arguments(train: Callable[..., int], flags: list[str], named:
         (["--strength", "2"], "--strength"),
         (["--clarity", "2"], "--clarity"),
         (["--crispness", "-1"], "--crispness"),
+        (["--underpainting", "2"], "--underpainting"),
         (["--style-scale", "-1"], "--style-scale"),
         (["--style"], "--style"),
         (["--size", "999999999999999999"], "--size"),

@@ -77,6 +77,9 @@ class ApplyCommand:
     crispness: float | None = None
     """How far dots and meshes are removed and strokes get crisp edges (Kuwahara filter), from 0 to 1. If omitted: as in
     the style's recipe; 1 for a picture as style, 0 for a third-party checkpoint."""
+    underpainting: float | None = None
+    """How strongly the strokes of a first painting, of half the size, guide those along clouds and other faint forms,
+    from 0 to 1: they become longer and bolder. If omitted: as in the style's recipe, or 0."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
@@ -99,7 +102,8 @@ class ApplyCommand:
             raise InputError("an input is needed: impasto apply INPUT --style STYLE -o OUT")
         parts = onepass.check_mixture(
             len(self.style), self.style_weights, self.strength,
-            grain=self.grain, clarity=self.clarity, crispness=self.crispness, size=self.size, masks=self.masks,
+            grain=self.grain, clarity=self.clarity, crispness=self.crispness, underpainting=self.underpainting,
+            size=self.size, masks=self.masks,
         )  # fmt: skip
         models = [onepass.load(style, self.style_scale) for style in self.style]
         if self.style_scale != 1 and all(model.style is None for model in models):
@@ -110,8 +114,8 @@ class ApplyCommand:
         device = machine.pick_device("cpu" if self.cluster and self.device == "auto" else self.device)
         painter = run_onepass.Painter(
             models, parts, self.strength, self.keep_colors, device,
-            grain=self.grain, clarity=self.clarity, crispness=self.crispness, size=self.size, masks=masks,
-            sources=[*self.style, *self.masks],
+            grain=self.grain, clarity=self.clarity, crispness=self.crispness, underpainting=self.underpainting,
+            size=self.size, masks=masks, sources=[*self.style, *self.masks],
         )  # fmt: skip
         film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
         if self.cluster:
@@ -130,8 +134,8 @@ class ExportCommand:
     """A name from `impasto list styles`, colorize, a model file, or any-style: the network that paints like any
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
-    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. The
-    filter (--crispness) is included; --grain, --clarity and any-style's removal of halos are not."""
+    """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. It has
+    --crispness, but not --grain, --clarity, --underpainting and any-style's removal of halos."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""
