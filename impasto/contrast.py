@@ -55,16 +55,18 @@ def underpaint(photograph: Tensor, painted: Tensor, amount: float = 1.0) -> Tens
     the photograph, and those with strong forms, such as windows, stay as they are.
 
     Args:
-        photograph, painted: (B, 3, H, W) in [0, 1].
+        photograph: (B, 3, H, W) in [0, 1].
+        painted: (B, 3, h, w) in [0, 1], of any size.
         amount: 0 changes nothing; 1 adds the strokes as they are painted.
 
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    brightness, where = color.luma(painted), _faintness(photograph)
+    shape, where = photograph.shape[-2:], _faintness(photograph)
+    brightness = images.resize(color.luma(painted), *shape)
     # The mean nearby is that of the faint parts: a dark tower would make the sky around it count as a light stroke.
     sums = _nearby(torch.cat([where * brightness, where], 1), _grid(photograph))
-    total, share = F.interpolate(sums, photograph.shape[-2:], mode="bilinear").chunk(2, 1)
+    total, share = F.interpolate(sums, shape, mode="bilinear").chunk(2, 1)
     return (photograph + amount * where * (brightness - total / share.clamp_min(1e-6))).clamp_(0, 1)
 
 

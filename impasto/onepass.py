@@ -327,13 +327,12 @@ def _paint(
 
     seen = photograph
     if underpainting:
-        height, width = photograph.shape[-2:]
-        small = images.resize(photograph, -(-height // 2), -(-width // 2))
+        small = images.resize(photograph, *(-(-side // 2) for side in photograph.shape[-2:]))
         part = None if mask is None else images.resize(mask, *small.shape[-2:])
-        first = run(contrast.clarify(small, clarity), part, film and film.part("underpainting"))
-        first = images.resize(kuwahara.filtered(first), height, width)
-        seen = contrast.underpaint(photograph, first, underpainting)
-    painted = run(contrast.clarify(seen, clarity), mask, film)
+        small = run(contrast.clarify(small, clarity), part, film and film.part("underpainting"))
+        seen = contrast.underpaint(photograph, kuwahara.filtered(small), underpainting)
+    seen = contrast.clarify(seen, clarity)
+    painted = run(seen, mask, film)
     painted = contrast.clarify(painted, clarity, photograph)
     if style is not None:
         painted = halos.removed(painted, photograph)

@@ -185,7 +185,7 @@ def test_underpainting(model: Model) -> None:
     ours = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.6}'})
     settings: dict[str, Any] = {"grain": 0, "clarity": 0, "precision": "float32"}
     small = contrast.clarify(images.resize(photograph, 40, 51))
-    first = images.resize(onepass.apply(small, plain, crispness=1, **settings), 80, 101)
+    first = onepass.apply(small, plain, crispness=1, **settings)
     seen = contrast.clarify(contrast.underpaint(photograph, first, 0.6))
     wanted = contrast.clarify(onepass.apply(seen, plain, **settings), 1, photograph)
     found = onepass.apply(photograph, ours, grain=0, precision="float32")
