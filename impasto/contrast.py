@@ -18,7 +18,7 @@ NOISE, FORM = 0.01, 0.03  # standard deviation up to which nothing is raised; fr
 STRONG = 0.15  # standard deviation from which no strokes are added; below half of it, all of them
 # The same without gradients, such as that of a clear sky, and without noise: up to the first, no strokes are added,
 # and from the second on, all of them.
-EVEN, UNEVEN = 0.004, 0.01
+EVEN, UNEVEN = 0.004, 0.007
 
 
 def clarify(image: Tensor, amount: float = 1.0, like: Tensor | None = None) -> Tensor:
@@ -76,7 +76,7 @@ def _faintness(photograph: Tensor) -> Tensor:
     strongest = -_least(-_deviation(brightness, (rows, columns)), 3)
     small = images.means(brightness, 4 * rows, 4 * columns)  # with less noise
     detail = small - F.interpolate(_nearby(small, (rows, columns)), small.shape[-2:], mode="bilinear")
-    weakest = _least(_deviation(detail, (rows, columns)), 3)
+    weakest = _least(_deviation(detail, (rows, columns)), 7)
     where = _ramp(weakest, EVEN, UNEVEN) * _ramp(strongest, STRONG, STRONG / 2)
     return F.interpolate(_smooth(where), photograph.shape[-2:], mode="bilinear")
 
