@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from impasto import anystyle, contrast, images, kuwahara, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
-from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, normalise_
+from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, Statistics, normalise_
 from impasto.onepass import Model
 
 SHAPES = [SMALL, Architecture((4, 6, 8), blocks=1), Architecture((4, 6, 8), blocks=1, skip=True)]
@@ -191,6 +191,9 @@ def test_underpainting(model: Model) -> None:
     found = onepass.apply(photograph, ours, grain=0, precision="float32")
     torch.testing.assert_close(found, wanted)
     assert not torch.allclose(found, onepass.apply(photograph, plain, grain=0, precision="float32"), atol=1e-3)
+    # In a film, both paintings have their own statistics: with a rate of 0, those of the first frame.
+    first_frame = onepass.apply(photograph, ours, grain=0, precision="float32", film=Statistics(0.0))
+    torch.testing.assert_close(first_frame, found)
     half = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.5}'})
     for each, default in ((model, 0), (plain, 0), (half, 0.5)):
         same, omitted = (onepass.apply(photograph, each, underpainting=u, precision="float32") for u in (default, None))
