@@ -16,8 +16,8 @@ CONTRAST = 0.16  # standard deviation of luma up to which local contrast is rais
 GAIN = 3.0  # by which it is raised at most
 NOISE, FORM = 0.01, 0.03  # standard deviation up to which nothing is raised; from which all of it
 STRONG = 0.15  # standard deviation from which no strokes are added; below half of it, all of them
-# The same without gradients, such as that of a clear sky, and without noise: up to the first, no strokes are added,
-# and from the second on, all of them.
+# Standard deviation of details, without gradients and noise: up to `EVEN`, an area gets no strokes; from `UNEVEN` on,
+# all of them.
 EVEN, UNEVEN = 0.004, 0.007
 
 
@@ -72,11 +72,13 @@ def underpaint(photograph: Tensor, painted: Tensor, amount: float = 1.0) -> Tens
 
 def _faintness(photograph: Tensor) -> Tensor:
     """Where a photograph has faint forms: (B, 3, H, W) -> (B, 1, H, W) in [0, 1]."""
-    brightness, (rows, columns) = color.luma(photograph), _grid(photograph)
-    strongest = -_least(-_deviation(brightness, (rows, columns)), 3)
-    small = images.means(brightness, 4 * rows, 4 * columns)  # with less noise
-    detail = small - F.interpolate(_nearby(small, (rows, columns)), small.shape[-2:], mode="bilinear")
-    weakest = _least(_deviation(detail, (rows, columns)), 7)
+    brightness, grid = color.luma(photograph), _grid(photograph)
+    strongest = F.max_pool2d(_deviation(brightness, grid), 3, 1, 1)
+    # Means of three by three pixels or more have less noise.
+    fine = (max(cells, min(4 * cells, side // 3)) for cells, side in zip(grid, photograph.shape[-2:], strict=True))
+    small = images.means(brightness, *fine)
+    detail = small - F.interpolate(_nearby(small, grid), small.shape[-2:], mode="bilinear")
+    weakest = _least(_deviation(detail, grid), 7)
     where = _ramp(weakest, EVEN, UNEVEN) * _ramp(strongest, STRONG, STRONG / 2)
     return F.interpolate(_smooth(where), photograph.shape[-2:], mode="bilinear")
 
@@ -110,7 +112,7 @@ def _deviation(brightness: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Means of 3 x 3 cells; along a border, of the cells on it only, so that a gradient stays one."""
+    """Means of 3 x 3 cells; along a border, of the cells on it only: a gradient keeps its slope. Corners stay."""
     for axis in (2, 3):
         if x.shape[axis] > 2:
             x = torch.cat([x.narrow(axis, 0, 1), x.unfold(axis, 3, 1).mean(-1), x.narrow(axis, -1, 1)], axis)
@@ -123,5 +125,5 @@ def _least(x: Tensor, side: int) -> Tensor:
 
 
 def _ramp(x: Tensor, zero: float, one: float) -> Tensor:
-    """0 on one side of ``zero``, 1 on the other side of ``one``, and linear between them."""
+    """0 at ``zero`` and 1 at ``one``, linear between them, constant beyond; ``zero`` may be the larger one."""
     return ((x - zero) / (one - zero)).clamp(0, 1)

@@ -241,7 +241,7 @@ def uneven_(x: Tensor, amount: float) -> Tensor:
     return x.addcmul_(noise, amount * deviation).clamp_(-1, 1)
 
 
-@lru_cache(maxsize=1)  # all frames of a film use the same
+@lru_cache(maxsize=2)  # all frames of a film use the same, at two sizes if they are underpainted
 def _grain(height: int, width: int) -> Tensor:
     """(1, 1, H, W) smooth noise of standard deviation 1."""
     line = torch.arange(-4.0, 5).div(SPREAD).square().div(-2).exp()

@@ -69,7 +69,7 @@ class Model:
 
     @property
     def underpainting(self) -> float:
-        """How strongly the strokes of a smaller painting are added to the photograph first: as in the recipe."""
+        """How strongly the strokes of a first painting are added to the photograph: as in the recipe, or 0."""
         return self._from_recipe("underpainting", 0)
 
     def _from_recipe(self, setting: str, default: float) -> float:
@@ -228,9 +228,9 @@ def apply(
         crispness: how far fine marks are removed from the result and strokes get crisp edges, from 0 to 1; see
             `kuwahara.filtered`. None: as in each style's recipe, 1 if it says nothing; 1 for pictures as styles, 0 for
             third-party models.
-        underpainting: how strongly the strokes of a painting of half the size are added to faint forms first, from 0 to
-            1; see `contrast.underpaint`. None: as in each style's recipe, 0 if it says nothing. For pictures as styles,
-            these three are multiplied by the strength.
+        underpainting: how strongly the strokes of a first painting, of half the size and filtered, are added to faint
+            forms of the photograph, from 0 to 1; see `contrast.underpaint`. None: as in each style's recipe, 0 if it
+            says nothing. For pictures as styles, clarity, crispness and underpainting are multiplied by the strength.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -317,21 +317,23 @@ def _paint(
 
     def run(seen: Tensor, mask: Tensor | None, film: Statistics | None) -> Tensor:
         margin = min(model.margin, *(side - 1 for side in seen.shape[-2:]))
-        seen, mask = images.extend(seen, margin), None if mask is None else images.extend(mask, margin)
-        with torch.autocast(seen.device.type, torch.bfloat16, enabled=half):
+        extended = images.extend(contrast.clarify(seen, clarity), margin)
+        mask = None if mask is None else images.extend(mask, margin)
+        with torch.autocast(extended.device.type, torch.bfloat16, enabled=half):
             if isinstance(network, Network):
-                painted: Tensor = network(seen, band=max(16, BAND // seen.shape[-1]), grain=noise, film=film)
+                painted: Tensor = network(extended, band=max(16, BAND // extended.shape[-1]), grain=noise, film=film)
             else:
-                painted = network(seen, style, strength=strength, grain=noise, mask=mask, film=film)
+                painted = network(extended, style, strength=strength, grain=noise, mask=mask, film=film)
         return images.cut(painted, margin).clamp_(0, 1)
 
     seen = photograph
     if underpainting:
-        small = images.resize(photograph, *(-(-side // 2) for side in photograph.shape[-2:]))
-        part = None if mask is None else images.resize(mask, *small.shape[-2:])
-        small = run(contrast.clarify(small, clarity), part, film and film.part("underpainting"))
-        seen = contrast.underpaint(photograph, kuwahara.filtered(small), underpainting)
-    seen = contrast.clarify(seen, clarity)
+        small = [-(-side // 2) for side in photograph.shape[-2:]]
+        part = None if mask is None else images.resize(mask, *small)
+        first = run(images.resize(photograph, *small), part, film and film.part("underpainting"))
+        # Filtered in every style: dots and meshes would become strokes.
+        seen = contrast.underpaint(photograph, kuwahara.filtered(first), underpainting)
+        del first
     painted = run(seen, mask, film)
     painted = contrast.clarify(painted, clarity, photograph)
     if style is not None:
@@ -357,20 +359,16 @@ def check_scale(style_scale: float) -> None:
 
 
 def check_mixture(
-    styles: int,
-    style_weights: Sequence[float],
-    strength: float,
-    *,
-    size: int | None = None,
-    masks: Sequence[Any] = (),
-    **shares: float | None,
-) -> list[float]:
+    styles: int, style_weights: Sequence[float], strength: float, *, grain: float | None = None,
+    clarity: float | None = None, crispness: float | None = None, underpainting: float | None = None,
+    size: int | None = None, masks: Sequence[Any] = (),
+) -> list[float]:  # fmt: skip
     """Check settings of `apply` before long work.
 
     Args:
         styles: number of styles.
-        style_weights, strength, size, masks: those of `apply`; of the masks, only the number counts.
-        shares: its other settings between 0 and 1.
+        style_weights, strength, grain, clarity, crispness, underpainting, size, masks: those of `apply`; of the masks,
+            only the number counts.
 
     Returns:
         The share of each style; they sum to 1.
@@ -381,7 +379,8 @@ def check_mixture(
     """
     if not styles:
         raise InputError("`style`: give a painting, the name of a bundled style or a model's file")
-    for name, share in {"strength": strength, **shares}.items():
+    shares = {"strength": strength, "grain": grain, "clarity": clarity, "crispness": crispness}
+    for name, share in {**shares, "underpainting": underpainting}.items():
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"`{name}` must lie between 0 and 1, not {share:g}")
     if size is not None and not 0 <= size <= recipes.LARGEST:

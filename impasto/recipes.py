@@ -154,8 +154,8 @@ class Training:
     """How far `impasto apply` removes dots and meshes afterwards and gives strokes crisp edges. 0 for a style that
     needs fine lines. The training itself does not use it."""
     underpainting: float = within(0, 1, 0.0)
-    """How strongly `impasto apply` first adds the strokes of a painting of half the size to faint forms, such as
-    clouds. Strokes become longer and bolder there. The training itself does not use it."""
+    """How strongly `impasto apply` adds the strokes of a first painting, of half the size, to clouds and other faint
+    forms: strokes there get longer and bolder. The training itself does not use it."""
     motion: float = within(0, 1e6, 0.0)
     """For steadier films: weight of the consistency loss. Repainting a shifted crop should equal shifting the repainted
     crop. A step takes twice as long. 0: none."""

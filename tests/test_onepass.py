@@ -10,7 +10,7 @@ from conftest import SMALL, save_picture
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impasto import anystyle, contrast, images, kuwahara, onepass
+from impasto import anystyle, bundled, contrast, images, kuwahara, onepass
 from impasto.errors import DivergedError, InputError, WeightsError
 from impasto.networks import IMPASTO, JOHNSON, Architecture, Network, Statistics, normalise_
 from impasto.onepass import Model
@@ -179,31 +179,66 @@ def test_clarity(model: Model) -> None:
             onepass.apply(photograph, model, clarity=wrong)
 
 
+def underpainted(model: Model, amount: float) -> Model:
+    return Model(model.network, {"recipe": f'{{"crispness": 0, "underpainting": {amount}}}'})
+
+
 def test_underpainting(model: Model) -> None:
     """The strokes of a painting of half the size, filtered, are added to the photograph, and it is painted."""
-    photograph, plain = 0.4 + 0.1 * torch.rand(1, 3, 80, 101), Model(model.network, {"recipe": '{"crispness": 0}'})
-    ours = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.6}'})
+    photograph, plain, ours = 0.4 + 0.1 * torch.rand(1, 3, 80, 101), underpainted(model, 0), underpainted(model, 0.6)
     settings: dict[str, Any] = {"grain": 0, "clarity": 0, "precision": "float32"}
-    small = contrast.clarify(images.resize(photograph, 40, 51))
-    first = onepass.apply(small, plain, crispness=1, **settings)
+    first = onepass.apply(contrast.clarify(images.resize(photograph, 40, 51)), plain, crispness=1, **settings)
     seen = contrast.clarify(contrast.underpaint(photograph, first, 0.6))
     wanted = contrast.clarify(onepass.apply(seen, plain, **settings), 1, photograph)
     found = onepass.apply(photograph, ours, grain=0, precision="float32")
     torch.testing.assert_close(found, wanted)
     assert not torch.allclose(found, onepass.apply(photograph, plain, grain=0, precision="float32"), atol=1e-3)
-    # In a film, both paintings have their own statistics: with a rate of 0, those of the first frame.
-    first_frame = onepass.apply(photograph, ours, grain=0, precision="float32", film=Statistics(0.0))
-    torch.testing.assert_close(first_frame, found)
-    half = Model(model.network, {"recipe": '{"crispness": 0, "underpainting": 0.5}'})
-    for each, default in ((model, 0), (plain, 0), (half, 0.5)):
+    # Both paintings of a film's first frame have their own statistics; else the second would get those of the first.
+    frame = onepass.apply(photograph, ours, grain=0, precision="float32", film=Statistics(0.0))
+    torch.testing.assert_close(frame, found)
+
+
+def test_how_strongly_a_style_is_underpainted(model: Model, tmp_path: Path) -> None:
+    """As its recipe says, and otherwise not at all."""
+    photograph, ours = 0.4 + 0.1 * torch.rand(1, 3, 40, 50), Model(model.network, {"recipe": "{}"})
+    for each, default in ((model, 0), (ours, 0), (underpainted(model, 0.5), 0.5)):
         same, omitted = (onepass.apply(photograph, each, underpainting=u, precision="float32") for u in (default, None))
         assert torch.equal(same, omitted)
-    any_painting = onepass.from_painting(torch.rand(1, 3, 40, 40))
-    none, some = (onepass.apply(photograph, any_painting, underpainting=u) for u in (None, 1))
-    assert not torch.allclose(none, some, atol=1e-3)
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="`underpainting`"):
             onepass.apply(photograph, model, underpainting=wrong)
+    onepass.save(tmp_path / "a.safetensors", onepass.require_network(model, "a"), underpainted(model, 2).metadata)
+    with pytest.raises(WeightsError, match="not a one-pass model"):
+        onepass.load(tmp_path / "a.safetensors")
+    dabs = {"candy", "composition-vii", "portrait-of-metzinger", "rain-princess"}
+    assert {name for name in bundled.STYLES if not onepass.load(name).underpainting} == dabs
+
+
+def test_paintings_are_underpainted_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their strength, and with the mask at half the size."""
+    amounts: list[float] = []
+    masks: list[tuple[int, ...] | None] = []
+    painting = onepass.from_painting(torch.rand(1, 3, 40, 40))
+
+    class Watched:
+        def to(self, device: torch.device) -> "Watched":
+            return self
+
+        def __call__(self, *args: Any, mask: torch.Tensor | None, **settings: Any) -> torch.Tensor:
+            masks.append(mask if mask is None else mask.shape)
+            return painting.network(*args, mask=mask, **settings)  # type: ignore[no-any-return]
+
+    keep = contrast.underpaint
+    monkeypatch.setattr(contrast, "underpaint", lambda *args: amounts.append(args[2]) or keep(*args))
+    watched = replace(painting, network=Watched())  # type: ignore[arg-type]
+    photograph, half = 0.4 + 0.1 * torch.rand(1, 3, 80, 100), torch.zeros(1, 1, 80, 100)
+    half[..., :50] = 1
+    none, some = (onepass.apply(photograph, watched, underpainting=u) for u in (None, 1))
+    assert not torch.allclose(none, some, atol=1e-3)
+    onepass.apply(photograph, watched, strength=0.4, underpainting=0.5)
+    assert amounts == [1, 0.2] and masks == [None] * 5
+    onepass.apply(photograph, [watched], masks=[half], underpainting=1)
+    assert masks[5:] == [(1, 1, 72, 82), (1, 1, 112, 132)], "with a margin of 16 pixels"
 
 
 def test_crispness(model: Model) -> None:

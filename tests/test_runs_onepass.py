@@ -383,6 +383,18 @@ def test_bad_train_arguments(train: Callable[..., int], flags: list[str], named:
     one_line(capsys, named, only=True)
 
 
+def test_settings_reach_the_network(tmp_path: Path) -> None:
+    """Each setting changes the picture, and is in the receipt."""
+    photo, pictures = save_picture(tmp_path / "a.png", 90, 70), {}
+    for setting in ("grain", "clarity", "crispness", "underpainting"):
+        for value in ("0", "1"):
+            out = tmp_path / f"{setting}{value}.png"
+            assert cli.main(["apply", str(photo), "--style", "udnie", "-o", str(out), f"--{setting}", value]) == 0
+            assert images.read_receipt(out)[setting] == float(value)
+            pictures[setting, value] = images.to_tensor(out)
+        assert not torch.equal(pictures[setting, "0"], pictures[setting, "1"])
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

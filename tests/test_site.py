@@ -71,7 +71,7 @@ def test_the_page_paints_like_pytorch(address: str, tmp_path: Path) -> None:
         page.wait_for_selector('#status[data-state="failed"]')
         browser.close()
     model = onepass.load("candy")
-    ours = onepass.apply(photo, model, size=0, grain=0, clarity=0, precision="float32")
+    ours = onepass.apply(photo, model, size=0, grain=0, clarity=0, underpainting=0, precision="float32")
     assert np.abs(painted - np.asarray(images.to_pil(ours), int)).max() <= 2
     assert faults == [] and all(url.startswith((address, "blob:", "data:")) for url in asked)
 
@@ -82,7 +82,7 @@ def test_every_style_has_its_own_weights(site: Path) -> None:
     for name in ("candy", "mosaic"):  # two graphs: mosaic is not filtered
         session = onnxruntime.InferenceSession(site / "styles" / f"{name}.onnx", providers=["CPUExecutionProvider"])
         (painted,) = session.run(None, {"image": image.numpy()})
-        ours = onepass.apply(image, name, size=0, grain=0, clarity=0, precision="float32")
+        ours = onepass.apply(image, name, size=0, grain=0, clarity=0, underpainting=0, precision="float32")
         np.testing.assert_allclose(painted, ours.numpy(), atol=1e-3)
 
 

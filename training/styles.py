@@ -38,30 +38,34 @@ STRENGTHS = (0.5, 7.5)
 
 @dataclass(frozen=True)
 class Painting:
-    """A painting, the size at which it is learnt, and the target of its content term."""
+    """A painting, the size at which it is learnt, the target of its content term, and how `impasto apply` paints."""
 
     file: str
     size: int
     content: float
     descreen: bool = False
+    crispness: float = 1.0
+    underpainting: float = 1.0
 
 
 PAINTINGS = {
     "first": {
         "the-great-wave": Painting("the_great_wave.jpg", 768, 0.39),
         "la-muse": Painting("la_muse.jpg", 512, 0.455, descreen=True),
-        "rain-princess": Painting("rain_princess.jpg", 960, 0.44, descreen=True),
+        "rain-princess": Painting("rain_princess.jpg", 960, 0.44, descreen=True, underpainting=0),
         "the-scream": Painting("the_scream.jpg", 600, 0.36, descreen=True),
         "udnie": Painting("udnie.jpg", 512, 0.39, descreen=True),
-        "the-shipwreck-of-the-minotaur": Painting("the_shipwreck_of_the_minotaur.jpg", 800, 0.35, descreen=True),
+        "the-shipwreck-of-the-minotaur": Painting(
+            "the_shipwreck_of_the_minotaur.jpg", 800, 0.35, descreen=True, crispness=0
+        ),
     },
     "second": {
-        "starry-night": Painting("starry_night.jpg", 700, 0.43),
-        "composition-vii": Painting("composition_vii.jpg", 700, 0.44),
-        "mosaic": Painting("mosaic.jpg", 470, 0.44),
-        "candy": Painting("candy.jpg", 700, 0.44, descreen=True),
-        "feathers": Painting("feathers.jpg", 540, 0.43),
-        "portrait-of-metzinger": Painting("delaunay_portrait.jpg", 700, 0.44),
+        "starry-night": Painting("starry_night.jpg", 700, 0.43, crispness=0),
+        "composition-vii": Painting("composition_vii.jpg", 700, 0.44, underpainting=0),
+        "mosaic": Painting("mosaic.jpg", 470, 0.44, crispness=0),
+        "candy": Painting("candy.jpg", 700, 0.44, descreen=True, underpainting=0),
+        "feathers": Painting("feathers.jpg", 540, 0.43, crispness=0),
+        "portrait-of-metzinger": Painting("delaunay_portrait.jpg", 700, 0.44, underpainting=0),
     },
 }
 
@@ -108,7 +112,14 @@ def main() -> None:
     group: dict[str, Painting] = PAINTINGS[args.group]
     recipe = Training(steps=args.steps, rate=args.rate, start="")
     recipes = {
-        name: replace(recipe, style_size=painting.size, descreen=painting.descreen) for name, painting in group.items()
+        name: replace(
+            recipe,
+            style_size=painting.size,
+            descreen=painting.descreen,
+            crispness=painting.crispness,
+            underpainting=painting.underpainting,
+        )
+        for name, painting in group.items()
     }
     pool = datasets.load(datasets.pictures(args.assets / "photos"), side=640, short=448).to(device)
     paintings = {name: images.read(args.assets / "styles" / painting.file) for name, painting in group.items()}

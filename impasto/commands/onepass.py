@@ -78,8 +78,8 @@ class ApplyCommand:
     """How far dots and meshes are removed and strokes get crisp edges (Kuwahara filter), from 0 to 1. If omitted: as in
     the style's recipe; 1 for a picture as style, 0 for a third-party checkpoint."""
     underpainting: float | None = None
-    """How strongly the strokes of a first painting, of half the size, guide those along clouds and other faint forms,
-    from 0 to 1: they become longer and bolder. If omitted: as in the style's recipe, or 0."""
+    """How strongly the strokes of a first painting, of half the size, are added to clouds and other faint forms of the
+    photograph, from 0 to 1: bolder strokes. If omitted: as in the style's recipe, or 0."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
