@@ -8,6 +8,7 @@ import gc
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -231,7 +232,7 @@ def reason(event: Any, kind: type) -> str:
     """Why tyro rejects the arguments, in one line; its events are private and may change with its version."""
 
     def spelt(argument: Any) -> str:
-        return str(argument.get_invocation_text()[1].as_str_no_ansi())
+        return str(argument.get_invocation_text()[1].as_str_no_ansi()).replace("{None}|", "")
 
     what = type(event).__name__
     if what == "UnrecognizedArgs":
@@ -244,4 +245,8 @@ def reason(event: Any, kind: type) -> str:
     named = spelt(event.argument) if getattr(event, "argument", None) else "the arguments"
     if what == "InvalidChoice":
         return f"{named} must be one of {', '.join(event.choices)}, not {event.value!r}"
-    return f"{named}: {getattr(event, 'message', 'not understood')}"
+    message = str(getattr(event, "message", "not understood"))
+    if number := re.search(r"(to float|with base 10): (.*)", message):
+        kind_of_number = "number" if number[1] == "to float" else "whole number"
+        return f"{named.split()[0]} must be a {kind_of_number}, not {number[2]}"
+    return f"{named}: {message}"
