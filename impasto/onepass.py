@@ -328,9 +328,9 @@ def _paint(
 
     seen = photograph
     if underpainting:
-        small = [-(-side // 2) for side in photograph.shape[-2:]]
-        part = None if mask is None else images.resize(mask, *small)
-        first = run(images.resize(photograph, *small), part, film and film.part("underpainting"))
+        sides = [-(-side // 2) for side in photograph.shape[-2:]]
+        small_mask = None if mask is None else images.resize(mask, *sides)
+        first = run(images.resize(photograph, *sides), small_mask, film and film.part("underpainting"))
         # Filtered in every style: dots and meshes would become strokes.
         seen = contrast.underpaint(photograph, kuwahara.filtered(first), underpainting)
         del first

@@ -629,6 +629,20 @@ def test_unparsable_flags(flags: list[str], run: Callable[..., int], capsys: Cap
     one_line(capsys, f"{flags[0]}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--size", "big"], "--size must be a whole number, not 'big'; see impasto apply --help"),
+        (["--size", "1.5"], "--size must be a whole number, not '1.5'; see"),
+        (["--grain", "much"], "--grain must be a number, not 'much'; see"),
+        (["--strength", "1,5"], "--strength must be a number, not '1,5'; see"),
+    ],
+)
+def test_words_instead_of_numbers(flags: list[str], told: str, capsys: Capture) -> None:
+    assert cli.main(["apply", "a.png", "--style", "udnie", "-o", "out.png", *flags]) == 2
+    one_line(capsys, told)
+
+
 def test_a_misspelt_flag_gets_a_suggestion(run: Callable[..., int], capsys: Capture) -> None:
     assert run("--strenght", "2") == 2
     one_line(capsys, "Unrecognized options: --strenght, 2 Perhaps you meant: --strength FLOAT; see impasto transfer")
@@ -859,17 +873,3 @@ def test_the_users_own_way_of_waiting_is_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     cli.share_cores()
     assert "GOMP_SPINCOUNT" not in os.environ
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--size", "big"], "--size must be a whole number, not 'big'; see impasto apply --help"),
-        (["--size", "1.5"], "--size must be a whole number, not '1.5'; see"),
-        (["--grain", "much"], "--grain must be a number, not 'much'; see"),
-        (["--strength", "1,5"], "--strength must be a number, not '1,5'; see"),
-    ],
-)
-def test_words_instead_of_numbers(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["apply", "a.png", "--style", "udnie", "-o", "out.png", *flags]) == 2
-    one_line(capsys, told)
