@@ -56,6 +56,18 @@ def read(source: images.Source) -> Tensor:
     return mask
 
 
+def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source]) -> list[Tensor]:
+    """The masks of styles, (1, 1, H, W) each: the given ones, without what is transparent in a style; or none."""
+    alphas = [each.alpha if isinstance(each, images.Picture) else None for each in styles]
+    if not style_masks and all(alpha is None for alpha in alphas):
+        return []
+    given = [read(each) for each in style_masks] or [torch.ones_like(images.to_tensor(each)[:, :1]) for each in styles]
+    return [
+        mask if alpha is None else alpha * images.resize(mask, alpha.shape[-2], alpha.shape[-1])
+        for mask, alpha in zip(given, alphas, strict=True)
+    ]
+
+
 def stretched(mask: images.Picture, picture: images.Picture) -> str | None:
     """A note if a mask has another shape than its picture, to which it is stretched; None otherwise."""
     (height, width), (tall, wide) = mask.image.shape[-2:], picture.image.shape[-2:]

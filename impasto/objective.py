@@ -196,8 +196,8 @@ class Objective:
 
 def build(
     network: VGG, recipe: Transfer, content: Tensor, styles: Sequence[Tensor],
-    content_masks: Sequence[Tensor] = (), style_masks: Sequence[Tensor] = (), *, by_hand: bool = True,
-    budget: float = 0,
+    content_masks: Sequence[Tensor] = (), style_masks: Sequence[Tensor] = (), *, guidance: Tensor | None = None,
+    by_hand: bool = True, budget: float = 0,
 ) -> Objective:  # fmt: skip
     """The recipe's objective for these pictures, with its targets computed, once.
 
@@ -212,6 +212,7 @@ def build(
         styles: (1, 3, H, W) each, of any size.
         content_masks: empty, or (1, 1, H, W) for each style.
         style_masks: empty, or one for each style, of any size.
+        guidance: (1, 1, H, W) in [0, 1], whose square is how strongly styles are painted (Gatys2017); None: fully.
         by_hand: False leaves everything to autograd, as a reference.
         budget: bytes that targets and a pass may take; 0: no limit.
 
@@ -244,19 +245,19 @@ def build(
             grams.append(_grams(bare, style, style_layers, mask))
     blend = torch.tensor(recipe.style_weights or [1.0] * len(grams))
     shared = [float(weight) for weight in blend / blend.sum().clamp_min(1e-12)]
+    regions: list[Region] = []
     if content_masks:
+        covers = content_masks if guidance is None else [mask * guidance for mask in content_masks]
         regions = [
-            Region(targets, masks.share(mask) * weight * len(grams), _at_layers(mask, style_layers, content))
-            for mask, weight, targets in zip(content_masks, shared, grams, strict=bool(grams))
+            Region(targets, masks.share(mask) * weight * len(grams), _at_layers(guided, style_layers, content))
+            for mask, guided, weight, targets in zip(content_masks, covers, shared, grams, strict=bool(grams))
         ]
     elif grams:
         blended = {
             layer: torch.stack([weight * targets[layer] for weight, targets in zip(shared, grams, strict=True)]).sum(0)
             for layer in style_layers
         }
-        regions = [Region(blended)]
-    else:
-        regions = []
+        regions = [Region(blended, masks=_at_layers(guidance, style_layers, content))]
     return replace(bare, regions=regions)
 
 
@@ -349,7 +350,7 @@ def _activations_to_keep(bare: Objective, image: Tensor, layers: Sequence[str]) 
 
 def _grams(bare: Objective, style: Tensor, layers: Sequence[str], mask: Tensor | None) -> dict[str, Tensor]:
     """layer -> (1, C, C), per position."""
-    region = Region({}, masks=_at_layers(mask, layers, style) if mask is not None else {})
+    region = Region({}, masks=_at_layers(mask, layers, style))
     grams: dict[str, Tensor] = {}
     for features, tile in _passes(bare, style):
         for layer in layers:
@@ -361,7 +362,9 @@ def _grams(bare: Objective, style: Tensor, layers: Sequence[str], mask: Tensor |
     return {layer: bare.scales.get(layer, 1.0) ** 2 * gram for layer, gram in grams.items()}
 
 
-def _at_layers(mask: Tensor, layers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
+def _at_layers(mask: Tensor | None, layers: Sequence[str], image: Tensor) -> dict[str, Tensor]:
+    if mask is None:
+        return {}
     return {
         layer: masks.at_layer(mask, *encoder.layer_size(layer, image.shape[-2], image.shape[-1])) for layer in layers
     }

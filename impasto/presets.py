@@ -16,6 +16,7 @@ impasto = Transfer(
     style_weight=120.0,
     style_scale=1.35,
     style_term="bounded",
+    faces=0.3,
     palette=True,
     flat=0.03,
 )

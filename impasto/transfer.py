@@ -15,7 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto import anystyle, color, encoder, images, machine, masks, objective, optimize, palette, presets, schema
+from impasto import (
+    anystyle,
+    color,
+    encoder,
+    faces,
+    images,
+    machine,
+    masks,
+    objective,
+    optimize,
+    palette,
+    presets,
+    schema,
+)
 from impasto.errors import InputError
 from impasto.recipes import Transfer
 
@@ -32,6 +45,7 @@ class Pictures:
         content: the same, in the styles' colours if the recipe has `palette`.
         styles: (1, 3, h, w) each.
         content_masks, style_masks: empty, or (1, 1, h, w) for each style.
+        guidance: (1, 1, h, w) whose square is how strongly styles are painted, less on faces; None: fully.
     """
 
     photograph: Tensor
@@ -39,6 +53,7 @@ class Pictures:
     styles: Sequence[Tensor]
     content_masks: Sequence[Tensor]
     style_masks: Sequence[Tensor]
+    guidance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +208,7 @@ def prepare(
     photograph = images.to_tensor(content).to(device)
     paintings = [images.to_tensor(source).to(device) for source in styles]
     inside = [masks.read(mask).to(device) for mask in content_masks]
-    counted = [mask.to(device) for mask in visible(styles, style_masks)]
+    counted = [mask.to(device) for mask in masks.visible(styles, style_masks)]
     if recipe.keep_colors == "luma":
         paintings = [color.match_luma(painting, photograph) for painting in paintings]
     elif recipe.keep_colors == "histogram":
@@ -201,21 +216,7 @@ def prepare(
     colored = photograph
     if recipe.palette:
         colored = palette.recolor(photograph, paintings, recipe.style_weights, inside, counted)
-    return Pictures(photograph, colored, paintings, inside, counted)
-
-
-def visible(styles: Sequence[images.Source], style_masks: Sequence[images.Source]) -> list[Tensor]:
-    """The masks of styles, (1, 1, H, W) each: the given ones, without what is transparent in a style; or none."""
-    alphas = [each.alpha if isinstance(each, images.Picture) else None for each in styles]
-    if not style_masks and all(alpha is None for alpha in alphas):
-        return []
-    given = [masks.read(each) for each in style_masks] or [
-        torch.ones_like(images.to_tensor(each)[:, :1]) for each in styles
-    ]
-    return [
-        mask if alpha is None else alpha * images.resize(mask, alpha.shape[-2], alpha.shape[-1])
-        for mask, alpha in zip(given, alphas, strict=True)
-    ]
+    return Pictures(photograph, colored, paintings, inside, counted, faces.guidance(photograph, recipe.faces))
 
 
 def plan(recipe: Transfer, pictures: Pictures) -> list[Scale]:
@@ -265,6 +266,7 @@ def paint(
         [images.to_size(style, longest) for style in pictures.styles],
         [images.resize(mask, *scale.size) for mask in pictures.content_masks],
         pictures.style_masks,
+        guidance=None if pictures.guidance is None else images.resize(pictures.guidance, *scale.size),
         budget=USABLE * (spare - optimize.memory(content, recipe.optimizer)),
     )
     if follow is not None:
