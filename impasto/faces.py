@@ -1,6 +1,9 @@
-"""Faces in photographs, which a stroke across the mouth would ruin."""
+"""Faces in photographs. What the rest of a picture can bear, such as a stroke across the mouth, ruins a face."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,12 +11,78 @@ from torch import Tensor
 from impasto import images
 
 SEARCHED = 384  # long edge, in pixels, of the copy in which faces are found
-LEAST = 0.1  # width of the smallest face, as a fraction of the copy's short edge
+LEAST = 0.1  # width of the smallest face, as a fraction of the short edge
 TRAINED = 24  # side of the cascade's windows in pixels: it finds no smaller faces
 # Windows, of nearly the same place and size, that must show a face. With fewer, faces are found in leaves and walls.
 NEIGHBORS = 11
-HEIGHT, WIDTH = 0.74, 0.55  # half axes of the ellipse around a face, as fractions of the window's side
-EDGE = 6.0  # how steeply the ellipse ends
+HEIGHT, WIDTH = 0.74, 0.55  # half axes of the oval around a face, as fractions of the window's side
+EDGE = 6.0  # how steeply the oval ends
+AROUND = 1.1  # half side of the square that is painted again, as a fraction of the window's side
+PAINTED = 200  # side of the window in pixels at which a face is painted again
+
+
+Window = tuple[slice, slice]  # rows and columns of a picture
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a picture of any size: its centre, and the side of the square from the eyebrows to the chin.
+
+    Attributes:
+        row, column: of the centre, as fractions of the picture's height and width.
+        side: as a fraction of the long edge.
+    """
+
+    row: float
+    column: float
+    side: float
+
+    def window(self, height: int, width: int) -> Window:
+        """What is painted again with the face, in a picture of this size."""
+        half = AROUND * self.side * max(height, width)
+        rows, columns = (
+            slice(max(0, round(place * length - half)), min(length, round(place * length + half)))
+            for place, length in ((self.row, height), (self.column, width))
+        )
+        return rows, columns
+
+    def oval(self, height: int, width: int, window: Window = (slice(None), slice(None))) -> Tensor:
+        """1 inside of the face, falling smoothly to 0 around it: (1, 1, h, w), a window of a picture of this size."""
+        side = self.side * max(height, width)
+        down = (torch.arange(height)[window[0], None] + 0.5 - self.row * height) / (HEIGHT * side)
+        across = (torch.arange(width)[window[1]] + 0.5 - self.column * width) / (WIDTH * side)
+        return torch.sigmoid(EDGE * (1 - down.square() - across.square()))[None, None]
+
+
+def find(photograph: Tensor) -> list[Face]:
+    """Faces that look at the camera, found with a cascade of local binary patterns (Liao2007).
+
+    Args:
+        photograph: (1, 3, H, W) sRGB in [0, 1].
+
+    Returns:
+        The faces; one may be found twice.
+    """
+    copy = images.at_most(photograph, SEARCHED)
+    shortest = min(copy.shape[-2:])
+    least = max(TRAINED, round(LEAST * shortest))
+    if shortest < least:
+        return []
+    from skimage import data  # imported late: they load scipy
+    from skimage.feature import Cascade
+
+    cascade = Cascade(data.lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
+    windows = cascade.detect_multi_scale(
+        img=copy[0].permute(1, 2, 0).cpu().numpy(), scale_factor=1.1, step_ratio=1,
+        min_size=(least, least), max_size=(shortest, shortest), min_neighbor_number=NEIGHBORS,
+    )  # fmt: skip
+    height, width = copy.shape[-2:]
+    faces = []
+    for window in windows:
+        side = window["width"]
+        row, column = (window["r"] + side / 2) / height, (window["c"] + side / 2) / width
+        faces.append(Face(row, column, side / max(height, width)))
+    return faces
 
 
 def guidance(photograph: Tensor, strength: float) -> Tensor | None:
@@ -26,41 +95,38 @@ def guidance(photograph: Tensor, strength: float) -> Tensor | None:
     Returns:
         (1, 1, h, w) of a smaller copy, 1 away from faces; None if there are none.
     """
-    inside = where(photograph) if strength < 1 else None
+    copy = images.at_most(photograph, SEARCHED)
+    ovals = [face.oval(*copy.shape[-2:]) for face in find(copy)] if strength < 1 else []
+    inside = torch.stack(ovals).amax(0).to(copy) if ovals else None
     return None if inside is None else 1 - (1 - strength**0.5) * inside
 
 
-def where(photograph: Tensor) -> Tensor | None:
-    """Find faces that look at the camera, with a cascade of local binary patterns (Liao2007).
+def repaint(
+    painted: Tensor,
+    paint: Callable[[Tensor], Tensor],
+    photographs: Tensor,
+    found: Sequence[Sequence[Face]],
+) -> Tensor:
+    """Paint faces again: small ones enlarged, and then reduced, so that strokes are fine enough for eyes and mouths.
 
     Args:
-        photograph: (1, 3, H, W) sRGB in [0, 1].
+        painted: (B, 3, H, W) the paintings, which are changed.
+        paint: a part of a photograph, (1, 3, h, w) -> its painting.
+        photographs: (B, 3, H', W') of which they were made, with all their detail.
+        found: the faces of each photograph.
 
     Returns:
-        (1, 1, h, w) of a smaller copy, on the photograph's device: 1 inside of faces, falling smoothly to 0 around
-        them; None if there is no face.
+        (B, 3, H, W) the paintings.
     """
-    copy = images.at_most(photograph, SEARCHED)
-    height, width = copy.shape[-2:]
-    shortest = min(height, width)
-    least = max(TRAINED, round(LEAST * shortest))
-    if shortest < least:
-        return None
-    from skimage import data  # imported late: they load scipy
-    from skimage.feature import Cascade
-
-    cascade = Cascade(data.lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
-    windows = cascade.detect_multi_scale(
-        img=copy[0].permute(1, 2, 0).cpu().numpy(), scale_factor=1.1, step_ratio=1,
-        min_size=(least, least), max_size=(shortest, shortest), min_neighbor_number=NEIGHBORS,
-    )  # fmt: skip
-    if not windows:
-        return None
-    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-    inside = torch.zeros(height, width)
-    for window in windows:
-        side = window["width"]
-        down, across = rows - window["r"] - side / 2, columns - window["c"] - side / 2
-        distance = (down / (HEIGHT * side)).square() + (across / (WIDTH * side)).square()
-        inside = torch.maximum(inside, torch.sigmoid(EDGE * (1 - distance)))
-    return inside[None, None].to(photograph.device)
+    height, width = painted.shape[-2:]
+    for index, faces in enumerate(found):
+        for face in faces:
+            rows, columns = window = face.window(height, width)
+            size = rows.stop - rows.start, columns.stop - columns.start
+            scale = max(1.0, PAINTED / (face.side * max(height, width)))
+            near = photographs[index : index + 1, :, *face.window(*photographs.shape[-2:])]
+            again = paint(images.resize(near, *(round(scale * length) for length in size)))
+            painted[index, :, rows, columns].lerp_(
+                images.resize(again, *size)[0], face.oval(height, width, window)[0].to(painted)
+            )
+    return painted

@@ -21,6 +21,7 @@ from impasto import (
     bundled,
     color,
     contrast,
+    faces,
     halos,
     images,
     interop,
@@ -198,6 +199,7 @@ def apply(
     clarity: float | None = None,
     crispness: float | None = None,
     underpainting: float | None = None,
+    fine_faces: bool = True,
     size: int | None = None,
     precision: str = "auto",
     device: str = "",
@@ -231,6 +233,7 @@ def apply(
         underpainting: how strongly the strokes of a first painting, of half the size and filtered, are added to faint
             forms of the photograph, from 0 to 1; see `contrast.underpaint`. None: as in each style's recipe, 0 if it
             says nothing. For pictures as styles, clarity, crispness and underpainting are multiplied by the strength.
+        fine_faces: paint faces again, with finer strokes; see `faces.repaint`. Third-party models and films do not.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -266,9 +269,12 @@ def apply(
         original = photograph
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
+    redo = None
+    if fine_faces and film is None:
+        redo = partial(faces.repaint, photographs=original, found=[faces.find(each[None]) for each in photograph])
     paint = partial(
         _paint, photograph, strength=strength, grain=grain, clarity=clarity, crispness=crispness,
-        underpainting=underpainting, half=half,
+        underpainting=underpainting, half=half, redo=redo,
     )  # fmt: skip
     if masks:
         result = guidance.compose(
@@ -279,7 +285,11 @@ def apply(
         )
     else:
         shown = [(model, part) for model, part in zip(models, parts, strict=True) if part > 0]
-        result = _mixture(_merged(shown), partial(paint, film=film))
+        result = torch.zeros(())
+        for model, part in _merged(shown):
+            painted = paint(model, film=film)
+            result = painted if part == 1 else result + painted.mul_(part)
+            del painted
     if settle is not None:
         result = settle(photograph, result)
     if original is not photograph:
@@ -289,22 +299,12 @@ def apply(
     return color.match_histogram(result, original) if keep_colors == "histogram" else result
 
 
-def _mixture(models: Sequence[tuple[Model, float]], paint: Callable[[Model], Tensor]) -> Tensor:
-    """The pictures of several models, mixed by their shares."""
-    result = torch.zeros(())
-    for model, part in models:
-        painted = paint(model)
-        result = painted if part == 1 else result + painted.mul_(part)
-        del painted
-    return result
-
-
 def _paint(
     photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None,
     crispness: float | None, underpainting: float | None, half: bool, mask: Tensor | None = None,
-    film: Statistics | None = None,
+    film: Statistics | None = None, redo: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """One style over the whole photograph, in [0, 1]; ``mask`` is the part from which statistics are taken."""
+    """One style over the whole photograph; statistics are taken from the ``mask``, and ``redo`` paints faces again."""
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
@@ -339,7 +339,11 @@ def _paint(
     if style is not None:
         painted = halos.removed(painted, photograph)
     painted = kuwahara.filtered(painted, crispness)
-    return painted if strength == 1 or style is not None else torch.lerp(photograph, painted, strength)
+    mixed = strength < 1 and style is None  # with the photograph, at the end
+    if redo is not None and "recipe" in model.metadata:
+        again = partial(_paint, model=model, grain=grain, crispness=crispness, clarity=0, underpainting=0, half=half)
+        painted = redo(painted, partial(again, strength=1.0 if mixed else strength))
+    return torch.lerp(photograph, painted, strength) if mixed else painted
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:

@@ -16,17 +16,18 @@ impasto = Transfer(
     style_weight=120.0,
     style_scale=1.35,
     style_term="bounded",
-    faces=0.3,
+    face_strength=0.3,
     palette=True,
     flat=0.03,
 )
 
-# Faces: the content is held closer, and from relu2_1 on, so that no stroke crosses the mouth or an eye.
+# The content is held closer, and from relu2_1 on, so that no stroke crosses a mouth or an eye, found or not.
 portrait = dataclasses.replace(
     impasto,
     content_layers=("relu2_1", "relu3_1", "relu4_2", "relu5_1"),
     content_layer_weights=(2.0, 1.0, 1.0, 1.0),
     style_weight=80.0,
+    face_strength=1.0,
     smoothness=6.0,
 )
 

@@ -78,7 +78,7 @@ class Transfer:
     """Size of the strokes: the style's long edge as a multiple of the result's."""
     style_weights: tuple[float, ...] = within(0, 1e9, ())
     """Share of each style; default: equal shares."""
-    faces: float = within(0, 1, 1.0)
+    face_strength: float = within(0, 1, 1.0)
     """How strongly the style is painted on faces, relative to the rest; 1: faces are not looked for."""
     keep_colors: Literal["none", "luma", "histogram"] = "none"
     """Keep the content's colours. luma: paint only its brightness; histogram: match the style's colours to it first."""

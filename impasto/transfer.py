@@ -216,7 +216,7 @@ def prepare(
     colored = photograph
     if recipe.palette:
         colored = palette.recolor(photograph, paintings, recipe.style_weights, inside, counted)
-    return Pictures(photograph, colored, paintings, inside, counted, faces.guidance(photograph, recipe.faces))
+    return Pictures(photograph, colored, paintings, inside, counted, faces.guidance(photograph, recipe.face_strength))
 
 
 def plan(recipe: Transfer, pictures: Pictures) -> list[Scale]:

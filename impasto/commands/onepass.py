@@ -80,6 +80,9 @@ class ApplyCommand:
     underpainting: float | None = None
     """How strongly the strokes of a first painting, of half the size, are added to clouds and other faint forms of the
     photograph, from 0 to 1: bolder strokes. If omitted: as in the style's recipe, or 0."""
+    no_fine_faces: bool = False
+    """Paint faces with the same strokes as the rest. By default they are painted larger and then reduced, so that eyes
+    and mouths stay whole; not in films, unless frame by frame."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
@@ -115,7 +118,7 @@ class ApplyCommand:
         painter = run_onepass.Painter(
             models, parts, self.strength, self.keep_colors, device,
             grain=self.grain, clarity=self.clarity, crispness=self.crispness, underpainting=self.underpainting,
-            size=self.size, masks=masks, sources=[*self.style, *self.masks],
+            fine_faces=not self.no_fine_faces, size=self.size, masks=masks, sources=[*self.style, *self.masks],
         )  # fmt: skip
         film = self.clip.settings(steady=not self.no_steady, fps=self.fps)
         if self.cluster:

@@ -139,7 +139,8 @@ class Painter:
 
     Attributes:
         models, parts: the styles and their weights in the mixture.
-        strength, keep_colors, grain, clarity, crispness, underpainting, size: as `onepass.apply` takes them.
+        strength, keep_colors, grain, clarity, crispness, underpainting, fine_faces, size: as `onepass.apply` takes
+            them.
         device: where to compute.
         masks: one for each style, or none.
         sources: files of styles and masks, which must not be overwritten.
@@ -155,6 +156,7 @@ class Painter:
     clarity: float | None = None
     crispness: float | None = None
     underpainting: float | None = None
+    fine_faces: bool = True
     size: int | None = None
     masks: Sequence[images.Picture] = ()
     sources: Sequence[str] = ()
@@ -164,8 +166,8 @@ class Painter:
         painted = onepass.apply(
             image.to(self.device), self.models, style_weights=self.parts, strength=self.strength,
             masks=self.masks, keep_colors=self.keep_colors, grain=self.grain, clarity=self.clarity,
-            crispness=self.crispness, underpainting=self.underpainting, size=self.size, film=film, settle=settle,
-            precision=precision,
+            crispness=self.crispness, underpainting=self.underpainting, fine_faces=self.fine_faces,
+            size=self.size, film=film, settle=settle, precision=precision,
         )  # fmt: skip
         return painted.cpu()
 
@@ -189,8 +191,8 @@ class Painter:
         return receipts.build(
             "apply", models=[dict(model.metadata) for model in self.models], style_weights=self.parts,
             strength=self.strength, masks=self.masks, keep_colors=self.keep_colors, grain=self.grain,
-            clarity=self.clarity, crispness=self.crispness, underpainting=self.underpainting, size=self.size,
-            **({} if picture is None else {"content": picture}),
+            clarity=self.clarity, crispness=self.crispness, underpainting=self.underpainting,
+            fine_faces=self.fine_faces, size=self.size, **({} if picture is None else {"content": picture}),
         )  # fmt: skip
 
 
