@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from impasto import images
 
@@ -18,6 +19,7 @@ NEIGHBORS = 11
 HEIGHT, WIDTH = 0.74, 0.55  # half axes of the oval around a face, as fractions of the window's side
 EDGE = 6.0  # how steeply the oval ends
 AROUND = 1.1  # half side of the square that is painted again, as a fraction of the window's side
+BLUR = 0.25  # radius, as a fraction of the window's side, within which a painting's mean colours stay
 PAINTED = 200  # side of the window in pixels at which a face is painted again
 
 
@@ -61,7 +63,7 @@ def find(photograph: Tensor) -> list[Face]:
         photograph: (1, 3, H, W) sRGB in [0, 1].
 
     Returns:
-        The faces; one may be found twice.
+        The faces, the largest first.
     """
     copy = images.at_most(photograph, SEARCHED)
     shortest = min(copy.shape[-2:])
@@ -77,12 +79,15 @@ def find(photograph: Tensor) -> list[Face]:
         min_size=(least, least), max_size=(shortest, shortest), min_neighbor_number=NEIGHBORS,
     )  # fmt: skip
     height, width = copy.shape[-2:]
-    faces = []
-    for window in windows:
+    found: list[Face] = []
+    covered = torch.zeros(height, width)
+    for window in sorted(windows, key=lambda window: -window["width"]):
         side = window["width"]
-        row, column = (window["r"] + side / 2) / height, (window["c"] + side / 2) / width
-        faces.append(Face(row, column, side / max(height, width)))
-    return faces
+        face = Face((window["r"] + side / 2) / height, (window["c"] + side / 2) / width, side / max(height, width))
+        if covered[int(face.row * height), int(face.column * width)] < 0.5:  # else it was found before, larger
+            found.append(face)
+            covered = torch.maximum(covered, face.oval(height, width)[0, 0])
+    return found
 
 
 def guidance(photograph: Tensor, strength: float) -> Tensor | None:
@@ -126,7 +131,16 @@ def repaint(
             scale = max(1.0, PAINTED / (face.side * max(height, width)))
             near = photographs[index : index + 1, :, *face.window(*photographs.shape[-2:])]
             again = paint(images.resize(near, *(round(scale * length) for length in size)))
-            painted[index, :, rows, columns].lerp_(
-                images.resize(again, *size)[0], face.oval(height, width, window)[0].to(painted)
-            )
-    return painted
+            part = painted[index, :, rows, columns]
+            change = images.resize(again, *size)[0] - part
+            # A part alone may get other colours: only its forms are taken, and the colours around them stay.
+            change -= _blurred(change, round(BLUR * face.side * max(height, width)))
+            part += face.oval(height, width, window)[0].to(change) * change
+    return painted.clamp_(0, 1)
+
+
+def _blurred(image: Tensor, radius: int) -> Tensor:
+    """A box filter of (C, H, W), applied twice."""
+    for _ in range(2):
+        image = F.avg_pool2d(image, 2 * radius + 1, 1, radius, count_include_pad=False)
+    return image

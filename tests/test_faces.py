@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import SMALL
@@ -65,11 +67,8 @@ def test_small_faces_are_painted_larger() -> None:
 
 
 def test_large_faces_keep_their_size() -> None:
-    sizes = []
-    photograph = torch.zeros(1, 3, 500, 500)
-    faces.repaint(
-        photograph.clone(), lambda near: sizes.append(near.shape) or near, photograph, [[Face(0.5, 0.5, 0.5)]]
-    )
+    photograph, sizes = torch.zeros(1, 3, 500, 500), []
+    faces.repaint(photograph, lambda near: sizes.append(near.shape) or near, photograph, [[Face(0.5, 0.5, 0.5)]])
     assert sizes == [(1, 3, 500, 500)]
 
 
@@ -113,8 +112,6 @@ def test_strength_and_masks_reach_faces(ours: Model) -> None:
 
 def test_optimisation_paints_faces_gently() -> None:
     """By the default recipe; the rest of the picture changes as much as without."""
-    from dataclasses import replace
-
     recipe = replace(presets.impasto, size=128, steps=20, scales=(1.0,), precision="float32", palette=False)
     style = images.to_tensor(bundled.locate("starry-night"))
     gentle, plain = (transfer.stylize(ASTRONAUT, style, r) for r in (recipe, replace(recipe, face_strength=1.0)))
