@@ -51,19 +51,24 @@ def test_guidance() -> None:
 
 
 def test_small_faces_are_painted_larger() -> None:
-    """From the photograph with all its detail, and only around the face."""
-    painted, photograph, sizes = torch.zeros(2, 3, 100, 80), torch.full((2, 3, 200, 160), 0.5), []
+    """From the photograph with all its detail, only around the face, and with the colours that were there."""
+    stripes = 0.1 * (torch.arange(160) // 4 % 2).float().expand(2, 3, 200, 160)
+    painted, sizes = torch.full((2, 3, 100, 80), 0.3), []
     face = Face(0.5, 0.25, 0.2)
 
     def paint(near: Tensor) -> Tensor:
         sizes.append(tuple(near.shape))
-        return near + 0.25
+        return near + torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1)
 
-    found = faces.repaint(painted.clone(), paint, photograph, [[], [face]])
-    assert torch.equal(found[0], painted[0])
-    torch.testing.assert_close(found[1, 0], 0.75 * face.oval(100, 80)[0, 0], rtol=0, atol=1e-3)
+    found = faces.repaint(painted.clone(), paint, stripes, [[], [face]])
     # 22 pixels on each side of the centre, cut at the left border; the face's 20 pixels become 200.
     assert sizes == [(1, 3, 440, 420)]
+    assert torch.equal(found[0], painted[0])
+    changed = found[1] - painted[1]
+    torch.testing.assert_close(changed, changed[:1].expand_as(changed), rtol=0, atol=1e-5)
+    assert float(changed[0, 45:55, 14:26].std()) == pytest.approx(0.05, abs=0.01)
+    assert abs(float(changed[0].mean())) < 1e-3
+    assert float((changed[0] * (face.oval(100, 80)[0, 0] < 1e-3)).abs().max()) < 1e-3
 
 
 def test_large_faces_keep_their_size() -> None:
