@@ -66,7 +66,8 @@ def to_onnx(
     """Write a network as ONNX, opset 18: "image" -> "painted", float32 (B, C, H, W) sRGB in [0, 1].
 
     The file of a one-pass network accepts any size from 32 pixels on; unlike `onepass.apply`, it accepts no smaller
-    pictures, adds no noise ("grain") and leaves faint forms as they are ("clarity", "underpainting"). With two
+    pictures, adds no noise ("grain"), leaves faint forms as they are ("clarity", "underpainting") and looks for no
+    faces. With two
     ``inputs``, the network takes a second picture, of another size. With a ``stride`` it takes one picture of
     ``channels``, whose sides are multiples of it. Without ``fold``, the weights are stored as they are, for
     `with_weights`; reading the file folds them.

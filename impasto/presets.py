@@ -201,7 +201,7 @@ TRANSFERS: dict[str, Transfer] = {
 
 ABOUT: dict[str, str] = {
     "impasto": "Our own: unit-free losses, coarse to fine, L-BFGS from the content.",
-    "portrait": "Our own, for faces: eyes and mouths stay whole, and strokes are smaller.",
+    "portrait": "Our own, for faces that are not found, such as profiles: all forms are kept, and strokes are smaller.",
     "gatys-2016": "Gatys2016, the paper's equations as PyTorchBlog restates them: L-BFGS from noise.",
     "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, weights 1 : 100, 3,000 steps of Adam from the content.",
     "keras-descent": "KerasDescent: style only, descent along the normalised gradient, with a video.",

@@ -36,6 +36,7 @@ FLOORS = {
     },
     "tools": {
         "contrast",
+        "faces",
         "halos",
         "kuwahara",
         "light",

@@ -116,6 +116,24 @@ def test_guidance_masks() -> None:
     assert_same(by_hand, reference, picture(48, 40, 3), gradient=1e-5)
 
 
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_guidance_of_all_styles(with_masks: bool) -> None:
+    """Where it is 0, styles have no gradient; 1 everywhere changes nothing."""
+    vgg, image = network(), picture(200, 160, 3)
+    recipe = replace(RECIPE, content_weight=0.0, smoothness=0.0, style_layers=("relu1_1", "relu2_1"), layer_weights=())
+    others = masked(200, 160) if with_masks else ([picture(60, 50, 2)],)
+    content, guidance = picture(200, 160, 1), left(200, 160)
+    by_hand, reference, plain, full = (
+        objective.build(vgg, recipe, content, *others, **settings)
+        for settings in ({"guidance": guidance}, {"guidance": guidance, "by_hand": False}, {},
+                         {"guidance": torch.ones_like(guidance)})
+    )  # fmt: skip
+    assert_same(by_hand, reference, image, gradient=1e-5)
+    assert_same(full, plain, image, gradient=1e-5)
+    slope = by_hand(image)[1].abs()
+    assert float(slope[..., -8:].max()) < 1e-6 * float(slope[..., :8].max())
+
+
 def budget_for(side: int, vgg: VGG) -> float:
     """The memory in bytes that gives tiles of at most this side."""
     frozen = encoder.Frozen(vgg, RECIPE.style_layers)

@@ -393,6 +393,12 @@ def test_settings_reach_the_network(tmp_path: Path) -> None:
             assert images.read_receipt(out)[setting] == float(value)
             pictures[setting, value] = images.to_tensor(out)
         assert not torch.equal(pictures[setting, "0"], pictures[setting, "1"])
+    for fine, flags in ((True, []), (False, ["--no-fine-faces"])):
+        out = tmp_path / f"{fine}.png"
+        assert cli.main(["apply", "astronaut", "--style", "udnie", "-o", str(out), "--size", "256", *flags]) == 0
+        assert images.read_receipt(out)["fine_faces"] is fine
+        pictures["fine", str(fine)] = images.to_tensor(out)
+    assert not torch.equal(pictures["fine", "True"], pictures["fine", "False"])
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_wrong_types(field: str, value: Any) -> None:
 
 NUMBERS = (
     *("size", "steps", "strength", "content_weight", "style_weight", "smoothness", "feature_scale", "flat"),
-    *("style_scale", "noise", "rate", "checkpoint_every", "frame_every", "fps"),
+    *("style_scale", "face_strength", "noise", "rate", "checkpoint_every", "frame_every", "fps"),
 )
 
 

@@ -138,7 +138,7 @@ class ExportCommand:
     painting, with a second input "painting"."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None
     """The file to write, .onnx. Input "image" and output "painted" are float32 (B, 3, H, W) sRGB in [0, 1]. It has
-    --crispness, but not --grain, --clarity, --underpainting and any-style's removal of halos."""
+    --crispness, but nothing else that `apply` does around the network."""
     site: Path | None = None
     """Instead of a MODEL: a folder for a web page that repaints photographs in the browser, in all bundled styles. Any
     file server can serve it. Needs npm."""
