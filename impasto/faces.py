@@ -15,20 +15,19 @@ from impasto import images
 
 SEARCHED = 320  # long edge, in pixels, of the copy in which faces are found
 LEAST = 0.1  # width of the smallest face, as a fraction of the short edge
-TRAINED = 24  # side of the cascade's windows in pixels: it finds no smaller faces
-# Windows, of nearly the same place and size, in the picture and in its mirror image, that make a face. With fewer,
+TRAINED = 24  # side of the squares that the cascade knows, in pixels: it finds no smaller faces
+# Squares, of nearly the same place and size, in the picture and in its mirror image, that make a face. With fewer,
 # faces are found in leaves and walls.
 VOTES = 11
-OVERLAP = 0.5  # intersection over union, from which on two windows count as nearly the same
-HEIGHT, WIDTH = 0.74, 0.55  # half axes of the oval around a face, as fractions of the window's side
+OVERLAP = 0.5  # intersection over union, from which on two squares count as nearly the same
+HEIGHT, WIDTH = 0.74, 0.55  # half axes of the oval around a face, as fractions of the square's side
 EDGE = 6.0  # how steeply the oval ends
-AROUND = 1.1  # half side of the square that is painted again, as a fraction of the window's side
-BLUR = 0.25  # radius, as a fraction of the window's side, within which a painting's mean colours stay
-PAINTED = 200  # side of the window in pixels at which a face is painted again
-
+AROUND = 1.1  # half side of the square that is painted again, as a fraction of the square's side
+BLUR = 0.25  # radius, as a fraction of the square's side, within which a painting's mean colours stay
+PAINTED = 200  # side of the square, in pixels, at which a smaller face is painted again
 
 Window = tuple[slice, slice]  # rows and columns of a picture
-Windows = npt.NDArray[np.float64]
+Squares = npt.NDArray[np.float64]  # (N, 3): top, left and side, in pixels
 
 
 @dataclass(frozen=True)
@@ -72,27 +71,27 @@ def find(photograph: Tensor) -> list[Face]:
     """
     copy = images.at_most(photograph, SEARCHED).cpu()
     height, width = copy.shape[-2:]
-    windows = _windows(copy)
-    if int(_nearly_same(windows).sum(1).max(initial=0)) < VOTES / 4:  # this is usual, and saves the second search
+    squares = _squares(copy)
+    if int(_nearly_same(squares).sum(1).max(initial=0)) < VOTES / 4:  # this is usual, and saves the second search
         return []
-    mirrored = _windows(copy.flip(-1))
+    mirrored = _squares(copy.flip(-1))
     mirrored[:, 1] = width - mirrored[:, 1] - mirrored[:, 2]
-    windows = np.concatenate([windows, mirrored])
+    squares = np.concatenate([squares, mirrored])
     found: list[Face] = []
-    while len(windows):
-        near = _nearly_same(windows)
+    while len(squares):
+        near = _nearly_same(squares)
         votes = near.sum(1)
         if int(votes.max()) < VOTES:
             break
-        row, column, side = windows[near[votes.argmax()]].mean(0).tolist()
+        row, column, side = squares[near[votes.argmax()]].mean(0).tolist()
         found.append(Face((row + side / 2) / height, (column + side / 2) / width, side / max(height, width)))
-        centres = windows[:, :2] + windows[:, 2:] / 2 - [row, column] - side / 2
-        windows = windows[(np.abs(centres) > side / 2).any(1)]
+        centres = squares[:, :2] + squares[:, 2:] / 2 - [row, column] - side / 2
+        squares = squares[(np.abs(centres) > side / 2).any(1)]
     return found
 
 
-def _windows(picture: Tensor) -> Windows:
-    """(N, 3): top, left and side, in pixels, of all windows in which the cascade sees a face."""
+def _squares(picture: Tensor) -> Squares:
+    """All squares in which the cascade sees a face."""
     shortest = min(picture.shape[-2:])
     least = max(TRAINED, round(LEAST * shortest))
     if shortest < least:
@@ -105,12 +104,13 @@ def _windows(picture: Tensor) -> Windows:
         img=picture[0].permute(1, 2, 0).numpy(), scale_factor=1.05, step_ratio=1.5, min_size=(least, least),
         max_size=(shortest, shortest), min_neighbor_number=1, intersection_score_threshold=2,  # does not group them
     )  # fmt: skip
-    return np.array([(window["r"], window["c"], window["width"]) for window in seen], float).reshape(-1, 3)
+    # Threads find them in any order; sorted, the same picture gives the same faces.
+    return np.array(sorted((square["r"], square["c"], square["width"]) for square in seen), float).reshape(-1, 3)
 
 
-def _nearly_same(windows: Windows) -> npt.NDArray[np.bool_]:
-    """(N, N), of `_windows`."""
-    start, side = windows[:, None, :2], windows[:, None, 2:]
+def _nearly_same(squares: Squares) -> npt.NDArray[np.bool_]:
+    """(N, N): which squares nearly coincide."""
+    start, side = squares[:, None, :2], squares[:, None, 2:]
     end = start + side
     sides = np.minimum(end, end.swapaxes(0, 1)) - np.maximum(start, start.swapaxes(0, 1))
     shared = sides.clip(min=0).prod(2)
