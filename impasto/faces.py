@@ -1,4 +1,4 @@
-"""Faces in photographs. What the rest of a picture can bear, such as a stroke across the mouth, ruins a face."""
+"""Faces in photographs: strokes that do no harm elsewhere can ruin a face."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from impasto import images
 
 SEARCHED = 320  # long edge, in pixels, of the copy in which faces are found
-LEAST = 0.1  # width of the smallest face, as a fraction of the short edge
-TRAINED = 24  # side of the squares that the cascade knows, in pixels: it finds no smaller faces
+LEAST = 24  # side of the smallest face in that copy, in pixels: the cascade was trained on such squares
 # Squares, of nearly the same place and size, in the picture and in its mirror image, that make a face. With fewer,
 # faces are found in leaves and walls.
 VOTES = 11
+FEW = 3  # with fewer squares in the picture, its mirror image is not searched, which saves half of the time
 OVERLAP = 0.5  # intersection over union, from which on two squares count as nearly the same
 HEIGHT, WIDTH = 0.74, 0.55  # half axes of the oval around a face, as fractions of the square's side
 EDGE = 6.0  # how steeply the oval ends
@@ -53,7 +53,7 @@ class Face:
         return rows, columns
 
     def oval(self, height: int, width: int, window: Window = (slice(None), slice(None))) -> Tensor:
-        """1 inside of the face, falling smoothly to 0 around it: (1, 1, h, w), a window of a picture of this size."""
+        """1 at the centre of the face, 0.5 on the oval, 0 farther out: (1, 1, h, w), a window of a picture."""
         side = self.side * max(height, width)
         down = (torch.arange(height)[window[0], None] + 0.5 - self.row * height) / (HEIGHT * side)
         across = (torch.arange(width)[window[1]] + 0.5 - self.column * width) / (WIDTH * side)
@@ -72,7 +72,7 @@ def find(photograph: Tensor) -> list[Face]:
     copy = images.at_most(photograph, SEARCHED).cpu()
     height, width = copy.shape[-2:]
     squares = _squares(copy)
-    if int(_nearly_same(squares).sum(1).max(initial=0)) < VOTES / 4:  # this is usual, and saves the second search
+    if int(_nearly_same(squares).sum(1).max(initial=0)) < FEW:
         return []
     mirrored = _squares(copy.flip(-1))
     mirrored[:, 1] = width - mirrored[:, 1] - mirrored[:, 2]
@@ -93,16 +93,16 @@ def find(photograph: Tensor) -> list[Face]:
 def _squares(picture: Tensor) -> Squares:
     """All squares in which the cascade sees a face."""
     shortest = min(picture.shape[-2:])
-    least = max(TRAINED, round(LEAST * shortest))
-    if shortest < least:
+    if shortest < LEAST:
         return np.empty((0, 3))
     from skimage import data  # imported late: they load scipy
     from skimage.feature import Cascade
 
     cascade = Cascade(data.lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
     seen = cascade.detect_multi_scale(
-        img=picture[0].permute(1, 2, 0).numpy(), scale_factor=1.05, step_ratio=1.5, min_size=(least, least),
-        max_size=(shortest, shortest), min_neighbor_number=1, intersection_score_threshold=2,  # does not group them
+        img=picture[0].permute(1, 2, 0).numpy(), scale_factor=1.05, step_ratio=1.5, min_size=(LEAST, LEAST),
+        max_size=(shortest, shortest), min_neighbor_number=1,
+        intersection_score_threshold=2,  # more than any two squares have: they are not grouped
     )  # fmt: skip
     # Threads find them in any order; sorted, the same picture gives the same faces.
     return np.array(sorted((square["r"], square["c"], square["width"]) for square in seen), float).reshape(-1, 3)
@@ -144,13 +144,13 @@ def repaint(
     """Paint faces again: small ones enlarged, and then reduced, so that strokes are fine enough for eyes and mouths.
 
     Args:
-        painted: (B, 3, H, W) the paintings, which are changed.
+        painted: (B, 3, H, W) the paintings, changed in place.
         paint: a part of a photograph, (1, 3, h, w) -> its painting.
         photographs: (B, 3, H', W') of which they were made, with all their detail.
         found: the faces of each photograph.
 
     Returns:
-        (B, 3, H, W) the paintings.
+        ``painted``.
     """
     height, width = painted.shape[-2:]
     for index, faces in enumerate(found):
@@ -158,18 +158,26 @@ def repaint(
             rows, columns = window = face.window(height, width)
             size = rows.stop - rows.start, columns.stop - columns.start
             scale = max(1.0, PAINTED / (face.side * max(height, width)))
-            near = photographs[index : index + 1, :, *face.window(*photographs.shape[-2:])]
+            down, across = (full / side for full, side in zip(photographs.shape[-2:], (height, width), strict=True))
+            near = photographs[index : index + 1, :, _scaled(rows, down), _scaled(columns, across)]
             again = paint(images.resize(near, *(round(scale * length) for length in size)))
             part = painted[index, :, rows, columns]
             change = images.resize(again, *size)[0] - part
             # A part of a photograph can get other colours than the whole: only its forms are taken.
-            change -= _blurred(change, round(BLUR * face.side * max(height, width)))
+            change -= _blurred(change, BLUR * face.side * max(height, width))
             part += face.oval(height, width, window)[0].to(change) * change
     return painted.clamp_(0, 1)
 
 
-def _blurred(image: Tensor, radius: int) -> Tensor:
-    """A box filter of (C, H, W), applied twice."""
+def _scaled(part: slice, scale: float) -> slice:
+    return slice(round(scale * part.start), round(scale * part.stop))
+
+
+def _blurred(image: Tensor, radius: float) -> Tensor:
+    """A box filter of (C, H, W), applied twice, in a small copy: its radius there is 5 pixels at most."""
+    scale = min(1.0, 5 / radius)
+    small = images.means(image[None], *(max(1, round(scale * side)) for side in image.shape[-2:]))
     for _ in range(2):
-        image = F.avg_pool2d(image, 2 * radius + 1, 1, radius, count_include_pad=False)
-    return image
+        reach = round(scale * radius)
+        small = F.avg_pool2d(small, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return F.interpolate(small, image.shape[-2:], mode="bilinear")[0]

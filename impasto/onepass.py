@@ -233,7 +233,8 @@ def apply(
         underpainting: how strongly the strokes of a first painting, of half the size and filtered, are added to faint
             forms of the photograph, from 0 to 1; see `contrast.underpaint`. None: as in each style's recipe, 0 if it
             says nothing. For pictures as styles, clarity, crispness and underpainting are multiplied by the strength.
-        fine_faces: paint faces again, with finer strokes; see `faces.repaint`. Third-party models and films do not.
+        fine_faces: paint faces again, small ones with finer strokes; see `faces.repaint`. Not with third-party models
+            and not with ``film``.
         size: long edge of the result in pixels, at which it is also painted; 0: the photograph's own.
         precision: auto, float32 or bfloat16.
         device: auto, cpu, cuda or mps; default: the device of a tensor, otherwise auto.
@@ -269,12 +270,11 @@ def apply(
         original = photograph
     half = machine.precision(precision, photograph.device) == torch.bfloat16
     models = [each if isinstance(each, Model) else load(each, style_scale) for each in styles]
-    redo = None
-    if fine_faces and film is None:
-        redo = partial(faces.repaint, photographs=original, found=[faces.find(each[None]) for each in photograph])
+    fine = fine_faces and film is None and strength > 0
+    found = [faces.find(each[None]) for each in photograph] if fine else []
     paint = partial(
         _paint, photograph, strength=strength, grain=grain, clarity=clarity, crispness=crispness,
-        underpainting=underpainting, half=half, redo=redo,
+        underpainting=underpainting, half=half, found=found, original=original,
     )  # fmt: skip
     if masks:
         result = guidance.compose(
@@ -302,9 +302,12 @@ def apply(
 def _paint(
     photograph: Tensor, model: Model, *, strength: float, grain: float | None, clarity: float | None,
     crispness: float | None, underpainting: float | None, half: bool, mask: Tensor | None = None,
-    film: Statistics | None = None, redo: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None,
+    film: Statistics | None = None, found: Sequence[Sequence[faces.Face]] = (), original: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """One style over the whole photograph; statistics are taken from the ``mask``, and ``redo`` paints faces again."""
+    """One style over the whole photograph, with statistics of the part in ``mask``.
+
+    The faces ``found`` in each photograph of the batch are painted again, from the ``original``.
+    """
     if strength == 0:
         return photograph.clone()
     network, noise = model.network.to(photograph.device), model.grain if grain is None else grain
@@ -312,8 +315,8 @@ def _paint(
     clarity = model.clarity if clarity is None else clarity
     crispness = model.crispness if crispness is None else crispness
     underpainting = model.underpainting if underpainting is None else underpainting
-    if style is not None:  # a weak painting is nearly the photograph
-        clarity, crispness, underpainting = (strength * share for share in (clarity, crispness, underpainting))
+    part = 1.0 if style is None else strength  # a weak painting is nearly the photograph
+    clarity, underpainting = part * clarity, part * underpainting
 
     def run(seen: Tensor, mask: Tensor | None, film: Statistics | None) -> Tensor:
         margin = min(model.margin, *(side - 1 for side in seen.shape[-2:]))
@@ -338,12 +341,11 @@ def _paint(
     painted = contrast.clarify(painted, clarity, photograph)
     if style is not None:
         painted = halos.removed(painted, photograph)
-    painted = kuwahara.filtered(painted, crispness)
-    mixed = strength < 1 and style is None  # with the photograph, at the end
-    if redo is not None and "recipe" in model.metadata:
+    painted = kuwahara.filtered(painted, part * crispness)
+    if original is not None and any(found) and "recipe" in model.metadata:
         again = partial(_paint, model=model, grain=grain, crispness=crispness, clarity=0, underpainting=0, half=half)
-        painted = redo(painted, partial(again, strength=1.0 if mixed else strength))
-    return torch.lerp(photograph, painted, strength) if mixed else painted
+        painted = faces.repaint(painted, partial(again, strength=part), original, found)
+    return painted if strength == 1 or style is not None else torch.lerp(photograph, painted, strength)
 
 
 def _merged(models: Sequence[tuple[Model, float]]) -> list[tuple[Model, float]]:

@@ -21,7 +21,8 @@ impasto = Transfer(
     flat=0.03,
 )
 
-# The content is held closer, and from relu2_1 on, so that no stroke crosses a mouth or an eye, found or not.
+# The content is held closer, and from relu2_1 on, so that no stroke crosses a mouth or an eye. This paints the whole
+# picture gently, so faces are not looked for.
 portrait = dataclasses.replace(
     impasto,
     content_layers=("relu2_1", "relu3_1", "relu4_2", "relu5_1"),
@@ -201,7 +202,7 @@ TRANSFERS: dict[str, Transfer] = {
 
 ABOUT: dict[str, str] = {
     "impasto": "Our own: unit-free losses, coarse to fine, L-BFGS from the content.",
-    "portrait": "Our own, for faces that are not found, such as profiles: all forms are kept, and strokes are smaller.",
+    "portrait": "Our own, for faces that are not found, such as profiles: closer to the content, smaller strokes.",
     "gatys-2016": "Gatys2016, the paper's equations as PyTorchBlog restates them: L-BFGS from noise.",
     "pytorch-blog": "PyTorchBlog: Gram matrices not normalised, weights 1 : 100, 3,000 steps of Adam from the content.",
     "keras-descent": "KerasDescent: style only, descent along the normalised gradient, with a video.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -77,10 +79,27 @@ def test_large_faces_keep_their_size() -> None:
     assert sizes == [(1, 3, 500, 500)]
 
 
+def test_faces_stay_in_place() -> None:
+    """A painting that is the photograph does not change, whatever the two sizes are."""
+    waves = torch.sin(torch.arange(1333) / 6)
+    photograph = (0.5 + 0.2 * (waves + waves[:1000, None])).expand(1, 3, 1000, 1333)
+    painted = images.resize(photograph, 675, 900)
+    for face in (Face(0.413, 0.371, 0.1), Face(0.507, 0.633, 0.2)):
+        found = faces.repaint(painted.clone(), lambda near: near, photograph, [[face]])
+        assert float((found - painted).abs().max()) < 0.02
+
+
+def test_a_large_face_takes_no_long_time() -> None:
+    photograph = torch.rand(1, 3, 1500, 1500)
+    before = time.perf_counter()
+    faces.repaint(photograph, lambda near: near, photograph, [[Face(0.5, 0.5, 0.6)]])
+    assert time.perf_counter() - before < 5
+
+
 @pytest.fixture(scope="module")
 def ours() -> Model:
     torch.manual_seed(0)
-    return Model(Network(SMALL).requires_grad_(False), {"recipe": "{}"})
+    return Model(Network(SMALL).requires_grad_(False), {"recipe": '{"underpainting": 1}'})
 
 
 def test_one_pass_paints_faces_again(ours: Model) -> None:
@@ -94,7 +113,7 @@ def test_one_pass_paints_faces_again(ours: Model) -> None:
     assert float((changed * (face.oval(300, 300)[0, 0] < 1e-3)).max()) < 1e-3
 
     def paint(near: Tensor) -> Tensor:
-        return onepass.apply(near, ours, clarity=0, fine_faces=False)
+        return onepass.apply(near, ours, clarity=0, underpainting=0, fine_faces=False)
 
     torch.testing.assert_close(fine, faces.repaint(plain.clone(), paint, photograph, [[face]]))
     batch = onepass.apply(torch.cat([torch.zeros_like(photograph), photograph]), ours, grain=0)
@@ -105,14 +124,29 @@ def test_one_pass_paints_faces_again(ours: Model) -> None:
     assert torch.equal(onepass.apply(photograph, theirs), onepass.apply(photograph, theirs, fine_faces=False))
 
 
-def test_strength_and_masks_reach_faces(ours: Model) -> None:
-    photograph = images.to_size(ASTRONAUT, 300)
-    torch.testing.assert_close(onepass.apply(photograph, ours, strength=0), photograph)
+def test_strength_of_faces(ours: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photograph is mixed in once; with a painting as style, the filter is as strong as elsewhere."""
+    monkeypatch.setattr(faces, "PAINTED", 60)
+    photograph = images.to_size(ASTRONAUT, 200)
     full, half = (onepass.apply(photograph, ours, strength=s, grain=0) for s in (1, 0.5))
-    torch.testing.assert_close(half, (photograph + full) / 2, rtol=0, atol=0.02)
-    right = (torch.arange(300) > 200).float().expand(1, 1, 300, 300)
-    masked = onepass.apply(photograph, ours, masks=[right])
-    torch.testing.assert_close(masked[..., :200], photograph[..., :200])
+    torch.testing.assert_close(half, (photograph + full) / 2, rtol=0, atol=1e-4)
+    painting = onepass.from_painting(images.to_size(images.to_tensor(bundled.locate("udnie")), 64))
+    settings: dict[str, Any] = {"strength": 0.5, "grain": 0, "fine_faces": False, "precision": "float32"}
+    plain = onepass.apply(photograph, painting, **settings)
+    wanted = faces.repaint(
+        plain, lambda near: onepass.apply(near, painting, **settings), photograph, [faces.find(photograph)]
+    )
+    found = onepass.apply(photograph, painting, **{**settings, "fine_faces": True})
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_masks_of_styles_go_through_faces(ours: Model) -> None:
+    photograph = images.to_size(ASTRONAUT, 300)
+    right = (torch.arange(300) >= 130).float().expand(1, 1, 300, 300)  # the face's centre
+    fine, plain = (onepass.apply(photograph, ours, masks=[right], fine_faces=f) for f in (True, False))
+    torch.testing.assert_close(fine[..., :130], photograph[..., :130])
+    changed = (fine - plain).abs().amax(1)[0]
+    assert float(changed[faces.find(photograph)[0].window(300, 300)][:, -40:].max()) > 0.05
 
 
 def test_optimisation_paints_faces_gently() -> None:

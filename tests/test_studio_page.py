@@ -312,7 +312,7 @@ def test_draw_on_the_canvas(page: Page, tmp_path: Path) -> None:
                 page.click('#translate-model label:has-text("lines")')
             page.wait_for_selector("#translate-canvas canvas", timeout=patience)
             break
-    canvas = page.wait_for_selector("#translate-canvas canvas", timeout=1000)
+    canvas = page.wait_for_selector("#translate-canvas canvas", timeout=20_000)
     page.click("#translate-go")
     page.get_by_text("draw something first").wait_for()
     made = []

@@ -81,8 +81,8 @@ class ApplyCommand:
     """How strongly the strokes of a first painting, of half the size, are added to clouds and other faint forms of the
     photograph, from 0 to 1: bolder strokes. If omitted: as in the style's recipe, or 0."""
     no_fine_faces: bool = False
-    """Paint faces with the same strokes as the rest. By default they are painted larger and then reduced, so that eyes
-    and mouths stay whole; not in films, unless frame by frame."""
+    """Paint faces like the rest. By default they are painted again, small ones with finer strokes, so that eyes and
+    mouths stay whole; not in films, except with --no-steady."""
     size: int | None = None
     """Long edge of the result in pixels, up to 16,384; 0: the photograph's. If omitted: the photograph's, but over 900
     pixels it is painted at 900 and enlarged: strokes stay visible."""
