@@ -53,7 +53,7 @@ class Face:
         return rows, columns
 
     def oval(self, height: int, width: int, window: Window = (slice(None), slice(None))) -> Tensor:
-        """1 at the centre of the face, 0.5 on the oval, 0 farther out: (1, 1, h, w), a window of a picture."""
+        """1 at the centre of the face, 0.5 on the oval, 0 away from it: (1, 1, h, w), a window of a picture."""
         side = self.side * max(height, width)
         down = (torch.arange(height)[window[0], None] + 0.5 - self.row * height) / (HEIGHT * side)
         across = (torch.arange(width)[window[1]] + 0.5 - self.column * width) / (WIDTH * side)
