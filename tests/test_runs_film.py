@@ -17,10 +17,10 @@ from conftest import film, frames, save_picture
 from PIL import Image
 from torch import Tensor
 
-from impasto import images, presets, recording, transfer, video
+from impasto import faces, images, presets, recording, transfer, video
 from impasto.cli import main
 from impasto.errors import InputError, OutputError, Stopped, VideoError
-from impasto.runs.film import Settings, repaint
+from impasto.runs.film import Settings, by_optimisation, repaint
 
 
 def negative(image: Tensor, statistics: object, settle: object) -> Tensor:
@@ -432,6 +432,17 @@ def test_a_film_by_optimisation_moves_less_than_its_frames_alone(tiny: str, tmp_
         return max(float((b[..., 4:-6] - a[..., 6:-4]).square().mean()) for a, b in pairwise(frames))
 
     assert moved(made) < 0.002 < moved(alone)
+
+
+def test_no_faces_are_looked_for_in_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in one frame and missed in the next, they would flicker; a picture by the same recipe finds them."""
+    strengths: list[float] = []
+    monkeypatch.setattr(faces, "guidance", lambda photograph, strength: strengths.append(strength))
+    recipe = replace(presets.impasto, size=32, steps=1)
+    style = torch.rand(1, 3, 32, 32)
+    by_optimisation([style], recipe)(torch.rand(1, 3, 32, 32), None, None)
+    transfer.stylize(torch.rand(1, 3, 32, 32), style, recipe)
+    assert strengths == [1.0, 0.3]
 
 
 def test_part_of_a_film_by_optimisation_in_a_folder(tiny: str, tmp_path: Path) -> None:
