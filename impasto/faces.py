@@ -26,7 +26,7 @@ AROUND = 1.1  # half side of the square that is painted again, as a fraction of 
 BLUR = 0.25  # radius, as a fraction of the square's side, within which a painting's mean colours stay
 PAINTED = 200  # side of the square, in pixels, at which a smaller face is painted again
 
-Window = tuple[slice, slice]  # rows and columns of a picture
+Slices = tuple[slice, slice]  # rows and columns of a picture
 Squares = npt.NDArray[np.float64]  # (N, 3): top, left and side, in pixels
 
 
@@ -43,7 +43,7 @@ class Face:
     column: float
     side: float
 
-    def window(self, height: int, width: int) -> Window:
+    def window(self, height: int, width: int) -> Slices:
         """What is painted again with the face, in a picture of this size."""
         half = AROUND * self.side * max(height, width)
         rows, columns = (
@@ -52,7 +52,7 @@ class Face:
         )
         return rows, columns
 
-    def oval(self, height: int, width: int, window: Window = (slice(None), slice(None))) -> Tensor:
+    def oval(self, height: int, width: int, window: Slices = (slice(None), slice(None))) -> Tensor:
         """1 at the centre of the face, 0.5 on the oval, 0 away from it: (1, 1, h, w), a window of a picture."""
         side = self.side * max(height, width)
         down = (torch.arange(height)[window[0], None] + 0.5 - self.row * height) / (HEIGHT * side)

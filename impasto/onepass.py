@@ -306,7 +306,7 @@ def _paint(
 ) -> Tensor:  # fmt: skip
     """One style over the whole photograph, with statistics of the part in ``mask``.
 
-    The faces ``found`` in each photograph of the batch are painted again, from the ``original``.
+    The faces ``found`` in each photograph of the batch are painted again, from the ``original`` and without the mask.
     """
     if strength == 0:
         return photograph.clone()
